@@ -1,0 +1,1 @@
+"""Async choreography: performs what a core decided and feeds back what happened."""

@@ -1,0 +1,136 @@
+"""The only doors out of the engine. Each has one contract suite under `tests/contract/`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coatcheck_sidecar.core.model import Level
+
+
+class StoreError(Exception):
+    """The store did not answer, or not clearly: what was asked may or may not have happened."""
+
+
+class StoreRefused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """The condition of a swap did not hold at the moment the store looked.
+
+    After a lost answer this may be our own earlier write: only a read of the head tells.
+    """
+
+
+class JournalDead(Exception):  # noqa: N818 - names a state, as its users do
+    """The journal met an I/O error and takes nothing more in this life of the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as read: its bytes and the tag that a swap must name to replace it."""
+
+    data: bytes
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of a listing. `version` changes whenever the object is written again."""
+
+    name: str
+    length: int
+    version: str
+    modified_ms: int
+
+
+class Store(Protocol):
+    """The off-pod copy. Names are relative and use `/`; every verb has a time limit of its own.
+
+    Any verb may raise `StoreError`. No verb retries a swap by itself.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials."""
+
+    async def get(self, name: str) -> Stored | None:
+        """Read one object; `None` if there is none."""
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Write an object under a name that only this caller uses; may be repeated."""
+
+    async def swap(self, name: str, data: bytes, *, expected: str | None) -> str:
+        """Replace the object tagged `expected`, or create it if `None`; the new tag.
+
+        Raises `StoreRefused` if the object is not as expected.
+        """
+
+    async def delete(self, name: str) -> None:
+        """Remove one object; nothing happens if there is none."""
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Listed]:
+        """Objects whose name begins with `prefix`, in order, strictly after the name `after`."""
+
+    async def now_ms(self) -> int:
+        """The store's own clock, in ms since 1970, as told by its last answer or asked now."""
+
+    async def close(self) -> None:
+        """Release connections and threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record on its way to the journal: `data` is the encoded record, whole."""
+
+    run: str
+    epoch: int
+    seq: int
+    data: bytes
+
+
+class Journal(Protocol):
+    """The local copy of logs: takes each record first, survives container restarts.
+
+    After the first I/O error every verb raises `JournalDead`, for good.
+    """
+
+    @property
+    def is_dead(self) -> bool:
+        """An I/O error was seen."""
+
+    async def append(self, rows: Sequence[Row], *, level: Level) -> None:
+        """Write rows; returns when they are durable at `level` (`process` or `node`).
+
+        Rows are atomic together. Appends are grouped, and become durable in the order of calls.
+        """
+
+    def trim(self, run: str, *, up_to_epoch: int, up_to_seq: int) -> None:
+        """Forget rows at or before (epoch, seq): they are shipped. Lazy; never waited for."""
+
+    async def load(self) -> list[Row]:
+        """All rows kept, ordered by run, epoch, seq."""
+
+    async def set_aside(self, run: str, *, reason: str) -> int:
+        """Move a run's rows out of the way, kept for an operator; how many there were."""
+
+    async def close(self) -> None:
+        """Stop the writer and close the file; what was appended before is durable."""
+
+
+class Clock(Protocol):
+    """Time and chance. The engine has no other source of either."""
+
+    def monotonic(self) -> float:
+        """Seconds; for windows and waits inside this process."""
+
+    def boottime(self) -> float:
+        """Seconds since boot, suspended time included; the same for all processes of a node."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970 by this node; for people, never for safety."""
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """For nonces and names."""
+
+    def uniform(self, low: float, high: float) -> float:
+        """For jitter."""

@@ -1,0 +1,1 @@
+"""Inbound servers: the control socket and the admin endpoints."""
