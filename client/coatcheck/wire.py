@@ -240,8 +240,9 @@ def _length(view: memoryview, at: int) -> int:
 def _decode(payload: memoryview) -> Frame:
     """One frame's payload, checked."""
     try:
-        fields = msgpack.unpackb(payload)
-    except (ValueError, RecursionError) as error:
+        # Maps inside a body may have integers for keys; anything hashable is let through here.
+        fields = msgpack.unpackb(payload, strict_map_key=False)
+    except (ValueError, TypeError) as error:
         raise WireError(f"a frame is not msgpack: {error}") from None
     if not isinstance(fields, list) or len(fields) != _FIELDS:
         raise WireError("a frame is not an array of three: [type, id, body]")
