@@ -27,9 +27,7 @@ class Status(StrEnum):
         return self in FINAL
 
 
-FINAL: Final = frozenset(
-    {Status.FINISHED, Status.FAILED, Status.CANCELLED, Status.COMPENSATED}
-)
+FINAL: Final = frozenset({Status.FINISHED, Status.FAILED, Status.CANCELLED, Status.COMPENSATED})
 
 
 class Level(StrEnum):
