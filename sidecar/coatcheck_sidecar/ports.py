@@ -1,5 +1,6 @@
 """The only doors out of the engine. Each has one contract suite under `tests/contract/`."""
 
+from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -95,10 +96,11 @@ class Journal(Protocol):
     def is_dead(self) -> bool:
         """An I/O error was seen."""
 
-    async def append(self, rows: Sequence[Row], *, level: Level) -> None:
-        """Write rows; returns when they are durable at `level` (`process` or `node`).
+    def append(self, rows: Sequence[Row], *, level: Level) -> "Future[None]":
+        """Take rows, in the order of calls; the future is done when they are durable at `level`.
 
-        Rows are atomic together. Appends are grouped, and become durable in the order of calls.
+        `level` is `process` or `node`. Rows are atomic together. Appends are grouped. The future
+        may be dropped; it fails with `JournalDead`.
         """
 
     def trim(self, run: str, *, up_to_epoch: int, up_to_seq: int) -> None:
@@ -134,3 +136,10 @@ class Clock(Protocol):
 
     def uniform(self, low: float, high: float) -> float:
         """For jitter."""
+
+
+class Observer(Protocol):
+    """Hears what happened; metrics and logs are made of it. Must not raise, must not wait."""
+
+    def note(self, event: str, /, **fields: object) -> None:
+        """`event` is a name of `metrics.py`; fields are its figures and names."""

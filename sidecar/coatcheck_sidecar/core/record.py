@@ -35,7 +35,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A new owner, under the epoch of the record. Open calls of before are in doubt from here."""
+    """A new owner, under the epoch of the record. Calls in flight are in doubt from here."""
 
     kind: ClassVar[str] = "claimed"
     owner: str
@@ -44,8 +44,6 @@ class Claimed:
     code_version: str = ""
     cause: str = ""
     crashes: int = 0
-    running: tuple[int, ...] = ()
-    """Calls that the same, living agent still has in flight: not in doubt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +95,6 @@ class Dispatched:
     kind: ClassVar[str] = "dispatched"
     call: int
     attempt: int
-    sent_ms: int
-    """Store time."""
     birth: Birth | None = None
 
 
@@ -115,8 +111,6 @@ class CallOutcome:
     body: Body = Body(None)
     head: bytes = b""
     reason: str = ""
-    ended_ms: int = 0
-    """Wall time at which the attempt was over: the last moment at which it could send."""
     birth: Birth | None = None
 
 
@@ -214,7 +208,7 @@ KINDS: Final[dict[str, type]] = {cls.kind: cls for cls in get_args(Event)}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry of a log: its place, its owner's epoch, when (wall time of the node), and what."""
+    """One entry of a log: its place, its owner's epoch, when (store time), and what."""
 
     seq: int
     epoch: int

@@ -27,7 +27,7 @@ from coatcheck_sidecar.core.head import (
     encode_sealed,
     reference,
 )
-from coatcheck_sidecar.core.model import Body, ObjectRef
+from coatcheck_sidecar.core.model import Body, CallState, ObjectRef
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -99,6 +99,18 @@ class Snapshot:
     """How many there were outside of packs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What must be known of a head that we tried to write, should it turn out to stand."""
+
+    seq: int
+    base: ObjectRef | None
+    mid: ObjectRef | None
+    packs: tuple[PackRef, ...]
+    buried: int
+    """Tombstones that went into its new pack."""
+
+
 class RunLog:
     """The log of a run as its owner writes it."""
 
@@ -112,7 +124,7 @@ class RunLog:
         self.tag: str | None = None
         self.nonce: bytes | None = None
         """Of the head that stands in the store, as far as we know."""
-        self.written: dict[bytes, Snapshot] = {}
+        self.written: dict[bytes, Written] = {}
         """By nonce: what we tried to write since then."""
 
     def claim(self, event: Claimed, *, at_ms: int) -> Record:
@@ -200,17 +212,21 @@ class RunLog:
             head, self.checkpoint_bytes, tuple(puts), has_new_pack, len(state.tombstones)
         )
 
+    def remember(self, snapshot: Snapshot) -> None:
+        """The swap of this head is about to be sent."""
+        head, chain = snapshot.head, snapshot.head.chain
+        buried = snapshot.tombstones if snapshot.has_new_pack else 0
+        self.written[head.nonce] = Written(head.seq, chain.base, chain.mid, head.packs, buried)
+
     def shipped(self, nonce: bytes, *, tag: str) -> None:
         """One of the heads that we wrote stands in the store; what it sealed leaves the next."""
         done = self.written[nonce]
-        head = done.head
         self.written = {}
-        self.tag, self.nonce, self.shipped_seq = tag, nonce, head.seq
-        if (head.chain.base, head.chain.mid) != (self.chain.base, self.chain.mid):
-            self.chain = Chain(head.chain.base, head.chain.mid, self.chain.after(head.seq))
-        self.packs = head.packs
-        if done.has_new_pack:
-            del self.state.tombstones[: done.tombstones]
+        self.tag, self.nonce, self.shipped_seq = tag, nonce, done.seq
+        if (done.base, done.mid) != (self.chain.base, self.chain.mid):
+            self.chain = Chain(done.base, done.mid, self.chain.after(done.seq))
+        self.packs = done.packs
+        del self.state.tombstones[: done.buried]
 
     def _live_packs(self) -> tuple[PackRef, ...]:
         """Packs that still hold a tombstone or a record that counts."""
@@ -226,7 +242,7 @@ class RunLog:
         return [
             Tombstone(call.key, call.number, call.tool, call.fingerprint, call.reason)
             for call in self.state.by_key.values()
-            if call.number not in self.state.calls
+            if call.state is CallState.TOMBSTONE
         ]
 
     def _packed_bodies(self, covered: int) -> tuple[ObjectRef, ...]:

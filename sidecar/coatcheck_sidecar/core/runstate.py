@@ -10,16 +10,28 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, assert_never
 
-from coatcheck_sidecar.core.call import (
+from coatcheck_sidecar.core.call_events import Resolution
+from coatcheck_sidecar.core.call_state import (
     with_dispatched,
     with_doubt,
-    with_intent,
+    with_not_applied,
     with_outcome,
     with_resolved,
+    with_restart,
+    with_tombstone,
 )
 from coatcheck_sidecar.core.head import Tombstone
-from coatcheck_sidecar.core.model import Body, Call, CallClass, CallState, Status
+from coatcheck_sidecar.core.model import (
+    Body,
+    Call,
+    CallClass,
+    CallState,
+    Outcome,
+    OutcomeKind,
+    Status,
+)
 from coatcheck_sidecar.core.record import (
+    Birth,
     CallOutcome,
     Checkpoint,
     Claimed,
@@ -43,6 +55,9 @@ COMMANDS_MAX: Final = 64
 stopped waiting."""
 
 CallEvent = Intent | Dispatched | CallOutcome | Resolved
+BIRTH: Final = tuple(Birth.__slots__)
+IN_DOUBT: Final = "in_doubt"
+"""How the reason of a run begins that is held until its calls in doubt are decided."""
 PLACE: Final[dict[type, str]] = {
     Created: "created",
     Claimed: "claimed",
@@ -115,7 +130,9 @@ class RunState:
             case Created():
                 self.created = event
             case Claimed():
-                self._apply_claimed(event)
+                self._interrupt(record)
+                self.claimed, self.status, self.reason = event, Status.OWNED, ""
+                self.crashes, self.not_before_ms = event.crashes, 0
             case Checkpoint():
                 self._apply_checkpoint(record.seq, event)
             case Parked():
@@ -129,9 +146,11 @@ class RunState:
                     self.crashes = 0
                     self._set_ready_if(Status.HELD)
             case Released():
+                self._interrupt(record)
                 self.status, self.reason = Status.READY, event.error or event.reason
                 self.crashes, self.not_before_ms = event.crashes, event.not_before_ms
             case Held():
+                self._interrupt(record)
                 self.status, self.reason = Status.HELD, event.reason
             case Finished():
                 self.status, self.reason, self.result = Status.FINISHED, "", event.result
@@ -147,12 +166,10 @@ class RunState:
         if self.status is status:
             self.status, self.reason, self.not_before_ms = Status.READY, "", 0
 
-    def _apply_claimed(self, event: Claimed) -> None:
-        self.claimed, self.status, self.reason = event, Status.OWNED, ""
-        self.crashes, self.not_before_ms = event.crashes, 0
-        for number, call in self.calls.items():
-            if call.state is CallState.DISPATCHED and number not in event.running:
-                self._set(with_doubt(call, reason=f"the agent's {event.cause or 'owner'} changed"))
+    def _interrupt(self, record: Record) -> None:
+        """An ownership ends: calls in flight are in doubt, until somebody adopts them."""
+        for call in list(self.calls.values()):
+            self._set(with_restart(call, at_ms=record.at_ms))
 
     def _apply_checkpoint(self, seq: int, event: Checkpoint) -> None:
         self.checkpoint, self.checkpoint_seq, self.crashes = event, seq, 0
@@ -182,22 +199,34 @@ class RunState:
 
     def _apply_call(self, record: Record, event: CallEvent) -> None:
         call = self.calls.get(event.call)
+        if call is None:
+            birth = getattr(event, "birth", None)
+            if birth is None:
+                return
+            call = _born(event.call, birth)
         match event:
             case Intent():
-                call = with_intent(event)
+                pass
             case Dispatched():
-                call = with_dispatched(call, event, epoch=record.epoch)
+                call = with_dispatched(
+                    call, attempt=event.attempt, epoch=record.epoch, at_ms=record.at_ms
+                )
             case CallOutcome():
-                call = with_outcome(call, event)
-                if event.what == "done":
-                    self.crashes = 0
+                call = _with_outcome(call, event, at_ms=record.at_ms)
+                self.crashes = 0 if event.what == "done" else self.crashes
             case Resolved():
-                if call is None:
-                    return
-                call = with_resolved(call, event)
+                call = with_resolved(
+                    call,
+                    Resolution(event.verdict),
+                    outcome=Outcome(OutcomeKind.RESULT, event.body),
+                    by=event.by,
+                    why=event.why,
+                )
             case _:
                 assert_never(event)
         self._set(call)
+        if self.status is Status.HELD and self.reason.startswith(IN_DOUBT) and not self.in_doubt:
+            self._set_ready_if(Status.HELD)
 
     def _set(self, call: Call) -> None:
         self.calls[call.number] = call
@@ -216,18 +245,32 @@ def _is_superseded(record: Record, gone: AbstractSet[int], seq: int) -> bool:
     return isinstance(event, Commanded) and record.seq < seq
 
 
+def _born(number: int, birth: Birth) -> Call:
+    return Call(number=number, state=CallState.INTENT, **{f: getattr(birth, f) for f in BIRTH})
+
+
+def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:
+    if event.what == "not_applied":
+        return with_not_applied(call, event.reason)
+    if event.what == "in_doubt":
+        return with_doubt(call, event.reason, at_ms=at_ms)
+    kind = event.outcome or OutcomeKind.RESULT
+    return with_outcome(call, Outcome(kind, event.body, event.head), at_ms=at_ms)
+
+
 def _tombstone_call(stone: Tombstone) -> Call:
-    return Call(
+    call = Call(
         number=stone.number,
         key=stone.key,
         step=0,
         tool=stone.tool,
         call_class=CallClass.ONCE,
         fingerprint=stone.fingerprint,
-        state=CallState.TOMBSTONE,
+        state=CallState.DONE,
         is_named=True,
         reason=stone.what,
     )
+    return with_tombstone(call)
 
 
 def fold(
