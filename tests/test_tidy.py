@@ -52,7 +52,8 @@ def code_lines(path: Path) -> int:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_sizes_and_tasks(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
+    source = path.read_text().splitlines()
+    assert len(source) <= FILE_LINES_MAX
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -60,7 +61,8 @@ def test_sizes_and_tasks(path: Path) -> None:
         if isinstance(node, ast.Attribute) and node.attr == "create_task":
             maker = node.value.func if isinstance(node.value, ast.Call) else node.value
             name = getattr(maker, "attr", getattr(maker, "id", ""))
-            assert name not in TASK_MAKERS or path.name == "tasks.py", f"line {node.lineno}"
+            excused = path.name == "tasks.py" or "noqa: TID251 - " in source[node.lineno - 1]
+            assert name not in TASK_MAKERS or excused, f"line {node.lineno}: {name}.create_task"
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
