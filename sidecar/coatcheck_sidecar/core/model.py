@@ -138,6 +138,9 @@ class Call:
     business_key: str | None = None
     outcome: Outcome | None = None
     reason: str = ""
+    earlier_doubt: bool = False
+    """An attempt in doubt was followed by another under the same key: what is known of the last
+    attempt does not settle the call."""
     settle_s: float | None = None
     key_lifetime_s: float | None = None
     summary: str = ""
@@ -145,7 +148,12 @@ class Call:
 
     @property
     def is_unsettled(self) -> bool:
-        """In doubt, or done with its effect unknown: blocks like calls of its tool."""
+        """In doubt, or done with its effect unknown: somebody or something must decide.
+
+        Never a read or an idempotent call: those are sent again without harm.
+        """
+        if self.call_class in (CallClass.READ, CallClass.IDEMPOTENT):
+            return False
         if self.state is CallState.DONE and self.outcome is not None:
             return self.outcome.kind is OutcomeKind.UNKNOWN
         return self.state is CallState.IN_DOUBT
