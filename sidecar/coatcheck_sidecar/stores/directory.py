@@ -60,12 +60,12 @@ class DirectoryStore:
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none. Raises `StoreError`."""
         check_name(name)
-        return await self._answer("get", name, partial(self._files.read, name))
+        return await self._answer(f"get of {name}", partial(self._files.read, name))
 
     async def put(self, name: str, data: bytes) -> None:
         """Write one object durably, whatever was there. Raises `StoreError`."""
         check_name(name)
-        await self._answer("put", name, partial(self._files.write, name, data))
+        await self._answer(f"put of {name}", partial(self._files.write, name, data))
 
     async def swap(self, name: str, data: bytes, *, expected: str | None) -> str:
         """Replace the object tagged `expected`, or create it; the new tag.
@@ -74,7 +74,7 @@ class DirectoryStore:
         """
         check_name(name)
         job = partial(self._files.swap, name, data, expected=expected)
-        tag = await self._answer("swap", name, job)
+        tag = await self._answer(f"swap of {name}", job)
         if tag is None:
             raise StoreRefused(f"swap of {name} in {self._url}: it is not as expected")
         return tag
@@ -82,13 +82,13 @@ class DirectoryStore:
     async def delete(self, name: str) -> None:
         """Remove one object and the folders that it leaves empty. Raises `StoreError`."""
         check_name(name)
-        await self._answer("delete", name, partial(self._files.remove, name))
+        await self._answer(f"delete of {name}", partial(self._files.remove, name))
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Listed]:
         """Objects under `prefix` by name, strictly after `after`. Raises `StoreError`."""
         check_prefix(prefix)
         job = partial(self._files.scan, prefix, after=after, limit=limit)
-        return await self._answer("list", prefix, job)
+        return await self._answer(f"list of {prefix}*", job)
 
     async def now_ms(self) -> int:
         """The clock of this node: all who share the directory are on it."""
@@ -99,13 +99,13 @@ class DirectoryStore:
         self._is_closed = True
         self._pool.shutdown(wait=False)
 
-    async def _answer(self, verb: str, name: str, job: Callable[[], Answer]) -> Answer:
+    async def _answer(self, what: str, job: Callable[[], Answer]) -> Answer:
         """Do the job in a thread, again while the folder is busy.
 
         The wait for a lock is here, not in the thread: a thread that waits can't be called back.
         """
         loop = asyncio.get_running_loop()
-        what = f"{verb} of {name or 'everything'} in {self._url}"
+        what = f"{what} in {self._url}"
         if self._is_closed:
             raise StoreError(f"{what}: the store is closed")
         try:

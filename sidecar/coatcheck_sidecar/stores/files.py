@@ -60,7 +60,8 @@ class Files:
         try:
             descriptor = os.open(f"{self._root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
-            return self._absent()
+            self._check_root()
+            return None
         return _read(descriptor)
 
     def write(self, name: str, data: bytes) -> None:
@@ -68,7 +69,7 @@ class Files:
         folder, leaf = self._split(name)
         descriptor = self._open_or_make(folder)
         try:
-            self._place(data, leaf, descriptor)
+            self._place(data, leaf, folder=descriptor)
         finally:
             os.close(descriptor)
 
@@ -81,11 +82,12 @@ class Files:
         try:
             descriptor = self._open_or_make(folder) if expected is None else _open_folder(folder)
         except (FileNotFoundError, NotADirectoryError):
-            return self._absent()
+            self._check_root()
+            return None
         with _locked(descriptor):
             if _tag_in(descriptor, leaf) != expected:
                 return None
-            self._place(data, leaf, descriptor)
+            self._place(data, leaf, folder=descriptor)
         return _tag(data)
 
     def remove(self, name: str) -> None:
@@ -94,22 +96,22 @@ class Files:
         try:
             descriptor = _open_folder(folder)
         except (FileNotFoundError, NotADirectoryError):
-            return self._absent()
+            self._check_root()
+            return
         with _locked(descriptor):
             try:
                 os.unlink(leaf, dir_fd=descriptor)
             except FileNotFoundError:
-                return None
+                return
             os.fsync(descriptor)
             self._prune(folder)
-        return None
 
     def scan(self, prefix: str, *, after: str, limit: int) -> list[Listed]:
         """List by name; folders that can't hold a match aren't opened."""
         parent = prefix[: prefix.rfind("/") + 1]
-        return list(islice(self._walk(parent, prefix, after), limit))
+        return list(islice(self._walk(parent, prefix=prefix, after=after), limit))
 
-    def _walk(self, parent: str, prefix: str, after: str) -> Iterator[Listed]:
+    def _walk(self, parent: str, *, prefix: str, after: str) -> Iterator[Listed]:
         """`parent` is "" or ends in a slash, so that folders sort as their objects do."""
         try:
             with os.scandir(f"{self._root}/{parent}") as entries:
@@ -120,12 +122,13 @@ class Files:
                     for is_folder in (entry.is_dir(follow_symlinks=False),)
                 )
         except (FileNotFoundError, NotADirectoryError):
-            return self._absent()
+            self._check_root()
+            return
         for key, is_folder in found:
             if is_folder:
                 may_match = key.startswith(prefix) or prefix.startswith(key)
                 if may_match and (key > after or after.startswith(key)):
-                    yield from self._walk(key, prefix, after)
+                    yield from self._walk(key, prefix=prefix, after=after)
             elif key.startswith(prefix) and key > after:
                 with contextlib.suppress(FileNotFoundError):
                     yield self._listed(key)
@@ -135,7 +138,7 @@ class Files:
         version = f"{found.st_ino:x}-{found.st_mtime_ns:x}"
         return Listed(name, found.st_size, version, found.st_mtime_ns // 1_000_000)
 
-    def _place(self, data: bytes, leaf: str, folder_descriptor: int) -> None:
+    def _place(self, data: bytes, leaf: str, *, folder: int) -> None:
         """Write aside, fsync, rename, fsync the folder.
 
         Below the millisecond the time of change is random: the kernel stamps files in ticks of
@@ -145,13 +148,13 @@ class Files:
         chance = int.from_bytes(self._clock.random_bytes(4)) % 1_000_000
         stamp_ns = self._clock.wall_ms() * 1_000_000 + chance
         try:
-            _write_file(aside, data, stamp_ns)
-            _rename_into(aside, leaf, folder_descriptor)
+            _write_file(aside, data, stamp_ns=stamp_ns)
+            _rename(aside, leaf, folder=folder)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(aside)
             raise
-        os.fsync(folder_descriptor)
+        os.fsync(folder)
 
     def _split(self, name: str) -> tuple[str, str]:
         folder, _, leaf = name.rpartition("/")
@@ -170,7 +173,7 @@ class Files:
             self._make(folder)
             descriptor = _open_folder(folder)
         except FileNotFoundError as error:
-            self._absent()
+            self._check_root()
             raise FolderGone from error
         if len(self._settled) >= SETTLED_MAX:
             self._settled.clear()
@@ -185,7 +188,7 @@ class Files:
                 os.mkdir(path)
             _sync_folder(parent)
 
-    def _absent(self) -> None:
+    def _check_root(self) -> None:
         """Tell an object that isn't there from a disk that isn't: an unmounted store holds runs."""
         if not os.path.isdir(self._aside):
             raise FileNotFoundError(errno.ENOENT, "the store's own folder is gone", self._root)
@@ -232,14 +235,14 @@ def _read(descriptor: int) -> Stored | None:
     return Stored(data, _tag(data))
 
 
-def _rename_into(path: str, leaf: str, folder_descriptor: int) -> None:
+def _rename(path: str, leaf: str, *, folder: int) -> None:
     try:
-        os.rename(path, leaf, dst_dir_fd=folder_descriptor)
+        os.rename(path, leaf, dst_dir_fd=folder)
     except FileNotFoundError as error:
         raise FolderGone from error
 
 
-def _write_file(path: str, data: bytes, stamp_ns: int) -> None:
+def _write_file(path: str, data: bytes, *, stamp_ns: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(path, flags, MODE)
     try:

@@ -7,11 +7,17 @@ from typing import Final
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
-NETWORK: Final = frozenset(
-    "9p afs beegfs ceph cifs coda davfs drvfs gfs2 gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs "
-    "prl_fs pvfs2 smb2 smb3 smbfs vboxsf virtiofs vmhgfs".split()
-)
+# fmt: off
+NETWORK: Final = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs", "gfs2", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "prl_fs", "pvfs2", "smb2", "smb3", "smbfs",
+    "vboxsf", "virtiofs", "vmhgfs",
+})
+# fmt: on
 """Shared by machines, with locks or renames that may not be. Every `fuse.*` counts as well."""
+
+PLACE: Final = 4
+"""Which field of a line says where the mount is, from 0 (proc(5))."""
 
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
@@ -37,9 +43,9 @@ def _kind_of_mount(path: str, mountinfo: str) -> str:
     for line in mountinfo.splitlines():
         before, separator, after = line.partition(" - ")
         fields = before.split(" ")
-        if not separator or len(fields) < 5:  # noqa: PLR2004 - proc(5): the fifth is the place
+        if not separator or len(fields) <= PLACE:
             continue
-        place = _ESCAPE.sub(lambda octal: chr(int(octal[1], 8)), fields[4])
+        place = _ESCAPE.sub(lambda octal: chr(int(octal[1], 8)), fields[PLACE])
         if _is_within(path, place) and len(place) >= len(found):
             found, kind = place, after.split(" ")[0]
     return kind
