@@ -19,6 +19,16 @@ class StoreRefused(Exception):  # noqa: N818 - a refusal is an answer, not an er
     """
 
 
+class StoreUnfit(Exception):  # noqa: N818 - says what the store is, as its users do
+    """The store can't be a fence: it broke a condition, or its kind is known not to hold any."""
+
+    def __init__(self, store: str, deed: str) -> None:
+        """`store` is its URL without credentials, `deed` what it did, as the rest of a sentence."""
+        super().__init__(f"{store} {deed}")
+        self.store = store
+        self.deed = deed
+
+
 class JournalDead(Exception):  # noqa: N818 - names a state, as its users do
     """The journal met an I/O error and takes nothing more in this life of the process."""
 
@@ -67,7 +77,11 @@ class Store(Protocol):
         """Remove one object; nothing happens if there is none."""
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Listed]:
-        """Objects whose name begins with `prefix`, in order, strictly after the name `after`."""
+        """Objects whose name begins with `prefix`, strictly after the name `after`.
+
+        A page goes on from the last name of the one before. The order is that of the bytes within
+        a folder, and fixed everywhere; where `a-b` and `a/b` meet it may differ between stores.
+        """
 
     async def now_ms(self) -> int:
         """The store's own clock, in ms since 1970, as told by its last answer or asked now."""
