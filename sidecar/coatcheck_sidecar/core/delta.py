@@ -75,7 +75,7 @@ class Chain:
 def encode_delta(previous: bytes, state: bytes) -> bytes:
     """`state` against `previous`, which may be empty."""
     window_log = max(WINDOW_LOG_MIN, (len(previous) + len(state)).bit_length())
-    options = {
+    options: dict[int, int] = {
         zstd.CompressionParameter.compression_level: LEVEL,
         zstd.CompressionParameter.checksum_flag: 1,
         zstd.CompressionParameter.window_log: min(window_log, WINDOW_LOG_MAX),
@@ -94,9 +94,9 @@ def decode_delta(previous: bytes, data: bytes, *, bytes_max: int) -> bytes:
         length = zstd.get_frame_info(data).decompressed_size
     except zstd.ZstdError as error:
         raise BadDelta(f"not a delta: {error}") from error
-    if length is None or length > bytes_max:
+    if length > bytes_max:
         raise BadDelta(f"a state of {length} bytes is over the limit of {bytes_max}")
-    options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
     prefix = zstd.ZstdDict(previous, is_raw=True).as_prefix if previous else None
     try:
         return zstd.decompress(data, zstd_dict=prefix, options=options)

@@ -284,7 +284,8 @@ def decode_sealed(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, bytes]:
     match msgpack.unpackb(payload):
         case [bytes(head_copy), bytes(state)]:
             return head_copy, state
-    raise BadObject(f"{name}: not a sealed state")
+        case _:
+            raise BadObject(f"{name}: not a sealed state")
 
 
 def _pack_tombstones(tombstones: Sequence[Tombstone]) -> list[list[Any]]:

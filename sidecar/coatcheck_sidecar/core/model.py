@@ -103,6 +103,9 @@ class Body:
     ref: ObjectRef | None = None
 
 
+NO_BODY: Final = Body(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came back. `head` is what the way in needs to answer alike (status, headers)."""

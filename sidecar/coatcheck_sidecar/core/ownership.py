@@ -188,7 +188,7 @@ Claim = Claimable | Later | Elsewhere | Closed
 def decide_claim(
     head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: int, retry_s: float
 ) -> Claim:
-    """May `me` (an owner's name) claim the run with this head?
+    """Say whether `me` (an owner's name) may claim the run with this head.
 
     `crashes` is the breaker's count as the log has it, `is_lapsed` says that the owner's heartbeat
     and the head stood still for the lease, `now_ms` is the store's time.

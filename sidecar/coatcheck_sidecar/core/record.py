@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from coatcheck_sidecar.core.model import Body, CallClass, ObjectRef, OutcomeKind
+from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, ObjectRef, OutcomeKind
 
 FUTURE_KIND: Final = "a record of kind {kind!r}, which this release does not know; upgrade it"
 
@@ -58,13 +58,13 @@ class Checkpoint:
     length: int = 0
     consumed: tuple[int, ...] = ()
     """Sequence numbers of the signals that the step received."""
-    delta: Body = Body(None)
+    delta: Body = NO_BODY
     """Journal only: the head keeps deltas in a section of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
-    """What a call's first record says of it, whichever kind that is."""
+    """What a call's first record, its intent, says of it."""
 
     key: str
     step: int
@@ -81,7 +81,7 @@ class Birth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A call is accepted and waits; nothing was sent."""
+    """A call is accepted; nothing was sent. Its first record: `call` is its number and this seq."""
 
     kind: ClassVar[str] = "intent"
     call: int
@@ -95,7 +95,6 @@ class Dispatched:
     kind: ClassVar[str] = "dispatched"
     call: int
     attempt: int
-    birth: Birth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +107,9 @@ class CallOutcome:
     what: str
     """`done`, `not_applied` or `in_doubt`."""
     outcome: OutcomeKind | None = None
-    body: Body = Body(None)
+    body: Body = NO_BODY
     head: bytes = b""
     reason: str = ""
-    birth: Birth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +123,7 @@ class Resolved:
     by: str
     why: str = ""
     command: str = ""
-    body: Body = Body(None)
+    body: Body = NO_BODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +132,7 @@ class Parked:
 
     kind: ClassVar[str] = "parked"
     name: str
-    payload: Body = Body(None)
+    payload: Body = NO_BODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +141,7 @@ class Signalled:
 
     kind: ClassVar[str] = "signalled"
     name: str
-    value: Body = Body(None)
+    value: Body = NO_BODY
     by: str = ""
     command: str = ""
 
@@ -186,7 +184,7 @@ class Finished:
     """The result is there; the run is over."""
 
     kind: ClassVar[str] = "finished"
-    result: Body = Body(None)
+    result: Body = NO_BODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +221,8 @@ def bodies_of(record: Record) -> list[Body]:
             return [body]
         case CallOutcome(body=body) | Resolved(body=body) | Finished(result=body):
             return [body]
-    return []
+        case _:
+            return []
 
 
 def with_body(record: Record, body: Body) -> Record:
@@ -239,7 +238,8 @@ def with_body(record: Record, body: Body) -> Record:
             return replace(record, event=replace(event, body=body))
         case Finished() as event:
             return replace(record, event=replace(event, result=body))
-    return record
+        case _:
+            return record
 
 
 def pack_body(body: Body, *, inline: bool) -> Any:
@@ -326,7 +326,7 @@ def _pack(value: Any, *, inline: bool) -> dict[str, Any]:
 
 
 def _unpack(cls: type, values: dict[str, Any]) -> Any:
-    known = {}
+    known: dict[str, Any] = {}
     for name, _, kind in _PLANS[cls]:
         if name not in values:
             continue

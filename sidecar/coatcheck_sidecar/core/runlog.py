@@ -60,9 +60,7 @@ class Verdict(Enum):
     """Somebody else wrote it: this ownership is over."""
 
 
-def judge(
-    seen: Head | None, *, expected: bytes | None, written: AbstractSet[bytes]
-) -> Verdict:
+def judge(seen: Head | None, *, expected: bytes | None, written: AbstractSet[bytes]) -> Verdict:
     """Judge a head read after a swap was refused or got no clear answer.
 
     `expected` is the nonce of the head that the swap was to replace (`None`: no head), `written`
@@ -148,17 +146,20 @@ class RunLog:
             record = replace(record, event=replace(event, delta=Body(None)))
         self.state.apply(record)
 
-    def attach(self, record: Record, ref: ObjectRef) -> None:
-        """Say where a record's body lies in the store, before the next snapshot."""
-        kept = self.state.records.get(record.seq)
+    def attach(self, seq: int, ref: ObjectRef) -> None:
+        """Say where the body of record `seq` lies in the store, before the next snapshot."""
+        kept = self.state.records.get(seq)
         if kept is not None:
             (body,) = bodies_of(kept)
-            self.state.records[record.seq] = with_body(kept, replace(body, ref=ref))
+            self.state.records[seq] = with_body(kept, replace(body, ref=ref))
 
-    def commit(self, event: Checkpoint, state: bytes, *, at_ms: int) -> Record:
+    def delta_to(self, state: bytes) -> bytes:
+        """What `commit` of this state will add; may run in a thread, between two commits."""
+        return encode_delta(self.checkpoint_bytes, state)
+
+    def commit(self, event: Checkpoint, state: bytes, *, delta: bytes, at_ms: int) -> Record:
         """Append a checkpoint; the record returned carries its delta, for the journal."""
-        delta = Body(encode_delta(self.checkpoint_bytes, state))
-        event = replace(event, length=len(state), delta=delta)
+        event = replace(event, length=len(state), delta=Body(delta))
         record = self.append(event, at_ms=at_ms)
         self.checkpoint_bytes = state
         return record
@@ -255,7 +256,7 @@ class RunLog:
         )
 
 
-def seal(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -> Snapshot:
+def seal_state(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -> Snapshot:
     """The same head with its deltas folded into a mid, or a new base, put before it.
 
     `base_state` is the state that the base holds, read back; `None` asks for a new base.
@@ -270,14 +271,14 @@ def seal(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -> Snap
             data = encode_sealed(
                 Kind.MID, delta, codec=Codec.ZSTD_AGAINST_BASE, head_copy=encode_head(bare)
             )
-            return _sealed(snapshot, name, data, base=base)
+            return _sealed(snapshot, name=name, data=data, base=base)
     bare = replace(head, chain=Chain())
     whole = encode_delta(b"", state)
     data = encode_sealed(Kind.BASE, whole, codec=Codec.ZSTD, head_copy=encode_head(bare))
-    return _sealed(snapshot, name, data, base=None)
+    return _sealed(snapshot, name=name, data=data, base=None)
 
 
-def _sealed(snapshot: Snapshot, name: str, data: bytes, *, base: ObjectRef | None) -> Snapshot:
+def _sealed(snapshot: Snapshot, *, name: str, data: bytes, base: ObjectRef | None) -> Snapshot:
     ref = reference(name, data)
     chain = Chain(ref) if base is None else Chain(base, ref)
     head = replace(snapshot.head, chain=chain)
@@ -308,7 +309,9 @@ def restore(
     records = [*head.records, *(record for pack, _ in packs for record in pack)]
     records.sort(key=lambda record: record.seq)
     stones = [stone for _, pack_stones in packs for stone in pack_stones]
-    state = fold(head.run, [_filled(r, bodies) for r in records], [*stones, *head.tombstones])
+    state = fold(
+        head.run, [_filled(r, bodies) for r in records], tombstones=[*stones, *head.tombstones]
+    )
     state.tombstones = list(head.tombstones)
     state.seq, state.epoch, state.commands = head.seq, head.epoch, head.commands
     log = RunLog(state)

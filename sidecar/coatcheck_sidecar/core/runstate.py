@@ -38,7 +38,6 @@ from coatcheck_sidecar.core.record import (
     Commanded,
     Created,
     Dispatched,
-    Event,
     Failed,
     Finished,
     Held,
@@ -58,6 +57,8 @@ CallEvent = Intent | Dispatched | CallOutcome | Resolved
 BIRTH: Final = tuple(Birth.__slots__)
 IN_DOUBT: Final = "in_doubt"
 """How the reason of a run begins that is held until its calls in doubt are decided."""
+StatusEvent = Claimed | Parked | Released | Held | Finished | Failed
+RunEvent = Created | Checkpoint | Signalled | Commanded | StatusEvent
 PLACE: Final[dict[type, str]] = {
     Created: "created",
     Claimed: "claimed",
@@ -125,18 +126,12 @@ class RunState:
         if command and command not in self.commands:
             self.commands = (*self.commands, command)[-COMMANDS_MAX:]
 
-    def _apply_run(self, record: Record, event: Event) -> None:
+    def _apply_run(self, record: Record, event: RunEvent) -> None:
         match event:
             case Created():
                 self.created = event
-            case Claimed():
-                self._interrupt(record)
-                self.claimed, self.status, self.reason = event, Status.OWNED, ""
-                self.crashes, self.not_before_ms = event.crashes, 0
             case Checkpoint():
                 self._apply_checkpoint(record.seq, event)
-            case Parked():
-                self.status, self.reason, self.parked = Status.PARKED, event.name, event
             case Signalled():
                 self.signals[record.seq] = event
                 if self.parked is not None and self.parked.name == event.name:
@@ -145,6 +140,17 @@ class RunState:
                 if event.what == "retry" and not event.refused:
                     self.crashes = 0
                     self._set_ready_if(Status.HELD)
+            case _:
+                self._apply_status(record, event)
+
+    def _apply_status(self, record: Record, event: StatusEvent) -> None:
+        match event:
+            case Claimed():
+                self._interrupt(record)
+                self.claimed, self.status, self.reason = event, Status.OWNED, ""
+                self.crashes, self.not_before_ms = event.crashes, 0
+            case Parked():
+                self.status, self.reason, self.parked = Status.PARKED, event.name, event
             case Released():
                 self._interrupt(record)
                 self.status, self.reason = Status.READY, event.error or event.reason
@@ -157,8 +163,6 @@ class RunState:
             case Failed():
                 self.status = Status.CANCELLED if event.is_cancelled else Status.FAILED
                 self.reason = event.error
-            case Intent() | Dispatched() | CallOutcome() | Resolved():
-                raise AssertionError("taken by _apply_call")
             case _:
                 assert_never(event)
 
@@ -185,7 +189,7 @@ class RunState:
         for call in over:
             self._retire(call)
         gone = {call.number for call in over}
-        for number in [n for n, r in self.records.items() if _is_superseded(r, gone, seq)]:
+        for number in [n for n, r in self.records.items() if _is_superseded(r, gone=gone, seq=seq)]:
             del self.records[number]
 
     def _retire(self, call: Call) -> None:
@@ -199,14 +203,11 @@ class RunState:
 
     def _apply_call(self, record: Record, event: CallEvent) -> None:
         call = self.calls.get(event.call)
-        if call is None:
-            birth = getattr(event, "birth", None)
-            if birth is None:
-                return
-            call = _born(event.call, birth)
         match event:
             case Intent():
-                pass
+                call = _born(event)
+            case _ if call is None:
+                return
             case Dispatched():
                 call = with_dispatched(
                     call, attempt=event.attempt, epoch=record.epoch, at_ms=record.at_ms
@@ -238,15 +239,16 @@ class RunState:
         return [call for call in self.calls.values() if call.is_unsettled]
 
 
-def _is_superseded(record: Record, gone: AbstractSet[int], seq: int) -> bool:
+def _is_superseded(record: Record, *, gone: AbstractSet[int], seq: int) -> bool:
     event = record.event
     if isinstance(event, CallEvent):
         return event.call in gone
     return isinstance(event, Commanded) and record.seq < seq
 
 
-def _born(number: int, birth: Birth) -> Call:
-    return Call(number=number, state=CallState.INTENT, **{f: getattr(birth, f) for f in BIRTH})
+def _born(event: Intent) -> Call:
+    birth = {name: getattr(event.birth, name) for name in BIRTH}
+    return Call(number=event.call, state=CallState.INTENT, **birth)
 
 
 def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:
@@ -273,9 +275,7 @@ def _tombstone_call(stone: Tombstone) -> Call:
     return with_tombstone(call)
 
 
-def fold(
-    run: str, records: Sequence[Record], tombstones: Iterable[Tombstone] = ()
-) -> RunState:
+def fold(run: str, records: Sequence[Record], tombstones: Iterable[Tombstone] = ()) -> RunState:
     """The state of records in order of their sequence numbers."""
     state = RunState(run)
     state.bury(tombstones)

@@ -126,9 +126,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
     },
     Request.FAIL: {"error": Field(str)},
     Request.RELEASE: {
-        "reason": Field(
-            str, values=frozenset({"left", "error", "draining", "in_doubt", "held"})
-        ),
+        "reason": Field(str, values=frozenset({"left", "error", "draining", "in_doubt", "held"})),
         "error": _may(str),
     },
     Request.RESULT: {"run": Field(str)},
@@ -161,7 +159,9 @@ class Session:
 
     def _check_order(self, request: Request) -> None:
         if (request is Request.HELLO) != (self.phase is Phase.GREETING):
-            raise malformed(f"{request} in phase {self.phase.name.lower()}: hello comes first, once")
+            raise malformed(
+                f"{request} in phase {self.phase.name.lower()}: hello comes first, once"
+            )
         if request is Request.OPEN and self.phase is not Phase.IDLE:
             raise malformed("open: a connection serves one run; make a new one")
         if request in WITH_RUN and self.phase is not Phase.OPEN:

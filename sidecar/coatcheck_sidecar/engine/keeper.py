@@ -51,7 +51,13 @@ class Keeper:
     """Appends, waits for the level asked for, and lets go in good order."""
 
     def __init__(
-        self, log: RunLog, *, doors: Doors, local: LocalLog, tasks: TaskSet, now_ms: Callable[[], int]
+        self,
+        log: RunLog,
+        *,
+        doors: Doors,
+        local: LocalLog,
+        tasks: TaskSet,
+        now_ms: Callable[[], int],
     ) -> None:
         """`log` is restored or new; nothing is written before `claim`."""
         self.log = log
@@ -179,15 +185,19 @@ class Keeper:
             self.check_owned()
         else:
             delta = self.log.delta_to(state)
-        record = self.log.commit(event, state, delta, at_ms=self.now_ms())
+        record = self.log.commit(event, state, delta=delta, at_ms=self.now_ms())
         self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
         return record
 
     def check_nothing_open(self, what: str) -> None:
         """Raises `Refusal` while a guarded call is in flight."""
-        is_open = [c for c in self.log.state.calls.values() if c.is_open and c.call_class.is_guarded]
-        in_flight = [call for call in is_open if call.attempt > 0 and call.state.value == "dispatched"]
+        is_open = [
+            c for c in self.log.state.calls.values() if c.is_open and c.call_class.is_guarded
+        ]
+        in_flight = [
+            call for call in is_open if call.attempt > 0 and call.state.value == "dispatched"
+        ]
         if in_flight:
             names = ", ".join(f"{call.tool} (call {call.number})" for call in in_flight)
             raise Refusal(

@@ -45,16 +45,16 @@ class LocalLog:
         """Nothing more can be kept here."""
         return self._journal.is_dead
 
-    def write(
-        self, run: str, records: Sequence[Record], *, level: Level
-    ) -> "asyncio.Future[None]":
+    def write(self, run: str, records: Sequence[Record], *, level: Level) -> "asyncio.Future[None]":
         """Take records in order; done when durable at `level`, or fails with `JournalDead`."""
         rows = [Row(run, record.epoch, record.seq, encode_record(record)) for record in records]
         local = Level.NODE if level is Level.REMOTE else level
         behind = self._behind.get(run)
         if behind is None and all(len(row.data) <= ROW_BYTES_MAX for row in rows):
             return self._journal.append(rows, level=local)
-        task = self._tasks.start(self._write_big(behind, rows, local), name=f"spool {run}")
+        task = self._tasks.start(
+            self._write_big(rows, behind=behind, level=local), name=f"spool {run}"
+        )
         self._behind[run] = task
         task.add_done_callback(lambda done: self._caught_up(run, done))
         return task
@@ -64,7 +64,7 @@ class LocalLog:
             del self._behind[run]
 
     async def _write_big(
-        self, behind: "asyncio.Task[None] | None", rows: list[Row], level: Level
+        self, rows: list[Row], *, behind: "asyncio.Task[None] | None", level: Level
     ) -> None:
         if behind is not None:
             await asyncio.wait([behind])

@@ -66,20 +66,21 @@ def damaged(run: str, what: str) -> Refusal:
 async def read_run(store: Store, run: str, *, bytes_max: int) -> Restored | None:
     """The run's log with its checkpoint; raises `Damaged`, `StoreError`, `Refusal`."""
     found = await read_head(store, run)
-    for _ in range(LOOKS_MAX):
-        if found is None:
-            return None
+    looks = 0
+    while found is not None:
         head, tag = found
+        looks += 1
         try:
-            return Restored(head, await _read_named(store, head, tag, bytes_max=bytes_max))
+            return Restored(head, await _read_named(store, head, tag=tag, bytes_max=bytes_max))
         except (BadObject, BadDelta, BadRecord) as error:
             found = await read_head(store, run)
-            if found is None or found[0].nonce == head.nonce:
+            is_same = found is not None and found[0].nonce == head.nonce
+            if is_same or looks >= LOOKS_MAX:
                 raise Damaged(str(error), head=head, tag=tag) from error
-    raise Damaged(f"{head_name(run)}: moved on {LOOKS_MAX} times while read", head=head, tag=tag)
+    return None
 
 
-async def _read_named(store: Store, head: Head, tag: str, *, bytes_max: int) -> RunLog:
+async def _read_named(store: Store, head: Head, *, tag: str, bytes_max: int) -> RunLog:
     refs = head.named_objects()
     gate = asyncio.Semaphore(READS_MAX)
 
@@ -120,7 +121,7 @@ def contiguous_tail(head: Head, rows: Sequence[Record]) -> list[Record]:
 
     Records of another epoch, or behind a gap, belong to a log that somebody else continued.
     """
-    tail = []
+    tail: list[Record] = []
     for record in rows:
         if record.epoch == head.epoch and record.seq == head.seq + len(tail) + 1:
             tail.append(record)

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from coatcheck.wire import ErrorCode, Retry
+from coatcheck.wire import ErrorCode
+from coatcheck_sidecar.core.delta import decode_delta
 from coatcheck_sidecar.core.head import (
-    Codec,
+    BadObject,
     Head,
     Kind,
     check,
@@ -15,8 +16,6 @@ from coatcheck_sidecar.core.head import (
     decode_sealed,
     encode_head,
 )
-from coatcheck_sidecar.core.delta import decode_delta
-from coatcheck_sidecar.core.head import BadObject
 from coatcheck_sidecar.core.model import ObjectRef, Status
 from coatcheck_sidecar.core.ownership import encode_summary, summary_of
 from coatcheck_sidecar.core.runlog import (
@@ -26,7 +25,7 @@ from coatcheck_sidecar.core.runlog import (
     Verdict,
     head_name,
     judge,
-    seal,
+    seal_state,
 )
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.settings import Settings
@@ -227,7 +226,7 @@ class Shipper:
             except BadObject as error:
                 self._doors.observer.note("damaged", run=self.log.state.run, error=str(error))
         random = self._doors.clock.random_bytes(NAME_RANDOM_BYTES)
-        return seal(snapshot, base_state=base_state, random=random)
+        return seal_state(snapshot, base_state=base_state, random=random)
 
 
 async def read_base(doors: Doors, ref: ObjectRef) -> bytes:
