@@ -186,7 +186,7 @@ Claim = Claimable | Later | Elsewhere | Closed
 
 
 def decide_claim(
-    head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: int, retry_s: float
+    head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: int
 ) -> Claim:
     """Say whether `me` (an owner's name) may claim the run with this head.
 
