@@ -39,7 +39,7 @@ def with_outcome(call: Call, outcome: Outcome, *, at_ms: int) -> Call:
 
 
 def with_not_applied(call: Call, reason: str) -> Call:
-    """Fold `outcome` of kind `not_applied`: settles the call unless an earlier attempt may count."""
+    """Fold `outcome` of kind `not_applied`: settles the call, but for an earlier doubt."""
     state = CallState.IN_DOUBT if call.earlier_doubt else CallState.NOT_APPLIED
     return replace(call, state=state, outcome=None, reason=reason)
 
