@@ -242,7 +242,7 @@ def test_pointers_of_rfc_6901_section_5(path: str, found: object) -> None:
     assert pointer(RFC_6901, path) == found
 
 
-@pytest.mark.parametrize("path", ["/x", "/foo/2", "/foo/-", "/foo/00", "/foo/bar", "//x", "/m~0n/0"])
+@pytest.mark.parametrize("path", ["/x", "/foo/2", "/foo/-", "/foo/00", "/foo/bar", "//x"])
 def test_pointers_to_nothing(path: str) -> None:
     with pytest.raises(LookupError):
         pointer(RFC_6901, path)
@@ -255,7 +255,8 @@ def test_texts_that_are_no_pointers(path: str) -> None:
 
 
 def test_business_values() -> None:
-    arguments = {"id": 7, "name": "7", "none": None, "empty": "", "list": [1, b"x"], "bad": "\ud800"}
+    nothing = {"none": None, "empty": "", "bad": "\ud800"}
+    arguments = {"id": 7, "name": "7", "list": [1, b"x"], **nothing}
     assert business_value(arguments, "/id") == business_value(arguments, "/name") == "7"
     assert business_value(arguments, "/list") == '[1,{"$bytes":"eA=="}]'
     for path in ("/none", "/empty", "/missing", "/bad", "no pointer"):

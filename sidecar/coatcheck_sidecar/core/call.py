@@ -265,7 +265,13 @@ def _keep_read(call: Call, event: Ended, *, now: _Now) -> Decision:
     if event.outcome.kind is OutcomeKind.NOT_RETAINED:
         return Decision(None, (Deliver(final=True),))
     opened = replace(
-        call, state=CallState.INTENT, attempt=0, first_sent_ms=0, last_sent_ms=0, reason=""
+        call,
+        state=CallState.INTENT,
+        attempt=0,
+        first_sent_ms=0,
+        last_sent_ms=0,
+        reason="",
+        earlier_doubt=False,
     )
     opening = () if call.number else (WriteIntent(opened),)
     done = with_outcome(opened, event.outcome, at_ms=now.now_ms)

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, assert_never
 
 from coatcheck_sidecar.core.call_events import Code, Hold, Reason, Refuse, Wait
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Effect
@@ -58,6 +58,8 @@ def class_of(effect: Effect, *, has_probe: bool, key_lifetime_s: float | None) -
             return CallClass.IDEMPOTENT if key_lifetime_s is None else CallClass.KEYED
         case Effect.ONCE:
             return CallClass.PROBED if has_probe else CallClass.ONCE
+        case _:
+            assert_never(effect)
 
 
 def upstream_key(run: str, key: str) -> str:
