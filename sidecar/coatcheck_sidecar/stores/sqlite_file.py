@@ -37,8 +37,17 @@ DELETE_WAL_BYTES: Final = 64
 SCAN_ROWS: Final = 64
 """Rows read in one hop: 16 MiB when all are as big as a row may sensibly be."""
 
-WAL_KEPT_BYTES: Final = 1024 * 1024
-"""Written over again, a WAL grows no file, and fsync is cheaper; more would only hold disk."""
+WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
+"""Above what the writer lets a WAL grow to: one that is cut and grown again makes fsync dearer."""
+
+COMMIT_WAL_BYTES: Final = 3 * 4096
+"""Pages that a commit rewrites beside its data: the header, the last leaf, the free list."""
+
+DELETE_WAL_BYTES: Final = 64
+"""WAL of a deleted row, on average: rows that were appended together share pages."""
+
+SCAN_ROWS: Final = 64
+"""Rows read in one hop: 16 MiB when all are as big as a row may sensibly be."""
 
 DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 PRIMARY_CODE: Final = 0xFF

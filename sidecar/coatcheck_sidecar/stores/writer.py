@@ -17,7 +17,7 @@ TIDY_INTERVAL_S: Final = 0.5
 """Trims gather this long: one DELETE for many of them."""
 
 TIDY_ROWS_MAX: Final = 500
-"""Rows deleted at once: about 1 ms, so that an append between two of them hardly waits."""
+"""Rows deleted at once, and enough to begin: about 1 ms that an append may have to wait."""
 
 WAL_IDLE_BYTES: Final = 512 * 1024
 """From here a checkpoint is made when nothing waits."""
@@ -102,7 +102,10 @@ class JournalWriter:
         """Rows were doomed in the index: there may be room, and there is something to delete."""
         self._queue.admit()
         self._wake.set()
-        self._tidy_soon()
+        if self.index.doomed_count >= TIDY_ROWS_MAX:
+            self._is_tidy_due = True
+        else:
+            self._tidy_soon()
 
     async def load(self) -> list[Row]:
         """All rows of the file that are not doomed, by run, epoch, seq."""
@@ -148,7 +151,7 @@ class JournalWriter:
         if self.file.wal_bytes >= WAL_BUSY_BYTES:
             await self._with_ballast(self.file.checkpoint)
         elif self._is_tidy_due:
-            await self._delete_some()
+            self._is_tidy_due = await self._delete_some()
 
     async def _write(self, batch: list[Append]) -> None:
         records = [record for entry in batch for record in entry.records]
