@@ -6,7 +6,7 @@ from typing import Self
 
 from coatcheck_sidecar.core.model import Level
 from coatcheck_sidecar.ports import JournalDead, Row
-from coatcheck_sidecar.stores.rows import check_rows
+from coatcheck_sidecar.stores.journal_rows import check_rows
 
 Key = tuple[str, int, int]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -113,15 +114,7 @@ class Spool:
         return len(doomed)
 
     def _write(self, data: bytes, is_synced: bool) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        number = 0
-        while True:
-            name = f"{digest}-{number}"
-            try:
-                fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                break
-            except FileExistsError:
-                number += 1
+        name, fd = self._create(hashlib.sha256(data).hexdigest())
         try:
             with os.fdopen(fd, "wb", buffering=0) as file:
                 _write_all(file.fileno(), data)
@@ -134,6 +127,14 @@ class Spool:
                 os.unlink(self._folder / name)
             raise
         return name
+
+    def _create(self, digest: str) -> tuple[str, int]:
+        for number in itertools.count():
+            name = f"{digest}-{number}"
+            with suppress(FileExistsError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                return name, os.open(self._folder / name, flags, 0o600)
+        raise AssertionError("the numbers ended")
 
     def _settle(self, length: int) -> None:
         self._reserved_bytes -= length

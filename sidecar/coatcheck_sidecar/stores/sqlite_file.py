@@ -17,7 +17,7 @@ from typing import Final, Self
 import aiosqlite
 
 from coatcheck_sidecar.ports import JournalDead
-from coatcheck_sidecar.stores.rows import Record
+from coatcheck_sidecar.stores.journal_rows import Record
 
 FILE_NAME: Final = "journal.db"
 SCHEMA_VERSION: Final = 1
@@ -27,15 +27,6 @@ STATEMENT_ROWS_MAX: Final = 500
 
 STATEMENTS_CACHED: Final = 64
 """Prepared statements differ by their number of rows, and the usual numbers are few."""
-
-COMMIT_WAL_BYTES: Final = 3 * 4096
-"""Pages that a commit rewrites beside its data: the header, the last leaf, the free list."""
-
-DELETE_WAL_BYTES: Final = 64
-"""WAL of a deleted row, on average: rows that were appended together share pages."""
-
-SCAN_ROWS: Final = 64
-"""Rows read in one hop: 16 MiB when all are as big as a row may sensibly be."""
 
 WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
 """Above what the writer lets a WAL grow to: one that is cut and grown again makes fsync dearer."""

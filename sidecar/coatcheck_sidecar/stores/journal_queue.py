@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from coatcheck_sidecar.ports import Row
-from coatcheck_sidecar.stores.rows import Record, RowIndex
+from coatcheck_sidecar.stores.journal_rows import Record, RowIndex
 
 BATCH_ROWS_MAX: Final = 256
 """Enough for the producers of one pod; more rows only make the first of them wait longer."""

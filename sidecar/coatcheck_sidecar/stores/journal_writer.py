@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from coatcheck_sidecar.ports import JournalDead, Row
-from coatcheck_sidecar.stores.folder import SpaceWatch
-from coatcheck_sidecar.stores.rows import RowIndex
+from coatcheck_sidecar.stores.journal_folder import SpaceWatch
+from coatcheck_sidecar.stores.journal_rows import RowIndex
 from coatcheck_sidecar.stores.sqlite_file import FileDamaged, JournalFile, is_full
-from coatcheck_sidecar.stores.write_queue import Append, Job, WriteQueue
+from coatcheck_sidecar.stores.journal_queue import Append, Job, WriteQueue
 
 T = TypeVar("T")
 
