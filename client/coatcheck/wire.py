@@ -1,0 +1,371 @@
+"""Frames between client and sidecar: bytes in, frames out, and back. Pure; both sides share it.
+
+The contract is `docs/protocol.md`. Nothing here reads a socket, a clock or a file.
+"""
+
+import struct
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+import msgpack  # type: ignore[import-untyped]
+
+PROTOCOL_VERSIONS: Final = (1, 1)
+"""Lowest and highest version of the protocol that this code speaks."""
+PART_BYTES_MAX: Final = 1_048_576
+"""1 MiB: small enough that a push never waits long behind a big state."""
+FRAME_BYTES_MAX: Final = 1_114_112
+"""A full part, and 64 KiB for the keys of a body (gRPC and Kafka bound a frame likewise)."""
+STATE_BYTES_MAX: Final = 64 * 1_048_576
+"""The default limit of one checkpoint; `hello` tells the sidecar's own."""
+ATTACHMENT_BYTES_MAX: Final = STATE_BYTES_MAX + 16 * 1_048_576
+"""What unfinished attachments of one connection may hold: a state, and results beside it."""
+REQUESTS_MAX: Final = 1_024
+"""Requests of one connection in flight; an agent with more calls at once waits in the client."""
+ID_MAX: Final = 2**32 - 1
+"""Ids are u32."""
+PUSH_ID: Final = 0
+"""The id of what the sidecar says unasked."""
+PAGE_BYTES: Final = 4_096
+"""A patch compares pages of this size: a change of a few bytes costs one page, a look 0.1 us."""
+PATCH_STATE_BYTES_MIN: Final = 8 * PAGE_BYTES
+"""Below this a whole state is as quick as a patch."""
+PATCH_RANGES_MAX: Final = 1_024
+"""Keeps the body of a patch under 16 KiB; a state with more scattered changes goes whole."""
+PATCH_SHARE_MAX: Final = 0.5
+"""A patch of more than half the state saves too little to be worth its base."""
+
+PART: Final = "part"
+"""Type of a frame that carries a piece of an attachment."""
+
+_LENGTH: Final = struct.Struct(">I")
+_FIELDS: Final = 3
+
+
+class Request(StrEnum):
+    """What a client asks."""
+
+    HELLO = "hello"
+    OPEN = "open"
+    COMMIT = "commit"
+    CALL = "call"
+    OUTCOME = "outcome"
+    PROBED = "probed"
+    WAIT = "wait"
+    FINISH = "finish"
+    FAIL = "fail"
+    RELEASE = "release"
+    RESULT = "result"
+
+
+class Reply(StrEnum):
+    """What the sidecar answers."""
+
+    OK = "ok"
+    ERROR = "error"
+
+
+class Push(StrEnum):
+    """What the sidecar says unasked, with id 0."""
+
+    DRAIN = "drain"
+    FENCED = "fenced"
+    CHECKPOINT_PLEASE = "checkpoint_please"
+    DEADLINE = "deadline"
+    SIGNAL = "signal"
+
+
+class ErrorCode(StrEnum):
+    """The stable names of what can go wrong."""
+
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    OWNED_ELSEWHERE = "owned_elsewhere"
+    IN_FLIGHT = "in_flight"
+    IN_DOUBT = "in_doubt"
+    HELD = "held"
+    REPLAY_DIVERGENCE = "replay_divergence"
+    PARKED = "parked"
+    DRAINING = "draining"
+    FENCED = "fenced"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    SCHEMA_MISMATCH = "schema_mismatch"
+    TOO_LARGE = "too_large"
+    DAMAGED = "damaged"
+    STORE_UNAVAILABLE = "store_unavailable"
+    UNAVAILABLE = "unavailable"
+    PROTOCOL_ERROR = "protocol_error"
+
+
+class Retry(StrEnum):
+    """What a caller may do about an error."""
+
+    NEVER = "never"
+    SAME_KEY = "same_key"
+    LATER = "later"
+
+
+class Frame(NamedTuple):
+    """One frame: `body` is a map with str keys, or bytes if `type` is `part`."""
+
+    type: str
+    id: int
+    body: Any
+
+
+class Message(NamedTuple):
+    """A request, reply or push with its attachment; `None` is not the same as an empty one."""
+
+    type: str
+    id: int
+    body: dict[str, Any]
+    attachment: bytes | None
+
+
+class Patch(NamedTuple):
+    """What turns one state into the next: `data` holds the bytes of `ranges`, joined."""
+
+    length: int
+    ranges: list[tuple[int, int]]
+    data: bytes
+
+
+class WireError(Exception):
+    """Bytes that are no frame, or no legal patch. The connection can't go on after a bad frame.
+
+    `frames` are those that came whole before the bad one, in the same `feed`.
+    """
+
+    def __init__(self, message: str, *, frames: Sequence[Frame] = ()) -> None:
+        """Name what is wrong."""
+        super().__init__(message)
+        self.frames = tuple(frames)
+
+
+class AttachmentTooLarge(WireError):  # noqa: N818 - names what it is
+    """A message's parts passed the limit and were dropped; the connection is still good."""
+
+    def __init__(self, message: Message, *, limit_bytes: int) -> None:
+        """Keep the message (without its attachment), so that it can be answered."""
+        super().__init__(
+            f"the attachment of {message.type} {message.id} passes the limit of {limit_bytes} bytes"
+        )
+        self.refused = message
+        self.limit_bytes = limit_bytes
+
+
+def encode_frame(type: str, id: int, body: dict[str, Any] | bytes | memoryview) -> bytes:
+    """One frame as bytes. Raises `WireError` if it would pass `FRAME_BYTES_MAX`."""
+    payload: bytes = msgpack.packb((type, id, body))
+    if len(payload) > FRAME_BYTES_MAX:
+        raise WireError(f"{type} {id} has {len(payload)} bytes, a frame {FRAME_BYTES_MAX} at most")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def encode_message(
+    type: str,
+    id: int,
+    body: dict[str, Any],
+    attachment: bytes | memoryview | None = None,
+) -> list[bytes]:
+    """The frames of one message, in order: parts of at most `PART_BYTES_MAX`, then itself."""
+    if attachment is None:
+        return [encode_frame(type, id, body)]
+    view = memoryview(attachment)
+    if not len(view):
+        return [encode_frame(type, id, {**body, "empty": True})]
+    parts = range(0, len(view), PART_BYTES_MAX)
+    frames = [encode_frame(PART, id, view[at : at + PART_BYTES_MAX]) for at in parts]
+    frames.append(encode_frame(type, id, body))
+    return frames
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames, however it is chopped."""
+
+    def __init__(self) -> None:
+        """Begin at the start of a stream."""
+        self._buffer = bytearray()
+        self._missing = 0
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """The frames that `data` completes. Raises `WireError`; then the stream is lost."""
+        if not self._buffer:
+            frames, used = _cut(memoryview(data))
+            self._buffer += memoryview(data)[used:]
+        else:
+            self._buffer += data
+            if len(self._buffer) < self._missing:
+                return []
+            with memoryview(self._buffer) as view:
+                frames, used = _cut(view)
+            del self._buffer[:used]
+        self._missing = _wanted(self._buffer)
+        return frames
+
+
+def _wanted(buffer: bytearray) -> int:
+    """How long the buffer must be before another look is worth it."""
+    if len(buffer) < _LENGTH.size:
+        return _LENGTH.size
+    return _LENGTH.size + int(_LENGTH.unpack_from(buffer)[0])
+
+
+def _cut(view: memoryview) -> tuple[list[Frame], int]:
+    """The whole frames at the start of `view`, and how many bytes they take."""
+    frames: list[Frame] = []
+    at, end = 0, len(view)
+    try:
+        while end - at >= _LENGTH.size:
+            length = _length(view, at)
+            start = at + _LENGTH.size
+            if end - start < length:
+                break
+            at = start + length
+            with view[start:at] as payload:
+                frames.append(_decode(payload))
+    except WireError as error:
+        error.frames = tuple(frames)
+        raise
+    return frames, at
+
+
+def _length(view: memoryview, at: int) -> int:
+    length: int = _LENGTH.unpack_from(view, at)[0]
+    if not 0 < length <= FRAME_BYTES_MAX:
+        raise WireError(f"a frame says {length} bytes; 1 to {FRAME_BYTES_MAX} are legal")
+    return length
+
+
+def _decode(payload: memoryview) -> Frame:
+    """One frame's payload, checked."""
+    try:
+        # Maps inside a body may have integers for keys; anything hashable is let through here.
+        fields = msgpack.unpackb(payload, strict_map_key=False)
+    except (ValueError, TypeError) as error:
+        raise WireError(f"a frame is not msgpack: {error}") from None
+    if not isinstance(fields, list) or len(fields) != _FIELDS:
+        raise WireError("a frame is not an array of three: [type, id, body]")
+    type_, id_, body = fields
+    if type(type_) is not str:
+        raise WireError("a frame's type is not a str")
+    if type(id_) is not int or not 0 <= id_ <= ID_MAX:
+        raise WireError(f"the id of a {type_:.40} frame is not an integer from 0 to {ID_MAX}")
+    if type_ == PART:
+        if type(body) is not bytes or not 0 < len(body) <= PART_BYTES_MAX:
+            raise WireError(f"part {id_} is not 1 to {PART_BYTES_MAX} bytes")
+    elif type(body) is not dict or not all(type(key) is str for key in body):
+        raise WireError(f"the body of {type_:.40} {id_} is not a map with str keys")
+    return Frame(type_, id_, body)
+
+
+class Assembler:
+    """Joins the parts of each id with the message that follows them."""
+
+    def __init__(self, *, bytes_max: int = ATTACHMENT_BYTES_MAX) -> None:
+        """`bytes_max` bounds all attachments that are not complete, together."""
+        self.bytes_max = bytes_max
+        self._held_bytes = 0
+        self._parts: dict[int, list[bytes] | None] = {}
+
+    def add(self, frame: Frame) -> Message | None:
+        """The message that `frame` completes; `None` for a part.
+
+        Raises `AttachmentTooLarge` in place of a message whose parts were dropped, `WireError`
+        if parts of more ids come than requests may be in flight.
+        """
+        if frame.type == PART:
+            self._hold(frame)
+            return None
+        _, id_, body = frame
+        parts = self._parts.pop(id_, [])
+        if parts is None:
+            raise AttachmentTooLarge(Message(*frame, None), limit_bytes=self.bytes_max)
+        if not parts:
+            return Message(*frame, b"" if body.get("empty") is True else None)
+        attachment = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._held_bytes -= len(attachment)
+        return Message(*frame, attachment)
+
+    def _hold(self, part: Frame) -> None:
+        parts = self._parts.setdefault(part.id, [])
+        if len(self._parts) > REQUESTS_MAX:
+            raise WireError(f"parts of more than {REQUESTS_MAX} requests came, and no request")
+        if parts is None:
+            return
+        if self._held_bytes + len(part.body) > self.bytes_max:
+            self._held_bytes -= sum(map(len, parts))
+            self._parts[part.id] = None
+            return
+        self._held_bytes += len(part.body)
+        parts.append(part.body)
+
+
+def make_patch(old: bytes, new: bytes) -> Patch | None:
+    """What turns `old` into `new`; `None` if sending `new` whole is as good."""
+    length = len(new)
+    if length < PATCH_STATE_BYTES_MIN:
+        return None
+    ranges: list[tuple[int, int]] = []
+    changed_bytes_max = int(length * PATCH_SHARE_MAX)
+    changed_bytes = end = 0
+    view = memoryview(new)
+    # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
+    is_same = old.startswith
+    for at in range(0, length, PAGE_BYTES):
+        page = view[at : at + PAGE_BYTES]
+        if is_same(page, at):
+            continue
+        changed_bytes += len(page)
+        if changed_bytes > changed_bytes_max:
+            return None
+        if ranges and end == at:
+            ranges[-1] = (ranges[-1][0], ranges[-1][1] + len(page))
+        else:
+            ranges.append((at, len(page)))
+        end = at + len(page)
+    if len(ranges) > PATCH_RANGES_MAX:
+        return None
+    return Patch(length, ranges, b"".join(view[at : at + size] for at, size in ranges))
+
+
+def apply_patch(
+    old: bytes, length: int, ranges: Any, data: bytes, *, length_max: int = STATE_BYTES_MAX
+) -> bytes:
+    """The state that a patch makes of `old`. Raises `WireError` for any bound that is not kept.
+
+    `length` and `ranges` may come straight from a frame; their shape is checked too.
+    """
+    if not _is_size(length) or length > length_max:
+        raise WireError(f"a patch says length {length!r:.40}; 0 to {length_max} are legal")
+    if not isinstance(ranges, list | tuple):
+        raise WireError("the ranges of a patch are not an array")
+    base, view = memoryview(old), memoryview(data)
+    pieces: list[bytes | memoryview] = []
+    end = used = 0
+    for item in ranges:
+        if not isinstance(item, list | tuple) or len(item) != 2 or not all(map(_is_size, item)):
+            raise WireError(f"a range of a patch is {item!r:.40}, not [offset, length]")
+        at, size = item
+        if at < end:
+            raise WireError(f"a patch writes at {at}, after a range that ends at {end}")
+        if at + size > length:
+            raise WireError(f"a patch writes to {at + size} in a state of {length} bytes")
+        if used + size > len(view):
+            raise WireError(f"the ranges of a patch need more than its {len(view)} bytes")
+        pieces += _kept(base, end, at)
+        pieces.append(view[used : used + size])
+        end, used = at + size, used + size
+    if used != len(view):
+        raise WireError(f"the ranges of a patch take {used} of its {len(view)} bytes")
+    return b"".join(pieces + _kept(base, end, length))
+
+
+def _kept(base: memoryview, start: int, end: int) -> list[bytes | memoryview]:
+    """What a patch leaves from `start` to `end`: the old bytes, then zeros."""
+    old = base[start:end]
+    return [old, bytes(end - start - len(old))]
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value >= 0
