@@ -29,8 +29,16 @@ from coatcheck_sidecar.core.call_events import (
 )
 from coatcheck_sidecar.core.call_events import Event as CallEvent
 from coatcheck_sidecar.core.doubt import Rules
-from coatcheck_sidecar.core.model import NO_BODY, Body, Call, CallClass, CallState, Level, Outcome
-from coatcheck_sidecar.core.model import OutcomeKind
+from coatcheck_sidecar.core.model import (
+    NO_BODY,
+    Body,
+    Call,
+    CallClass,
+    CallState,
+    Level,
+    Outcome,
+    OutcomeKind,
+)
 from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, identify, resumed
 from coatcheck_sidecar.core.record import Event
 from coatcheck_sidecar.core.session import Refusal
@@ -241,14 +249,14 @@ class Calls:
             if isinstance(effect, WriteDispatched):
                 level = effect.level
         if events:
-            await self._write(events, level, decision)
+            await self._write(events, level=level, decision=decision)
         self._remember_read(decision.state, is_recorded=bool(events), key=key)
         answer = None
         for effect in decision.effects:
             answer = await self._act(effect, decision.state, key=key) or answer
         return answer
 
-    async def _write(self, events: list[Event], level: Level, decision: Decision) -> None:
+    async def _write(self, events: list[Event], *, level: Level, decision: Decision) -> None:
         records = self._keeper.append(*events)
         self.changed()
         try:

@@ -1,6 +1,5 @@
 """Becoming a run's owner: read it, judge whether that is allowed, swap in a new epoch."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -34,7 +33,11 @@ LOOK_AGAIN_SHARE: Final = 0.1
 """Of a lease: how often a run that somebody waits for is judged anew."""
 CLOSED: Final = {
     Status.PARKED: (ErrorCode.PARKED, Retry.LATER, "send it with `coatcheck signal`"),
-    Status.HELD: (ErrorCode.HELD, Retry.NEVER, "decide with `coatcheck doubts`, `resolve`, `retry`"),
+    Status.HELD: (
+        ErrorCode.HELD,
+        Retry.NEVER,
+        "decide with `coatcheck doubts`, `resolve`, `retry`",
+    ),
 }
 
 
@@ -131,12 +134,14 @@ class Claimer:
         )
         match decision:
             case Claimable():
-                return await self._take(restored, decision, wants)
+                return await self._take(restored, decision, wants=wants)
             case Elsewhere(owner):
                 return OwnedBy(owner, state.claimed.address)
             case Closed(status, reason) if not status.is_final:
                 code, retry, mend = CLOSED[status]
-                raise Refusal(code, f"run {run} is {status}: {reason}; {mend}", retry=retry, run=run)
+                raise Refusal(
+                    code, f"run {run} is {status}: {reason}; {mend}", retry=retry, run=run
+                )
             case Closed():
                 return restored
             case Later():
@@ -156,7 +161,7 @@ class Claimer:
         return await self._swap(keeper, self._claimed(wants, cause="new", crashes=0), first=created)
 
     async def _take(
-        self, restored: Restored, decision: Claimable, wants: Wants
+        self, restored: Restored, decision: Claimable, *, wants: Wants
     ) -> "Keeper | Later":
         head, log = restored.head, restored.log
         await self._add_tail(head, log)

@@ -1,6 +1,5 @@
-"""What this sidecar sees of the others: who is well, whose runs may be taken over, what is ready."""
+"""What this sidecar sees of the others: who is well, whose runs are free, what is ready."""
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 

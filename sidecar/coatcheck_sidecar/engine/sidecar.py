@@ -143,7 +143,7 @@ class Sidecar:
 
     # Agents
 
-    async def open(self, wants: Wants, agent: Agent, lives: dict[int, Life]) -> Opened:
+    async def open(self, wants: Wants, agent: Agent, *, lives: dict[int, Life]) -> Opened:
         """Give an agent its run, or the next of its queue; raises `Refusal`."""
         if wants.run is None:
             return await self._next(wants, agent)
@@ -278,10 +278,11 @@ class Sidecar:
             if len(runs) >= TRIES_MAX:
                 break
             summary = await self.fleet.read_marker(name)
-            if summary is not None and self._fits(summary, wants):
-                if summary.not_before_ms <= self.now_ms():
-                    runs.append(run)
-                    self._tasks.start(self._drop_stale(run, name), name=f"marker {name}")
+            if summary is None or not self._fits(summary, wants):
+                continue
+            if summary.not_before_ms <= self.now_ms():
+                runs.append(run)
+                self._tasks.start(self._drop_stale(run, name), name=f"marker {name}")
         return runs
 
     async def _drop_stale(self, run: str, marker: str) -> None:
@@ -304,10 +305,10 @@ class Sidecar:
             for keeper in self._owned():
                 gone_s = now_s - keeper.agent_gone_s
                 lock = self._opening[keeper.run]
-                if keeper.agent is None and gone_s > self.settings.agent_wait_s:
-                    if not lock.locked():
-                        async with lock:
-                            await self._release_lost(keeper)
+                is_lost = keeper.agent is None and gone_s > self.settings.agent_wait_s
+                if is_lost and not lock.locked():
+                    async with lock:
+                        await self._release_lost(keeper)
 
     async def _release_lost(self, keeper: Keeper) -> None:
         try:
@@ -359,4 +360,3 @@ class Sidecar:
     async def close(self) -> None:
         """End the loops; what is unshipped stays in the journal."""
         await self._tasks.close()
-

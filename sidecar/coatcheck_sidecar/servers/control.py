@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +28,7 @@ from coatcheck_sidecar.engine.restore import Damaged
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import StoreError
-from coatcheck_sidecar.servers.requests import Answered, Requests
+from coatcheck_sidecar.servers.requests import Requests
 
 SOCKET_MODE: Final = 0o660
 """Owner and group: the pod's containers share the group, nobody else is let in."""
@@ -130,8 +129,9 @@ class Connection(asyncio.Protocol):
         try:
             message = self._assembler.add(frame)
         except AttachmentTooLarge as error:
-            limit = {"limit": error.limit_bytes}
-            self._refuse(error.message.id, Refusal(ErrorCode.TOO_LARGE, str(error), **limit))
+            self._refuse(
+                error.refused.id, Refusal(ErrorCode.TOO_LARGE, str(error), limit=error.limit_bytes)
+            )
             return
         except WireError as error:
             self._refuse(0, malformed(str(error)))
@@ -168,6 +168,10 @@ class Connection(asyncio.Protocol):
         except Damaged as error:
             self._after(request, is_open=False)
             self._refuse(message.id, Refusal(ErrorCode.DAMAGED, str(error)))
+        except Exception as error:
+            what = f"{request} failed in the sidecar; its log has more: {error!r}"
+            self._refuse(message.id, Refusal(ErrorCode.UNAVAILABLE, what, retry=Retry.LATER))
+            raise
         else:
             self._after(request, is_open=answered.is_open)
             self._write(Reply.OK, message.id, answered.body, answered.attachment)
@@ -187,7 +191,7 @@ class Connection(asyncio.Protocol):
 
     def _write(self, type_: str, id_: int, body: dict[str, Any], attachment: bytes | None) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(encode_message(type_, id_, body, attachment))
+            self._transport.writelines(encode_message(type_, id_, body, attachment))
 
     def hang_up(self) -> None:
         """Close, after what is written has gone out."""
@@ -207,6 +211,3 @@ def _peer_uid(transport: asyncio.Transport) -> int:
     sock = transport.get_extra_info("socket")
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(raw[4:8], "little")
-
-
-Handler = Callable[[Message], Awaitable[Answered]]

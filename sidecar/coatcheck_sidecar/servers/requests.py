@@ -27,7 +27,7 @@ from coatcheck_sidecar.core.fingerprint import (
     of_arguments,
     summary,
 )
-from coatcheck_sidecar.core.model import CallClass, Effect, Level, OutcomeKind, Status
+from coatcheck_sidecar.core.model import Effect, Level, OutcomeKind, Status
 from coatcheck_sidecar.core.policy import Ask, Identity, class_of
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
@@ -143,7 +143,7 @@ class Requests:
         agent = Agent(
             self._incarnation, self._push, code_version=wants.code_version, schema=wants.schema
         )
-        opened = await self._sidecar.open(wants, agent, lives)
+        opened = await self._sidecar.open(wants, agent, lives=lives)
         if opened.keeper is None or opened.calls is None:
             return _over(opened.over)
         self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
@@ -371,7 +371,8 @@ def _pair(raw: list[Any]) -> tuple[int, int]:
     match raw:
         case [int(lowest), int(highest)]:
             return lowest, highest
-    raise malformed(f"hello: protocol {raw!r} is not [lowest, highest]")
+        case _:
+            raise malformed(f"hello: protocol {raw!r} is not [lowest, highest]")
 
 
 def _numbers(raw: Any) -> tuple[int, ...]:
@@ -387,8 +388,3 @@ def _release() -> str:
         return version("coatcheck")
     except PackageNotFoundError:
         return "unknown"
-
-
-def is_guarded(call_class: CallClass) -> bool:
-    """Of effect `once`."""
-    return call_class.is_guarded

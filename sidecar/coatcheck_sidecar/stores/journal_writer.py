@@ -7,9 +7,9 @@ from typing import Final, TypeVar
 
 from coatcheck_sidecar.ports import JournalDead, Row
 from coatcheck_sidecar.stores.journal_folder import SpaceWatch
+from coatcheck_sidecar.stores.journal_queue import Append, Job, WriteQueue
 from coatcheck_sidecar.stores.journal_rows import RowIndex
 from coatcheck_sidecar.stores.sqlite_file import FileDamaged, JournalFile, is_full
-from coatcheck_sidecar.stores.journal_queue import Append, Job, WriteQueue
 
 T = TypeVar("T")
 

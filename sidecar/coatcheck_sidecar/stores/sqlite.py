@@ -16,10 +16,10 @@ from typing import Self
 from coatcheck_sidecar.core.model import Level
 from coatcheck_sidecar.ports import Clock, JournalDead, Row
 from coatcheck_sidecar.stores.journal_folder import FolderLock, SpaceWatch
-from coatcheck_sidecar.stores.journal_rows import RowIndex, check_rows
-from coatcheck_sidecar.stores.sqlite_file import FILE_NAME, FileDamaged, JournalFile, is_full
 from coatcheck_sidecar.stores.journal_queue import Append, WriteQueue
+from coatcheck_sidecar.stores.journal_rows import RowIndex, check_rows
 from coatcheck_sidecar.stores.journal_writer import JournalWriter
+from coatcheck_sidecar.stores.sqlite_file import FILE_NAME, FileDamaged, JournalFile, is_full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
