@@ -16,10 +16,10 @@ from typing import Self
 from coatcheck_sidecar.core.model import Level
 from coatcheck_sidecar.ports import Clock, JournalDead, Row
 from coatcheck_sidecar.stores.journal_folder import FolderLock, SpaceWatch
-from coatcheck_sidecar.stores.journal_rows import RowIndex, check_rows
-from coatcheck_sidecar.stores.sqlite_file import FILE_NAME, FileDamaged, JournalFile, is_full
 from coatcheck_sidecar.stores.journal_queue import Append, WriteQueue
+from coatcheck_sidecar.stores.journal_rows import RowIndex, check_rows
 from coatcheck_sidecar.stores.journal_writer import JournalWriter
+from coatcheck_sidecar.stores.sqlite_file import FILE_NAME, FileDamaged, JournalFile, is_full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,22 +123,21 @@ class SqliteJournal:
             disk_fraction=self._writer.space.disk_fraction(),
         )
 
-    async def append(self, rows: Sequence[Row], *, level: Level) -> None:
-        """Write rows, atomic together; returns when they are durable at `level`.
+    def append(self, rows: Sequence[Row], *, level: Level) -> "asyncio.Future[None]":
+        """Take rows, atomic together; the future is done when they are durable at `level`.
 
-        A caller that is cancelled leaves its rows to be written, unless they still waited for
-        room. Raises `JournalDead`, and `ValueError` for a row or level that can't be.
+        It fails with `JournalDead`. When it is cancelled the rows are written all the same, unless
+        they still wait for room. Raises `ValueError` for a row or level that can't be.
         """
-        self._writer.check_open()
         check_rows(rows, level=level)
-        if rows:
-            entry = Append(
-                rows,
-                is_synced=level is Level.NODE,
-                done=asyncio.get_running_loop().create_future(),
-                length=sum(len(row.data) for row in rows),
-            )
-            await self._writer.append(entry)
+        entry = Append(
+            rows,
+            is_synced=level is Level.NODE,
+            done=asyncio.get_running_loop().create_future(),
+            length=sum(len(row.data) for row in rows),
+        )
+        self._writer.append(entry)
+        return entry.done
 
     def trim(self, run: str, *, up_to_epoch: int, up_to_seq: int) -> None:
         """Forget rows at or before (epoch, seq). Not synced: after a crash some may be back."""
