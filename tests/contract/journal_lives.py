@@ -12,6 +12,8 @@ from coatcheck_sidecar.ports import JournalDead, Row
 from coatcheck_sidecar.stores.sqlite import SqliteJournal
 
 PRODUCERS = 8
+MANY = 1200
+"""Rows that take several statements: these must be one transaction."""
 
 
 def say(*words: object) -> None:
@@ -28,7 +30,7 @@ async def opened(folder: str) -> SqliteJournal:
 
 
 async def write_for_ever(folder: str) -> None:
-    """Each append has as many rows as its number ends in; its line comes once it is durable."""
+    """Each row tells how many its append has; the line of an append comes once it is durable."""
     journal = await opened(folder)
     life = 1 + max((row.epoch for row in await journal.load()), default=0)
     say("life", life)
@@ -37,8 +39,9 @@ async def write_for_ever(folder: str) -> None:
         run, seq = f"run-{number}", 0
         level = Level.NODE if number % 2 else Level.PROCESS
         while True:
-            count = 1 + seq % 5
-            rows = [Row(run, life, seq + n, bytes([count]) * 1500) for n in range(count)]
+            count = 1 + seq % 5 if number else MANY
+            data = count.to_bytes(4) * (1 + 1500 // count)
+            rows = [Row(run, life, seq + n, data) for n in range(count)]
             await journal.append(rows, level=level)
             say(run, life, seq, count)
             seq += count

@@ -71,14 +71,14 @@ def check_survivors(acknowledged: dict[tuple[str, int, int], int], rows: list[Ro
     kept = {(row.run, row.epoch, row.seq): row for row in rows}
     for (run, epoch, seq), count in acknowledged.items():
         for number in range(count):
-            assert kept[run, epoch, seq + number].data == bytes([count]) * 1500
+            assert kept[run, epoch, seq + number].data[:4] == count.to_bytes(4)
     starts: dict[tuple[str, int], int] = {}
     for survivor in rows:
         # Appends begin where the one before ended: a torn one would end between two starts.
         key = (survivor.run, survivor.epoch)
         begin = starts.setdefault(key, 0)
         assert survivor.seq >= begin
-        if survivor.seq == begin + survivor.data[0] - 1:
+        if survivor.seq == begin + int.from_bytes(survivor.data[:4]) - 1:
             starts[key] = survivor.seq + 1
     for (run, epoch), end in starts.items():
         assert max(seq for r, e, seq in kept if (r, e) == (run, epoch)) == end - 1

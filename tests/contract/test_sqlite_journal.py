@@ -49,6 +49,9 @@ async def test_a_journal_that_cannot_be_opened_is_dead(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(JournalDead, match=str(tmp_path)):
         await opened(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalDead, match=str(tmp_path / "file")):
+        await opened(tmp_path / "file" / "data")
 
 
 async def test_a_journal_from_the_future_is_refused_and_left_alone(tmp_path: Path) -> None:

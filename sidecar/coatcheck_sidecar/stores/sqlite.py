@@ -79,8 +79,11 @@ class SqliteJournal:
         `FolderInUse`, `JournalFromFuture`, and `JournalDead` for an I/O error.
         """
         settings = settings or JournalSettings()
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        lock = await FolderLock.acquire(folder, wait_s=settings.lock_wait_s)
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            lock = await FolderLock.acquire(folder, wait_s=settings.lock_wait_s)
+        except OSError as exc:
+            raise JournalDead(f"the data folder {folder} can't be used: {exc}") from exc
         try:
             space = SpaceWatch(folder, on_alarm=on_alarm)
             file, index, damage = await _open_file(folder / FILE_NAME, space)
@@ -91,7 +94,7 @@ class SqliteJournal:
                 file, index=index, queue=queue, space=space, bytes_max=settings.bytes_max
             )
             writer.start()
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, OSError) as exc:
             lock.release()
             raise JournalDead(f"the journal in {folder} can't be opened: {exc}") from exc
         except BaseException:

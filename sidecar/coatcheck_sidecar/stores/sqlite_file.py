@@ -123,13 +123,16 @@ class JournalFile:
     async def open(cls, path: Path) -> Self:
         """Open or create the file.
 
-        Raises `JournalFromFuture`, and `FileDamaged` after it moved the file out of the way.
+        Raises `sqlite3.Error`, `OSError`, `JournalFromFuture`, and `FileDamaged` after it moved
+        the file out of the way.
         """
         restore_moved(path)
         connection = _connect(path)
         file = cls(path, connection)
         try:
             check_pair(path)
+            # aiosqlite leaves its thread to itself when SQLite can't open; the system says it too.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             await connection
             await file._prepare()
         except BaseException as exc:
