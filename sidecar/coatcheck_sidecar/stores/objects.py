@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 CHUNK: Final = 1000
 """Lines of a listing taken at once: what S3 gives with one answer."""
 
-CLOCK_AGE_MAX_S: Final = 10.0
-"""How long one reading of the store's clock is carried on by ours; both drift far less in that."""
+CLOCK_AGE_MAX_S: Final = 60.0
+"""How long one reading of the store's clock is carried on by ours: 6 ms at a drift of 100 ppm."""
 
 CLOCK_NAMES: Final = 256
 """So many objects serve all sidecars of a store as clocks: little litter, few writes to each."""
@@ -155,14 +155,15 @@ class ObjectStore:
 
         obstore shows no `Date`, so a small object is written and the time that the store gave it
         is read. That lies between our asking and the answer, also if another sidecar writes the
-        same object meanwhile; it is cut to whole seconds by S3. Carried on for some seconds by
+        same object meanwhile; it is cut to whole seconds by S3. Carried on for a minute by
         this machine's clock that counts suspended time.
         """
         async with self._clock_lock:
             read = self._clock_read
             if read is None or self._clock.boottime() - read[0] > CLOCK_AGE_MAX_S:
                 asked_s = self._clock.boottime()
-                await self.put(self._clock_name, b"")
+                # Not empty: some servers then leave out the length, and obstore wants one.
+                await self.put(self._clock_name, b"tick")
                 read = self._clock_read = (asked_s, await self._written_ms(self._clock_name))
             return read[1] + int((self._clock.boottime() - read[0]) * 1000)
 
