@@ -59,6 +59,8 @@ class Limits:
     def for_body(self, length: int) -> float:
         """Seconds for one request that carries `length` bytes."""
         return self.answer_s + length / self.bytes_per_s_min
+BACKGROUND_PUTS_MAX: Final = 12
+"""Of the 16 that a pod sends at once."""
 
 
 class ObjectStore:
@@ -81,6 +83,11 @@ class ObjectStore:
     def url(self) -> str:
         """As given, which is without credentials."""
         return self._url
+
+    @property
+    def background_puts_max(self) -> int:
+        """Most of a pod's puts; the rest is for those that somebody waits for."""
+        return BACKGROUND_PUTS_MAX
 
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none. Raises `StoreError`."""
