@@ -148,6 +148,7 @@ class Fake:
                     self._listener = self._listen()
         except BaseException as error:
             self._fault = error
+            self._listener.close()
 
 
 class _Player:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import coatcheck
 import pytest
@@ -17,6 +16,7 @@ from tests.client.fake import (
     Drop,
     Expect,
     Fake,
+    Line,
     Ok,
     Pause,
     Push,
@@ -162,7 +162,7 @@ async def test_tools_run_at_once(path: Path) -> None:
     with Fake(path, script):
         async with coatcheck.open_run("r", schema=1) as run:
             call = run.step.tool(meet)
-            assert await asyncio.gather(call("a"), call("b")) == ["a by k-a", "b by k-b"]
+            assert list(await asyncio.gather(call("a"), call("b"))) == ["a by k-a", "b by k-b"]
 
 
 async def test_a_plain_function_runs_in_a_thread(path: Path) -> None:
@@ -240,14 +240,14 @@ async def test_a_running_call_is_reported_when_the_sidecar_comes_back(path: Path
 
 
 async def test_pushes_set_flags_at_once(path: Path) -> None:
-    pushes = [
+    pushes: list[Line] = [
         Push("checkpoint_please"),
         Push("signal", {"name": "approval"}),
         Push("deadline", {"left_s": 60.0}),
         Push("from_a_newer_sidecar", {"x": 1}),
         Push("drain", {"deadline_s": 30.0}),
     ]
-    left = [Expect("release", {"reason": "draining"}), Ok({"seq": 1}), AwaitClose()]
+    left: list[Line] = [Expect("release", {"reason": "draining"}), Ok({"seq": 1}), AwaitClose()]
     with Fake(path, [*opened(), *pushes, *left]):
         async with coatcheck.open_run("r", schema=1) as run:
             await eventually(lambda: run.draining)
@@ -310,7 +310,11 @@ async def test_parked_is_absorbed_and_not_released(path: Path) -> None:
     ],
 )
 async def test_why_a_run_is_left(path: Path, error: BaseException, reason: str, text: str) -> None:
-    left = [Expect("release", {"reason": reason, "error": text}), Ok({"seq": 1}), AwaitClose()]
+    left: list[Line] = [
+        Expect("release", {"reason": reason, "error": text}),
+        Ok({"seq": 1}),
+        AwaitClose(),
+    ]
     with Fake(path, [*opened(), *left]), pytest.raises(type(error)):
         async with coatcheck.open_run("r", schema=1):
             raise error
@@ -327,7 +331,7 @@ async def test_a_run_owned_elsewhere_says_where(path: Path) -> None:
 
 
 async def test_runs_are_claimed_for_ever_but_never_too_many(path: Path) -> None:
-    def given(run: str) -> list[Any]:
+    def given(run: str) -> list[Line]:
         body = {"run": run, "epoch": 1, "step": 1, "has_state": False, "draining": False}
         return [*HELLO, Expect("open", {"queue": "q", "run": "(absent)"}), Ok(body)]
 
@@ -352,7 +356,11 @@ async def test_runs_are_claimed_for_ever_but_never_too_many(path: Path) -> None:
 
 
 async def test_the_result_of_a_run(path: Path) -> None:
-    script = [*HELLO, Expect("result", {"run": "r"}), Ok({"status": "finished"}, packed([1]))]
+    script: list[Line] = [
+        *HELLO,
+        Expect("result", {"run": "r"}),
+        Ok({"status": "finished"}, packed([1])),
+    ]
     with Fake(path, [*script, AwaitClose()]):
         assert await coatcheck.result("r") == ("finished", [1], None)
 
@@ -372,7 +380,7 @@ async def test_garbage_ends_it_at_once(path: Path, data: bytes, why: str) -> Non
 
 
 async def test_a_protocol_that_is_too_new_is_named(path: Path) -> None:
-    hello = [Expect("hello"), Ok({"protocol": 9, "limits": {}}), AwaitClose()]
+    hello: list[Line] = [Expect("hello"), Ok({"protocol": 9, "limits": {}}), AwaitClose()]
     with Fake(path, hello), pytest.raises(coatcheck.ProtocolError, match="protocol 9"):
         async with coatcheck.open_run("r", schema=1):
             pass
