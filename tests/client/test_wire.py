@@ -207,8 +207,8 @@ def test_a_patch_makes_the_new_state(changes: list[tuple[int, bytes]], length: i
         new[at : at + len(data)] = data
     patch = make_patch(OLD, bytes(new))
     if patch is not None:
-        body = msgpack.unpackb(msgpack.packb([patch.length, patch.ranges]))
-        assert apply_patch(OLD, *body, patch.data) == bytes(new)
+        ranges = msgpack.unpackb(msgpack.packb(patch.ranges))
+        assert apply_patch(OLD, patch.length, ranges, patch.data) == bytes(new)
 
 
 @pytest.mark.parametrize(
