@@ -20,12 +20,6 @@ from coatcheck.wire import Message, Push, Reply, Request
 
 INCARNATION_BYTES: Final = 16
 """Random enough that two agents never share one."""
-RECONNECT_S: Final = 120.0
-"""In all: six times the longest restart of a sidecar seen in a pod."""
-BACK_OFF_S_MIN: Final = 0.05
-"""A sidecar that only reloads is back within half a second."""
-BACK_OFF_S_MAX: Final = 2.0
-"""At most this much is lost when the sidecar is back."""
 HANDSHAKE_S: Final = 15.0
 """A socket that takes a connection and says nothing for this long is as good as gone."""
 RESUME_WAIT_S: Final = 10.0

@@ -286,6 +286,60 @@ async def test_fenced_is_told_and_not_absorbed(path: Path) -> None:
             await loop(run)
 
 
+async def test_what_is_under_way_is_told_of_being_fenced_at_once(path: Path) -> None:
+    fake = Fake(path, [*opened(), Expect("commit"), Push("fenced", {"epoch": 8}), AwaitClose()])
+    with fake, pytest.raises(coatcheck.Fenced, match="epoch 8"):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+
+
+async def test_a_resume_that_is_refused_for_good_ends_it(path: Path) -> None:
+    refused = [*HELLO, Expect("open"), Refuse("fenced", {"epoch": 9}), AwaitClose()]
+    fake = Fake(path, [*opened(), Expect("commit"), Drop()], refused)
+    with fake, pytest.raises(coatcheck.Fenced):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+
+
+async def test_a_resume_that_has_to_wait_is_tried_again(path: Path) -> None:
+    refused = [*HELLO, Expect("open"), Refuse("unavailable", {"retry": "later"}), AwaitClose()]
+    again: list[Line] = [*HELLO, Expect("open", {"resume": {"epoch": 1, "calls": {}}})]
+    done: list[Line] = [Ok({"epoch": 2}), Expect("commit"), Ok({"seq": 1, "step": 2}), *LEFT]
+    with Fake(path, [*opened(), Expect("commit"), Drop()], refused, [*again, *done]):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+
+
+async def test_no_more_calls_wait_at_once_than_the_sidecar_takes(path: Path) -> None:
+    limits = {"requests": 2}
+    script = [
+        Expect("hello"),
+        Ok({"protocol": 1, "limits": limits}),
+        Expect("open"),
+        Ok({"run": "r", "epoch": 1, "step": 1, "has_state": False}),
+        Expect("call", name="a"),
+        Pause(0.1),
+        Ok({**GO, "call": 1}, to="a"),
+        Expect("call", name="b"),
+        Ok({**GO, "call": 2}, to="b"),
+        Expect("outcome", name="x"),
+        Expect("outcome", name="y"),
+        Ok(to="x"),
+        Ok(to="y"),
+        *LEFT,
+    ]
+    gate = asyncio.Barrier(2)
+
+    async def meet(number: int) -> int:
+        await gate.wait()
+        return number
+
+    with Fake(path, script):
+        async with coatcheck.open_run("r", schema=1) as run:
+            call = run.step.tool(meet)
+            assert list(await asyncio.gather(call(1), call(2))) == [1, 2]
+
+
 async def test_parked_is_absorbed_and_not_released(path: Path) -> None:
     script = [
         *opened(),
@@ -387,7 +441,7 @@ async def test_a_protocol_that_is_too_new_is_named(path: Path) -> None:
 
 
 async def test_no_sidecar_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coatcheck._aio.RECONNECT_S", 0.3)
+    monkeypatch.setattr("coatcheck._desk.RECONNECT_S", 0.3)
     before_s = _clock.monotonic()
     with pytest.raises(coatcheck.Unavailable, match=str(path)):
         async with coatcheck.open_run("r", schema=1):

@@ -143,6 +143,26 @@ def test_an_interrupted_tool_is_reported_failed(path: Path) -> None:
         run.step.tool(interrupted)()
 
 
+def test_threads_mend_a_break_together(path: Path) -> None:
+    def double(number: int) -> int:
+        return 2 * number
+
+    calls: list[Line] = [Expect("call", name="a"), Expect("call", name="b")]
+    second = [
+        *HELLO,
+        Expect("open", {"resume": {"epoch": 1, "calls": {}}}),
+        Ok({"epoch": 2}),
+        *calls,
+        Ok({"decision": "replay", "call": 2}, packed("of b"), to="b"),
+        Ok({"decision": "replay", "call": 1}, packed("of a"), to="a"),
+        *LEFT,
+    ]
+    fake = Fake(path, [*opened(), *calls, Drop(0.1)], second)
+    with fake, ThreadPoolExecutor() as pool, sync.open_run("r", schema=1) as run:
+        values = list(pool.map(run.step.tool(double), [1, 2]))
+        assert sorted(map(str, values)) == ["of a", "of b"]
+
+
 def test_parked_is_absorbed_and_in_doubt_is_not(path: Path) -> None:
     parked = [*opened(), Expect("wait"), Refuse("parked"), AwaitClose()]
     doubt = [
@@ -210,7 +230,7 @@ def test_garbage_and_complaints_end_it(path: Path, line: Line, why: str) -> None
 
 
 def test_no_sidecar_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coatcheck._blocking.RECONNECT_S", 0.3)
+    monkeypatch.setattr("coatcheck._desk.RECONNECT_S", 0.3)
     with pytest.raises(coatcheck.Unavailable, match=str(path)), sync.open_run("r", schema=1):
         pass
 
