@@ -1,5 +1,6 @@
 """The only doors out of the engine. Each has one contract suite under `tests/contract/`."""
 
+from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,16 @@ class StoreRefused(Exception):  # noqa: N818 - a refusal is an answer, not an er
 
     After a lost answer this may be our own earlier write: only a read of the head tells.
     """
+
+
+class StoreUnfit(Exception):  # noqa: N818 - says what the store is, as its users do
+    """The store can't be a fence: it broke a condition, or its kind is known not to hold any."""
+
+    def __init__(self, store: str, deed: str) -> None:
+        """`store` is its URL without credentials, `deed` what it did, as the rest of a sentence."""
+        super().__init__(f"{store} {deed}")
+        self.store = store
+        self.deed = deed
 
 
 class JournalDead(Exception):  # noqa: N818 - names a state, as its users do
@@ -66,7 +77,11 @@ class Store(Protocol):
         """Remove one object; nothing happens if there is none."""
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Listed]:
-        """Objects whose name begins with `prefix`, in order, strictly after the name `after`."""
+        """Objects whose name begins with `prefix`, strictly after the name `after`.
+
+        A page goes on from the last name of the one before. The order is that of the bytes within
+        a folder, and fixed everywhere; where `a-b` and `a/b` meet it may differ between stores.
+        """
 
     async def now_ms(self) -> int:
         """The store's own clock, in ms since 1970, as told by its last answer or asked now."""
@@ -95,10 +110,11 @@ class Journal(Protocol):
     def is_dead(self) -> bool:
         """An I/O error was seen."""
 
-    async def append(self, rows: Sequence[Row], *, level: Level) -> None:
-        """Write rows; returns when they are durable at `level` (`process` or `node`).
+    def append(self, rows: Sequence[Row], *, level: Level) -> "Future[None]":
+        """Take rows, in the order of calls; the future is done when they are durable at `level`.
 
-        Rows are atomic together. Appends are grouped, and become durable in the order of calls.
+        `level` is `process` or `node`. Rows are atomic together. Appends are grouped. The future
+        may be dropped; it fails with `JournalDead`.
         """
 
     def trim(self, run: str, *, up_to_epoch: int, up_to_seq: int) -> None:
@@ -134,3 +150,10 @@ class Clock(Protocol):
 
     def uniform(self, low: float, high: float) -> float:
         """For jitter."""
+
+
+class Observer(Protocol):
+    """Hears what happened; metrics and logs are made of it. Must not raise, must not wait."""
+
+    def note(self, event: str, /, **fields: object) -> None:
+        """`event` is a name of `metrics.py`; fields are its figures and names."""

@@ -27,9 +27,7 @@ class Status(StrEnum):
         return self in FINAL
 
 
-FINAL: Final = frozenset(
-    {Status.FINISHED, Status.FAILED, Status.CANCELLED, Status.COMPENSATED}
-)
+FINAL: Final = frozenset({Status.FINISHED, Status.FAILED, Status.CANCELLED, Status.COMPENSATED})
 
 
 class Level(StrEnum):
@@ -105,6 +103,9 @@ class Body:
     ref: ObjectRef | None = None
 
 
+NO_BODY: Final = Body(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came back. `head` is what the way in needs to answer alike (status, headers)."""
@@ -140,6 +141,9 @@ class Call:
     business_key: str | None = None
     outcome: Outcome | None = None
     reason: str = ""
+    earlier_doubt: bool = False
+    """An attempt in doubt was followed by another under the same key: what is known of the last
+    attempt does not settle the call."""
     settle_s: float | None = None
     key_lifetime_s: float | None = None
     summary: str = ""
@@ -147,7 +151,12 @@ class Call:
 
     @property
     def is_unsettled(self) -> bool:
-        """In doubt, or done with its effect unknown: blocks like calls of its tool."""
+        """In doubt, or done with its effect unknown: somebody or something must decide.
+
+        Never a read or an idempotent call: those are sent again without harm.
+        """
+        if self.call_class in (CallClass.READ, CallClass.IDEMPOTENT):
+            return False
         if self.state is CallState.DONE and self.outcome is not None:
             return self.outcome.kind is OutcomeKind.UNKNOWN
         return self.state is CallState.IN_DOUBT

@@ -1,0 +1,65 @@
+# Every target sets up what it needs from a bare checkout, in .venv, and does its job.
+# The one requirement is Python 3.11 or newer:  make test PYTHON=python3.12
+
+PYTHON ?= python3
+STORE  ?= file
+SEEDS  ?= 20000
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+TREES  := client sidecar tests bench examples
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types layers sim mutants crash bench e2e clean
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(READY) ## a deploy in the middle of a run, watched: make demo STORE=file|s3
+	$(BIN)/python -m examples.demo --store $(STORE)
+
+test: $(READY) ## the fast suite, with its coverage gates
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=
+	$(BIN)/python -m coverage report --include='*/coatcheck_sidecar/core/*,*/coatcheck/wire.py' --fail-under=100
+	$(BIN)/python -m coverage report --fail-under=90
+
+check: lint types layers test ## everything that a change must pass
+
+lint: $(READY) ## style, and what may not be called where
+	$(BIN)/ruff check $(TREES)
+	$(BIN)/ruff format --check $(TREES)
+
+types: $(READY) ## mypy --strict, tests included
+	$(BIN)/mypy
+
+layers: $(READY) ## who may import whom
+	$(BIN)/lint-imports --no-logo
+
+sim: $(READY) ## seeded simulation: make sim SEEDS=20000
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+mutants: $(READY) ## break each rule in turn: the simulation must notice
+	$(BIN)/python -m tests.sim.mutants
+
+crash: $(READY) ## kill -9 at every point, real processes
+	$(BIN)/python -m tests.e2e.crash
+
+bench: $(READY) ## measurements beside their floors
+	$(BIN)/python -m bench
+
+e2e: $(READY) ## what `make test` leaves out: real processes, slow tests
+	$(BIN)/python -m pytest -m "e2e or slow" --timeout=600
+
+clean: ## forget everything that was built
+	rm -rf $(VENV) .build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find $(TREES) -name __pycache__ -prune -exec rm -rf {} +
+
+# The lines below must parse under any Python, since an old one is what they are there to refuse.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "coatcheck needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name a newer one: make PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(PYTHON) -c 'import sys; print("$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, apt-get install python%d.%d-venv" % sys.version_info[:2])' >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sidecar,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements, beside the floors and peers that they are compared with."""

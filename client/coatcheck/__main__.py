@@ -1,0 +1,34 @@
+"""The `coatcheck` command, which lives in the sidecar.
+
+An agent that installs the client alone has none of its parts, and is told so.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Final
+
+EXIT_UNAVAILABLE: Final = 69
+"""EX_UNAVAILABLE of sysexits.h: a program that is needed is not there."""
+
+MISSING: Final = """\
+coatcheck: the command needs the sidecar's parts, and {name!r} is not installed.
+Install them with: pip install 'coatcheck[sidecar]'"""
+
+
+def main() -> int | None:
+    """Run the command line; the exit status, where `None` is 0."""
+    try:
+        command: Callable[[], int | None] = importlib.import_module(
+            "coatcheck_sidecar.cli.main"
+        ).main
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("coatcheck.", "coatcheck_sidecar.")):
+            raise  # a hole in this distribution, which no extra would fill
+        print(MISSING.format(name=error.name), file=sys.stderr)
+        return EXIT_UNAVAILABLE
+    return command()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

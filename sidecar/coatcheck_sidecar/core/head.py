@@ -1,0 +1,296 @@
+"""The head of a run, and the objects that it names, as bytes.
+
+Every object describes itself. Its first 56 bytes:
+
+    0   4  magic "CCK1"
+    4   1  kind: H head, B base, M mid, P pack, O body of a record, R ready marker, A heartbeat,
+           C command
+    5   1  format version that wrote it
+    6   1  oldest format version that can read it
+    7   1  codec of the payload: 0 none, 1 zstd, 2 zstd against the base
+    8  16  key id, zeros: not encrypted
+    24 32  SHA-256 over the 24 bytes before it and the payload
+
+The rest is the payload. `docs/format.md` has examples.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+import msgpack
+
+from coatcheck_sidecar.core.delta import Chain, Delta
+from coatcheck_sidecar.core.model import ObjectRef, Status
+from coatcheck_sidecar.core.record import (
+    BadRecord,
+    Record,
+    bodies_of,
+    from_fields,
+    pack_ref,
+    to_fields,
+    unpack_ref,
+)
+
+MAGIC: Final = b"CCK1"
+FORMAT: Final = 1
+"""What this release writes, and the newest that it reads."""
+OLDEST_READER: Final = 1
+"""The oldest format whose readers understand what this release writes."""
+NO_KEY: Final = bytes(16)
+HEADER_BYTES: Final = 24
+DIGEST_BYTES: Final = 32
+NONCE_BYTES: Final = 16
+HEAD_BYTES_MAX: Final = 262_144
+"""A head above this is a fault of ours: deltas and tail go to objects long before."""
+
+
+class Kind(Enum):
+    """What an object is."""
+
+    HEAD = b"H"
+    BASE = b"B"
+    MID = b"M"
+    PACK = b"P"
+    BODY = b"O"
+    MARKER = b"R"
+    HEARTBEAT = b"A"
+    COMMAND = b"C"
+
+
+class Codec(Enum):
+    """How a payload is to be read."""
+
+    NONE = 0
+    ZSTD = 1
+    ZSTD_AGAINST_BASE = 2
+
+
+class BadObject(ValueError):  # noqa: N818 - named for what was read
+    """An object is damaged, not ours, or from the future; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackRef:
+    """Call records up to `last` (a sequence number) and tombstones, set aside in one object."""
+
+    last: int
+    ref: ObjectRef
+    tombstones: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """All that is kept for the run's life of a settled call that had a key of its own."""
+
+    key: str
+    number: int
+    tool: str
+    fingerprint: bytes
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The mutable object of a run: its swap is the append of all records up to `seq`."""
+
+    run: str
+    epoch: int
+    owner: str
+    nonce: bytes
+    seq: int
+    status: Status
+    reason: str = ""
+    queue: str = "default"
+    step: int = 0
+    """The last step with a checkpoint."""
+    step_high: int = 0
+    code_version: str = ""
+    state_schema: int = 1
+    pinned: bool = False
+    not_before_ms: int = 0
+    chain: Chain = field(default_factory=Chain)
+    records: tuple[Record, ...] = ()
+    """Those that still matter and are in no pack, in order."""
+    tombstones: tuple[Tombstone, ...] = ()
+    packs: tuple[PackRef, ...] = ()
+    bodies: tuple[ObjectRef, ...] = ()
+    """Bodies that live records in packs name, so that a restore can read all at once."""
+    blobs: tuple[ObjectRef, ...] = ()
+    commands: tuple[str, ...] = ()
+    """Ids of the newest commands from outside, so that each is carried out once."""
+
+    def named_objects(self) -> list[ObjectRef]:
+        """What a restore reads beside the head, all at once."""
+        refs = [ref for ref in (self.chain.base, self.chain.mid) if ref is not None]
+        refs += [pack.ref for pack in self.packs]
+        refs += self.bodies
+        for record in self.records:
+            refs += [body.ref for body in bodies_of(record) if body.ref is not None]
+        return refs
+
+
+def seal(kind: Kind, payload: bytes, *, codec: Codec = Codec.NONE) -> bytes:
+    """An object's bytes."""
+    header = MAGIC + kind.value + bytes((FORMAT, OLDEST_READER, codec.value)) + NO_KEY
+    return b"".join((header, _digest(header, payload), payload))
+
+
+def unseal(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, Codec]:
+    """The payload of the object `name` and its codec; raises `BadObject`."""
+    header, digest = data[:HEADER_BYTES], data[HEADER_BYTES : HEADER_BYTES + DIGEST_BYTES]
+    payload = data[HEADER_BYTES + DIGEST_BYTES :]
+    if header[:4] != MAGIC:
+        raise BadObject(f"{name}: not an object of coatcheck (no magic)")
+    if len(digest) < DIGEST_BYTES or digest != _digest(header, payload):
+        raise BadObject(f"{name}: damaged, its digest does not fit its {len(data)} bytes")
+    if header[4:5] != kind.value:
+        raise BadObject(f"{name}: of kind {header[4:5]!r}, expected {kind.value!r}")
+    if header[6] > FORMAT:
+        raise BadObject(
+            f"{name}: written by format {header[5]}, which takes a reader of {header[6]}; "
+            f"this release reads up to {FORMAT}: upgrade it"
+        )
+    if header[8:24] != NO_KEY:
+        raise BadObject(f"{name}: encrypted with key {header[8:24].hex()}, and there is no key")
+    try:
+        return payload, Codec(header[7])
+    except ValueError as error:
+        raise BadObject(f"{name}: unknown codec {header[7]}") from error
+
+
+def _digest(header: bytes, payload: bytes) -> bytes:
+    digest = hashlib.sha256(header)
+    digest.update(payload)
+    return digest.digest()
+
+
+def reference(name: str, data: bytes) -> ObjectRef:
+    """What a head says of an object: its name, the digest of all its bytes, their number."""
+    return ObjectRef(name, hashlib.sha256(data).digest(), len(data))
+
+
+def check(ref: ObjectRef, data: bytes | None) -> bytes:
+    """The bytes read for `ref`, if they are what the head named; raises `BadObject`."""
+    if data is None:
+        raise BadObject(f"{ref.name}: missing")
+    if len(data) != ref.length or hashlib.sha256(data).digest() != ref.digest:
+        raise BadObject(f"{ref.name}: damaged, {len(data)} bytes do not fit the head's digest")
+    return data
+
+
+def encode_head(head: Head) -> bytes:
+    """The head's bytes."""
+    fields = {
+        "run": head.run,
+        "epoch": head.epoch,
+        "owner": head.owner,
+        "nonce": head.nonce,
+        "seq": head.seq,
+        "status": head.status.value,
+        "reason": head.reason,
+        "queue": head.queue,
+        "step": head.step,
+        "step_high": head.step_high,
+        "code_version": head.code_version,
+        "state_schema": head.state_schema,
+        "pinned": head.pinned,
+        "not_before_ms": head.not_before_ms,
+        "base": pack_ref(head.chain.base),
+        "mid": pack_ref(head.chain.mid),
+        "deltas": [[delta.seq, delta.data] for delta in head.chain.deltas],
+        "records": [to_fields(record, inline=False) for record in head.records],
+        "tombstones": _pack_tombstones(head.tombstones),
+        "packs": [[pack.last, pack_ref(pack.ref), pack.tombstones] for pack in head.packs],
+        "bodies": [pack_ref(ref) for ref in head.bodies],
+        "blobs": [pack_ref(ref) for ref in head.blobs],
+        "commands": list(head.commands),
+    }
+    return seal(Kind.HEAD, msgpack.packb(fields))
+
+
+def decode_head(name: str, data: bytes) -> Head:
+    """Inverse of `encode_head`; raises `BadObject`, naming the object."""
+    payload, _ = unseal(name, data, kind=Kind.HEAD)
+    try:
+        return _head_of(msgpack.unpackb(payload))
+    except (BadRecord, KeyError, TypeError, ValueError) as error:
+        raise BadObject(f"{name}: not a head: {error!r}") from error
+
+
+def _head_of(raw: Any) -> Head:
+    return Head(
+        run=raw["run"],
+        epoch=raw["epoch"],
+        owner=raw["owner"],
+        nonce=raw["nonce"],
+        seq=raw["seq"],
+        status=Status(raw["status"]),
+        reason=raw["reason"],
+        queue=raw["queue"],
+        step=raw["step"],
+        step_high=raw["step_high"],
+        code_version=raw["code_version"],
+        state_schema=raw["state_schema"],
+        pinned=raw["pinned"],
+        not_before_ms=raw["not_before_ms"],
+        chain=Chain(
+            base=None if raw["base"] is None else unpack_ref(raw["base"]),
+            mid=None if raw["mid"] is None else unpack_ref(raw["mid"]),
+            deltas=tuple(Delta(seq, data) for seq, data in raw["deltas"]),
+        ),
+        records=tuple(from_fields(fields) for fields in raw["records"]),
+        tombstones=_unpack_tombstones(raw["tombstones"]),
+        packs=tuple(PackRef(last, unpack_ref(ref), dead) for last, ref, dead in raw["packs"]),
+        bodies=tuple(unpack_ref(ref) for ref in raw["bodies"]),
+        blobs=tuple(unpack_ref(ref) for ref in raw["blobs"]),
+        commands=tuple(raw["commands"]),
+    )
+
+
+def encode_pack(records: Sequence[Record], tombstones: Sequence[Tombstone]) -> bytes:
+    """An object that sets call records aside."""
+    payload = {
+        "records": [to_fields(record, inline=False) for record in records],
+        "tombstones": _pack_tombstones(tombstones),
+    }
+    return seal(Kind.PACK, msgpack.packb(payload))
+
+
+def decode_pack(name: str, data: bytes) -> tuple[tuple[Record, ...], tuple[Tombstone, ...]]:
+    """Inverse of `encode_pack`; raises `BadObject`."""
+    payload, _ = unseal(name, data, kind=Kind.PACK)
+    try:
+        raw = msgpack.unpackb(payload)
+        records = tuple(from_fields(fields) for fields in raw["records"])
+        return records, _unpack_tombstones(raw["tombstones"])
+    except (BadRecord, KeyError, TypeError, ValueError) as error:
+        raise BadObject(f"{name}: not a pack: {error!r}") from error
+
+
+def encode_sealed(kind: Kind, data: bytes, *, codec: Codec, head_copy: bytes) -> bytes:
+    """A base or mid: the compressed state, and a copy of the head that first named it.
+
+    The copy (without the object's own reference) lets a damaged head be rebuilt.
+    """
+    return seal(kind, msgpack.packb([head_copy, data]), codec=codec)
+
+
+def decode_sealed(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, bytes]:
+    """(head copy, compressed state); raises `BadObject`."""
+    payload, _ = unseal(name, data, kind=kind)
+    match msgpack.unpackb(payload):
+        case [bytes(head_copy), bytes(state)]:
+            return head_copy, state
+        case _:
+            raise BadObject(f"{name}: not a sealed state")
+
+
+def _pack_tombstones(tombstones: Sequence[Tombstone]) -> list[list[Any]]:
+    return [[t.key, t.number, t.tool, t.fingerprint, t.what] for t in tombstones]
+
+
+def _unpack_tombstones(raw: Any) -> tuple[Tombstone, ...]:
+    return tuple(Tombstone(*fields) for fields in raw)

@@ -1,0 +1,252 @@
+"""Who may own a run, and when somebody else may.
+
+No clock is trusted for safety: the swap of the head decides who owns. Clocks only keep claimers
+from disturbing owners that are well, and owners from sending late:
+
+- a claimer may take a run over when it saw the owner's heartbeat *and* the run's head unchanged
+  for the lease, on its own monotonic clock, with no gap in its looking (a store that was away
+  must not hand the whole fleet over);
+- an owner's lease runs from before it sent its last acknowledged heartbeat, or swap of the head.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+
+from coatcheck_sidecar.core.head import BadObject, Head, Kind, seal, unseal
+from coatcheck_sidecar.core.model import Status
+
+GAP_SHARE_MAX: Final = 0.5
+"""A look that comes, or takes, longer than this share of the lease starts its window anew."""
+FREE_CRASHES: Final = 2
+"""Crashes without progress that are retried at once: a node dies, and its replacement."""
+DELAY_BASE_S: Final = 1.0
+DELAY_MAX_S: Final = 60.0
+"""Growing delays of the crash-loop breaker: 1, 2, 4 ... 60 s."""
+BREAKER_CRASHES: Final = 5
+"""Crashes without progress after which a run is held for an operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A line of a listing: what heartbeats and markers say of a run."""
+
+    run: str
+    epoch: int
+    status: str
+    queue: str = "default"
+    step: int = 0
+    in_doubt: int = 0
+    schema: int = 1
+    code_version: str = ""
+    pinned: bool = False
+    reason: str = ""
+    not_before_ms: int = 0
+    stuck: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What an owner says of itself, in one object."""
+
+    owner: str
+    beat: int
+    address: str = ""
+    is_draining: bool = False
+    runs: tuple[RunSummary, ...] = ()
+
+
+def pod_of(owner: str) -> str:
+    """An owner is `<pod uid>.<start id>`: the same pod outlives its containers' starts."""
+    return owner.rpartition(".")[0]
+
+
+def encode_summary(summary: RunSummary) -> bytes:
+    """A ready, held or parked marker."""
+    return seal(Kind.MARKER, msgpack.packb(_summary_fields(summary)))
+
+
+def decode_summary(name: str, data: bytes) -> RunSummary:
+    """Inverse of `encode_summary`; raises `BadObject`."""
+    payload, _ = unseal(name, data, kind=Kind.MARKER)
+    try:
+        return _summary_of(msgpack.unpackb(payload))
+    except (TypeError, ValueError) as error:
+        raise BadObject(f"{name}: not a marker: {error}") from error
+
+
+def encode_heartbeat(beat: Heartbeat) -> bytes:
+    """The heartbeat's object."""
+    runs = [_summary_fields(summary) for summary in beat.runs]
+    return seal(
+        Kind.HEARTBEAT,
+        msgpack.packb([beat.owner, beat.beat, beat.address, beat.is_draining, runs]),
+    )
+
+
+def decode_heartbeat(name: str, data: bytes) -> Heartbeat:
+    """Inverse of `encode_heartbeat`; raises `BadObject`."""
+    payload, _ = unseal(name, data, kind=Kind.HEARTBEAT)
+    try:
+        owner, number, address, is_draining, runs = msgpack.unpackb(payload)
+        summaries = tuple(_summary_of(fields) for fields in runs)
+    except (TypeError, ValueError) as error:
+        raise BadObject(f"{name}: not a heartbeat: {error}") from error
+    return Heartbeat(owner, number, address, is_draining, summaries)
+
+
+def _summary_fields(summary: RunSummary) -> dict[str, Any]:
+    return {name: getattr(summary, name) for name in RunSummary.__slots__}
+
+
+def _summary_of(fields: dict[str, Any]) -> RunSummary:
+    return RunSummary(**{k: v for k, v in fields.items() if k in RunSummary.__slots__})
+
+
+@dataclass(slots=True)
+class _Window:
+    version: str
+    since_s: float
+    last_s: float
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a claimer saw of objects that their owner rewrites while it is well."""
+
+    lease_s: float
+    _windows: dict[str, _Window] = field(default_factory=dict)
+
+    def saw(self, name: str, version: str, *, asked_s: float, answered_s: float) -> None:
+        """An answer: the object had this version between these two moments."""
+        gap_s = self.lease_s * GAP_SHARE_MAX
+        window = self._windows.get(name)
+        is_continued = (
+            window is not None
+            and window.version == version
+            and asked_s - window.last_s <= gap_s
+            and answered_s - asked_s <= gap_s
+        )
+        if window is None or not is_continued:
+            self._windows[name] = _Window(version, answered_s, answered_s)
+        else:
+            window.last_s = asked_s
+
+    def failed(self) -> None:
+        """A look failed: what was seen before it proves nothing any more."""
+        self._windows.clear()
+
+    def forget(self, name: str) -> None:
+        """The object is gone or of no interest."""
+        self._windows.pop(name, None)
+
+    def unchanged_s(self, name: str) -> float:
+        """For how long the object is known not to have changed."""
+        window = self._windows.get(name)
+        return 0.0 if window is None else max(0.0, window.last_s - window.since_s)
+
+    def is_lapsed(self, *names: str) -> bool:
+        """All of these stood still for the lease."""
+        return all(self.unchanged_s(name) >= self.lease_s for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """Go on and swap; `crashes` is the breaker's count after this claim."""
+
+    cause: str
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Not yet: look again after `delay_s`."""
+
+    delay_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """An owner that may be well."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Nobody may claim a run that stands so."""
+
+    status: Status
+    reason: str
+
+
+Claim = Claimable | Later | Elsewhere | Closed
+
+
+def decide_claim(head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: int) -> Claim:
+    """Say whether `me` (an owner's name) may claim the run with this head.
+
+    `crashes` is the breaker's count as the log has it, `is_lapsed` says that the owner's heartbeat
+    and the head stood still for the lease, `now_ms` is the store's time.
+    """
+    if head.status.is_final or head.status in (Status.HELD, Status.PARKED):
+        return Closed(head.status, head.reason)
+    if head.status is Status.READY:
+        left_s = (head.not_before_ms - now_ms) / 1000
+        if left_s > 0:
+            return Later(left_s, f"waits after {crashes} crashes without progress")
+        return Claimable("new" if head.epoch == 0 else "ready", crashes)
+    if pod_of(head.owner) == pod_of(me):
+        return Claimable("restart", crashes + 1)
+    if is_lapsed:
+        return Claimable("takeover", crashes + 1)
+    return Elsewhere(head.owner)
+
+
+def crash_delay_s(crashes: int) -> float:
+    """How long a run waits before its next owner, after this many crashes without progress."""
+    if crashes <= FREE_CRASHES:
+        return 0.0
+    return float(min(DELAY_MAX_S, DELAY_BASE_S * 2 ** (crashes - FREE_CRASHES - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What an agent can go on with."""
+
+    schema: int
+    code_version: str = ""
+
+    def refusal(self, summary: RunSummary) -> str:
+        """Why not, or an empty string."""
+        if summary.pinned and summary.code_version != self.code_version:
+            return (
+                f"run {summary.run} is pinned to code version {summary.code_version!r}, "
+                f"this agent is {self.code_version!r}"
+            )
+        if summary.step > 0 and summary.schema != self.schema:
+            return (
+                f"the state of run {summary.run} has schema {summary.schema}, this agent takes "
+                f"{self.schema}: deploy one that takes it, or rewind the run"
+            )
+        return ""
+
+
+def summary_of(head: Head, *, in_doubt: int = 0, stuck: bool = False) -> RunSummary:
+    """The line of a listing for a head."""
+    return RunSummary(
+        run=head.run,
+        epoch=head.epoch,
+        status=head.status.value,
+        queue=head.queue,
+        step=head.step,
+        in_doubt=in_doubt,
+        schema=head.state_schema,
+        code_version=head.code_version,
+        pinned=head.pinned,
+        reason=head.reason,
+        not_before_ms=head.not_before_ms,
+        stuck=stuck,
+    )

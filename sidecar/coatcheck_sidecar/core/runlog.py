@@ -1,0 +1,334 @@
+"""Append, fence, replay: what a run's next head is, and what a swap's answer means.
+
+One owner's view of one run's log. Everything here is decided without waiting: `append` gives
+records their place, `snapshot` freezes what the next head is to hold, and the engine puts the
+objects that it names, swaps the head, and says how that went.
+
+    append -> journal
+           -> snapshot -> put objects -> swap -> tag                          -> `shipped`
+                                           |-> refused, or no clear answer -> read -> `judge`
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Final
+
+from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delta, needs_new_base
+from coatcheck_sidecar.core.head import (
+    Codec,
+    Head,
+    Kind,
+    PackRef,
+    Tombstone,
+    encode_head,
+    encode_pack,
+    encode_sealed,
+    reference,
+)
+from coatcheck_sidecar.core.model import Body, CallState, ObjectRef
+from coatcheck_sidecar.core.record import (
+    Checkpoint,
+    Claimed,
+    Event,
+    Record,
+    bodies_of,
+    encode_record,
+    with_body,
+)
+from coatcheck_sidecar.core.runstate import CallEvent, RunState, fold
+
+TAIL_BYTES_MAX: Final = 16_384
+"""Call records and tombstones that a head carries before they are set aside in a pack."""
+PACKS_MAX: Final = 8
+"""A restore reads each, so they stay few: past this all become one."""
+BODY_BYTES_MAX: Final = 4_096
+"""A body above this goes to an object of its own as soon as it comes."""
+NAME_RANDOM_BYTES: Final = 8
+"""Makes a name that is never used twice, even by two owners who count alike."""
+
+
+class Verdict(Enum):
+    """What the head in the store means to one who tried to swap it."""
+
+    COMMITTED = auto()
+    """It is one that we wrote in this epoch: all up to its `seq` is shipped."""
+    UNCHANGED = auto()
+    """It is still the one that we wanted to replace: try again."""
+    FENCED = auto()
+    """Somebody else wrote it: this ownership is over."""
+
+
+def judge(seen: Head | None, *, expected: bytes | None, written: AbstractSet[bytes]) -> Verdict:
+    """Judge a head read after a swap was refused or got no clear answer.
+
+    `expected` is the nonce of the head that the swap was to replace (`None`: no head), `written`
+    are the nonces of every head that we tried to write in this epoch. An older one of ours can be
+    the one that stands: its answer was lost, and it landed before the newer one.
+    """
+    if seen is None:
+        return Verdict.UNCHANGED if expected is None else Verdict.FENCED
+    if seen.nonce == expected:
+        return Verdict.UNCHANGED
+    return Verdict.COMMITTED if seen.nonce in written else Verdict.FENCED
+
+
+def head_name(run: str) -> str:
+    """Name of a run's head."""
+    return f"runs/{run}/head"
+
+
+def object_name(run: str, *, epoch: int, seq: int, random: bytes) -> str:
+    """A name for an immutable object of a run; `random` makes it one that was never used."""
+    return f"runs/{run}/o/{epoch}-{seq}-{random[:NAME_RANDOM_BYTES].hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the next head is to hold, frozen at one sequence number, and what must be put first."""
+
+    head: Head
+    state: bytes
+    """The state of the last checkpoint, for sealing."""
+    puts: tuple[tuple[str, bytes], ...] = ()
+    has_new_pack: bool = False
+    tombstones: int = 0
+    """How many there were outside of packs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What must be known of a head that we tried to write, should it turn out to stand."""
+
+    seq: int
+    base: ObjectRef | None
+    mid: ObjectRef | None
+    packs: tuple[PackRef, ...]
+    buried: int
+    """Tombstones that went into its new pack."""
+
+
+class RunLog:
+    """The log of a run as its owner writes it."""
+
+    def __init__(self, state: RunState) -> None:
+        """Begin with what was restored, or with nothing."""
+        self.state = state
+        self.chain = Chain()
+        self.packs: tuple[PackRef, ...] = ()
+        self.checkpoint_bytes = b""
+        self.shipped_seq = 0
+        self.tag: str | None = None
+        self.nonce: bytes | None = None
+        """Of the head that stands in the store, as far as we know."""
+        self.written: dict[bytes, Written] = {}
+        """By nonce: what we tried to write since then."""
+
+    def claim(self, event: Claimed, *, at_ms: int) -> Record:
+        """Begin a new epoch: the next head swapped in fences every earlier owner."""
+        self.written = {}
+        self.state.epoch += 1
+        return self.append(event, at_ms=at_ms)
+
+    def append(self, event: Event, *, at_ms: int) -> Record:
+        """Give an event its place in the log."""
+        record = Record(self.state.seq + 1, self.state.epoch, at_ms, event)
+        self.take(record)
+        return record
+
+    def take(self, record: Record) -> None:
+        """Take in a record that has its place: ours, or one from the journal of a former life."""
+        event = record.event
+        if isinstance(event, Checkpoint):
+            delta = Delta(record.seq, event.delta.data or b"")
+            self.chain = replace(self.chain, deltas=(*self.chain.deltas, delta))
+            record = replace(record, event=replace(event, delta=Body(None)))
+        self.state.apply(record)
+
+    def replay(self, record: Record, *, bytes_max: int) -> None:
+        """Take in a record from the journal of a former life, with the state it makes."""
+        if isinstance(record.event, Checkpoint):
+            delta = record.event.delta.data or b""
+            self.checkpoint_bytes = decode_delta(self.checkpoint_bytes, delta, bytes_max=bytes_max)
+        self.take(record)
+
+    def attach(self, seq: int, ref: ObjectRef) -> None:
+        """Say where the body of record `seq` lies in the store, before the next snapshot."""
+        kept = self.state.records.get(seq)
+        if kept is not None:
+            (body,) = bodies_of(kept)
+            self.state.records[seq] = with_body(kept, replace(body, ref=ref))
+
+    def delta_to(self, state: bytes) -> bytes:
+        """What `commit` of this state will add; may run in a thread, between two commits."""
+        return encode_delta(self.checkpoint_bytes, state)
+
+    def commit(self, event: Checkpoint, state: bytes, *, delta: bytes, at_ms: int) -> Record:
+        """Append a checkpoint; the record returned carries its delta, for the journal."""
+        event = replace(event, length=len(state), delta=Body(delta))
+        record = self.append(event, at_ms=at_ms)
+        self.checkpoint_bytes = state
+        return record
+
+    @property
+    def unshipped(self) -> int:
+        """Records that no head holds yet."""
+        return self.state.seq - self.shipped_seq
+
+    def snapshot(self, *, nonce: bytes, random: bytes) -> Snapshot:
+        """The next head: everything up to now. Objects in `puts` go before it."""
+        state, packs = self.state, self._live_packs()
+        covered = packs[-1].last if packs else 0
+        tail = [r for r in state.records.values() if not _is_packed(r, covered)]
+        stones: Sequence[Tombstone] = state.tombstones
+        puts: list[tuple[str, bytes]] = []
+        has_new_pack = False
+        if _tail_bytes(tail, stones) > TAIL_BYTES_MAX:
+            if len(packs) >= PACKS_MAX:
+                packs, covered, stones = (), 0, self._all_tombstones()
+            name = object_name(state.run, epoch=state.epoch, seq=state.seq, random=random)
+            calls = [r for r in state.records.values() if _is_call(r) and r.seq > covered]
+            data = encode_pack(calls, stones)
+            puts.append((name, data))
+            packs = (*packs, PackRef(state.seq, reference(name, data), len(stones)))
+            has_new_pack, stones = True, ()
+            tail = [r for r in state.records.values() if not _is_call(r)]
+        head = Head(
+            run=state.run,
+            epoch=state.epoch,
+            owner=state.claimed.owner,
+            nonce=nonce,
+            seq=state.seq,
+            status=state.status,
+            reason=state.reason,
+            queue=state.created.queue,
+            step=state.checkpoint.step,
+            step_high=state.checkpoint.step_high,
+            code_version=state.checkpoint.code_version or state.created.code_version,
+            state_schema=state.checkpoint.schema if state.step else state.created.schema,
+            pinned=state.created.pinned,
+            not_before_ms=state.not_before_ms,
+            chain=self.chain,
+            records=tuple(sorted(tail, key=lambda record: record.seq)),
+            tombstones=tuple(stones),
+            packs=packs,
+            bodies=self._packed_bodies(packs[-1].last if packs else 0),
+            commands=state.commands,
+        )
+        return Snapshot(
+            head, self.checkpoint_bytes, tuple(puts), has_new_pack, len(state.tombstones)
+        )
+
+    def remember(self, snapshot: Snapshot) -> None:
+        """The swap of this head is about to be sent."""
+        head, chain = snapshot.head, snapshot.head.chain
+        buried = snapshot.tombstones if snapshot.has_new_pack else 0
+        self.written[head.nonce] = Written(head.seq, chain.base, chain.mid, head.packs, buried)
+
+    def shipped(self, nonce: bytes, *, tag: str) -> None:
+        """One of the heads that we wrote stands in the store; what it sealed leaves the next."""
+        done = self.written[nonce]
+        self.written = {}
+        self.tag, self.nonce, self.shipped_seq = tag, nonce, done.seq
+        if (done.base, done.mid) != (self.chain.base, self.chain.mid):
+            self.chain = Chain(done.base, done.mid, self.chain.after(done.seq))
+        self.packs = done.packs
+        del self.state.tombstones[: done.buried]
+
+    def _live_packs(self) -> tuple[PackRef, ...]:
+        """Packs that still hold a tombstone or a record that counts."""
+        live, low = [], 0
+        numbers = [r.seq for r in self.state.records.values() if _is_call(r)]
+        for pack in self.packs:
+            if pack.tombstones or any(low < number <= pack.last for number in numbers):
+                live.append(pack)
+            low = pack.last
+        return tuple(live)
+
+    def _all_tombstones(self) -> list[Tombstone]:
+        return [
+            Tombstone(call.key, call.number, call.tool, call.fingerprint, call.reason)
+            for call in self.state.by_key.values()
+            if call.state is CallState.TOMBSTONE
+        ]
+
+    def _packed_bodies(self, covered: int) -> tuple[ObjectRef, ...]:
+        return tuple(
+            body.ref
+            for record in self.state.records.values()
+            if _is_packed(record, covered)
+            for body in bodies_of(record)
+            if body.ref is not None
+        )
+
+
+def seal_state(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -> Snapshot:
+    """The same head with its deltas folded into a mid, or a new base, put before it.
+
+    `base_state` is the state that the base holds, read back; `None` asks for a new base.
+    """
+    head, state = snapshot.head, snapshot.state
+    name = object_name(head.run, epoch=head.epoch, seq=head.seq, random=random)
+    base = head.chain.base
+    if base is not None and base_state is not None:
+        delta = encode_delta(base_state, state)
+        if not needs_new_base(base.length, len(delta)):
+            bare = replace(head, chain=Chain(base))
+            data = encode_sealed(
+                Kind.MID, delta, codec=Codec.ZSTD_AGAINST_BASE, head_copy=encode_head(bare)
+            )
+            return _sealed(snapshot, name=name, data=data, base=base)
+    bare = replace(head, chain=Chain())
+    whole = encode_delta(b"", state)
+    data = encode_sealed(Kind.BASE, whole, codec=Codec.ZSTD, head_copy=encode_head(bare))
+    return _sealed(snapshot, name=name, data=data, base=None)
+
+
+def _sealed(snapshot: Snapshot, *, name: str, data: bytes, base: ObjectRef | None) -> Snapshot:
+    ref = reference(name, data)
+    chain = Chain(ref) if base is None else Chain(base, ref)
+    head = replace(snapshot.head, chain=chain)
+    return replace(snapshot, head=head, puts=(*snapshot.puts, (name, data)))
+
+
+def _is_call(record: Record) -> bool:
+    return isinstance(record.event, CallEvent)
+
+
+def _is_packed(record: Record, covered: int) -> bool:
+    return record.seq <= covered and _is_call(record)
+
+
+def _tail_bytes(tail: Sequence[Record], tombstones: Sequence[Tombstone]) -> int:
+    size = sum(len(stone.key) + len(stone.tool) + 48 for stone in tombstones)
+    return size + sum(len(encode_record(r, inline=False)) for r in tail if _is_call(r))
+
+
+def restore(
+    head: Head,
+    *,
+    tag: str,
+    packs: Sequence[tuple[Sequence[Record], Sequence[Tombstone]]],
+    bodies: Mapping[str, bytes],
+) -> RunLog:
+    """The log that a head and the packs and bodies it names describe; its state is not built."""
+    records = [*head.records, *(record for pack, _ in packs for record in pack)]
+    records.sort(key=lambda record: record.seq)
+    stones = [stone for _, pack_stones in packs for stone in pack_stones]
+    state = fold(
+        head.run, [_filled(r, bodies) for r in records], tombstones=[*stones, *head.tombstones]
+    )
+    state.tombstones = list(head.tombstones)
+    state.seq, state.epoch, state.commands = head.seq, head.epoch, head.commands
+    log = RunLog(state)
+    log.chain, log.packs = head.chain, head.packs
+    log.shipped_seq, log.tag, log.nonce = head.seq, tag, head.nonce
+    return log
+
+
+def _filled(record: Record, bodies: Mapping[str, bytes]) -> Record:
+    for body in bodies_of(record):
+        if body.ref is not None and body.ref.name in bodies:
+            return with_body(record, replace(body, data=bodies[body.ref.name]))
+    return record

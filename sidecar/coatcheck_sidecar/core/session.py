@@ -1,0 +1,201 @@
+"""The sidecar's side of the wire: which request may come when, and what it must look like.
+
+    greeting -> idle -> opening -> open -> closed
+                  `-----(open refused)--'
+
+`result` is answered in every state after the greeting. Field checks are a table, so that a wrong
+body gets an error that names the request, the field and what it must be.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final
+
+from coatcheck.wire import ErrorCode, Request, Retry
+from coatcheck_sidecar.core.model import RUN_ID, Effect, Level
+
+
+class Phase(Enum):
+    """Where a connection stands."""
+
+    GREETING = auto()
+    IDLE = auto()
+    OPENING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault of ours
+    """A request is answered by `error`: code, sentence, what to do, and more keys by code."""
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        retry: Retry = Retry.NEVER,
+        **details: Any,
+    ) -> None:
+        """`details` go into the error's body."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry = retry
+        self.details = details
+
+    def body(self) -> dict[str, Any]:
+        """As it goes over the wire."""
+        return {
+            "code": self.code.value,
+            "message": self.message,
+            "retry": self.retry.value,
+            **self.details,
+        }
+
+
+def malformed(message: str) -> Refusal:
+    """The client broke the protocol."""
+    return Refusal(ErrorCode.PROTOCOL_ERROR, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a field of a request must be; `values` lists the words it may be."""
+
+    kind: type | tuple[type, ...]
+    is_required: bool = True
+    values: frozenset[str] = frozenset()
+
+
+NUMBER: Final = (int, float)
+LEVELS: Final = frozenset(level.value for level in Level)
+EFFECTS: Final = frozenset(effect.value for effect in Effect)
+
+
+def _may(kind: type | tuple[type, ...], values: frozenset[str] = frozenset()) -> Field:
+    return Field(kind, is_required=False, values=values)
+
+
+FIELDS: Final[dict[Request, dict[str, Field]]] = {
+    Request.HELLO: {"protocol": Field(list), "client": Field(str), "incarnation": Field(bytes)},
+    Request.OPEN: {
+        "run": _may(str),
+        "queue": Field(str),
+        "schema": Field(int),
+        "code_version": _may(str),
+        "pinned": _may(bool),
+        "create": Field(bool),
+        "wait_s": Field(NUMBER),
+        "address": _may(str),
+        "step_timeout_s": _may(NUMBER),
+        "resume": _may(dict),
+    },
+    Request.COMMIT: {
+        "step": Field(int),
+        "level": Field(str, values=LEVELS),
+        "schema": Field(int),
+        "patch": _may(dict),
+    },
+    Request.CALL: {
+        "step": Field(int),
+        "tool": Field(str),
+        "effect": Field(str, values=EFFECTS),
+        "key": _may(str),
+        "business": _may(str),
+        "identity": Field(str, values=frozenset({"content", "positional"})),
+        "repeats": _may(bool),
+        "level": _may(str, LEVELS),
+        "probe": _may(bool),
+        "settle_s": _may(NUMBER),
+        "key_lifetime_s": _may(NUMBER),
+        "unresolved_ok": _may(bool),
+    },
+    Request.OUTCOME: {
+        "call": Field(int),
+        "attempt": Field(int),
+        "kind": Field(str, values=frozenset({"result", "not_applied", "failed"})),
+        "reason": _may(str),
+    },
+    Request.PROBED: {"call": Field(int), "attempt": Field(int), "applied": Field(bool)},
+    Request.WAIT: {"name": Field(str), "step": Field(int)},
+    Request.FINISH: {
+        "step": Field(int),
+        "schema": _may(int),
+        "state_length": _may(int),
+        "patch": _may(dict),
+    },
+    Request.FAIL: {"error": Field(str)},
+    Request.RELEASE: {
+        "reason": Field(str, values=frozenset({"left", "error", "draining", "in_doubt", "held"})),
+        "error": _may(str),
+    },
+    Request.RESULT: {"run": Field(str)},
+}
+
+WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
+INCARNATION_BYTES: Final = 16
+
+
+class Session:
+    """One connection: says whether a request is legal now, and moves on."""
+
+    def __init__(self) -> None:
+        """A connection begins with its greeting."""
+        self.phase = Phase.GREETING
+
+    def receive(self, kind: str, body: dict[str, Any]) -> Request:
+        """Check a request; raises `Refusal`."""
+        try:
+            request = Request(kind)
+        except ValueError:
+            raise malformed(f"{kind!r} is no request of this protocol") from None
+        self._check_order(request)
+        check_fields(request, body)
+        if request is Request.HELLO:
+            self.phase = Phase.IDLE
+        elif request is Request.OPEN:
+            self.phase = Phase.OPENING
+        return request
+
+    def _check_order(self, request: Request) -> None:
+        if (request is Request.HELLO) != (self.phase is Phase.GREETING):
+            raise malformed(
+                f"{request} in phase {self.phase.name.lower()}: hello comes first, once"
+            )
+        if request is Request.OPEN and self.phase is not Phase.IDLE:
+            raise malformed("open: a connection serves one run; make a new one")
+        if request in WITH_RUN and self.phase is not Phase.OPEN:
+            raise malformed(f"{request} without an open run on this connection")
+
+    def opened(self, *, is_open: bool) -> None:
+        """The answer to `open` is known."""
+        self.phase = Phase.OPEN if is_open else Phase.IDLE
+
+    def closed(self) -> None:
+        """The run was released, finished, failed or lost."""
+        self.phase = Phase.CLOSED
+
+
+def check_fields(request: Request, body: dict[str, Any]) -> None:
+    """Types and words of a request's fields; raises `Refusal` naming the field."""
+    for name, field in FIELDS[request].items():
+        value = body.get(name)
+        if value is None:
+            if field.is_required:
+                raise malformed(f"{request}: field {name!r} is missing")
+            continue
+        is_disguised = isinstance(value, bool) and field.kind is not bool
+        if is_disguised or not isinstance(value, field.kind):
+            raise malformed(f"{request}: field {name!r} is {type(value).__name__}")
+        if field.values and value not in field.values:
+            raise malformed(f"{request}: {name!r} is {value!r}, not one of {sorted(field.values)}")
+    _check_names(request, body)
+
+
+def _check_names(request: Request, body: dict[str, Any]) -> None:
+    for name in ("run", "queue") if request in (Request.OPEN, Request.RESULT) else ():
+        value = body.get(name)
+        if value is not None and not RUN_ID.fullmatch(value):
+            raise malformed(f"{request}: {name} {value!r} must match {RUN_ID.pattern}")
+    if request is Request.HELLO and len(body["incarnation"]) != INCARNATION_BYTES:
+        raise malformed(f"hello: incarnation must be {INCARNATION_BYTES} bytes")

@@ -1,0 +1,352 @@
+"""An owned run: the one place in the pod that appends to its log."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from coatcheck.wire import ErrorCode, Push, Retry
+from coatcheck_sidecar.core.head import Kind, reference, seal
+from coatcheck_sidecar.core.model import Body, Level, ObjectRef, Status
+from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
+from coatcheck_sidecar.core.record import (
+    Checkpoint,
+    Claimed,
+    Event,
+    Failed,
+    Finished,
+    Held,
+    Parked,
+    Record,
+    Released,
+    bodies_of,
+)
+from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog, object_name
+from coatcheck_sidecar.core.runstate import IN_DOUBT
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.local import LocalLog
+from coatcheck_sidecar.engine.shipper import Doors, Shipper, fenced
+from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.ports import JournalDead, StoreError
+
+RETRY_BASE_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
+BIG_STATE_BYTES: Final = 1_048_576
+"""A delta of more takes over a millisecond: it is made beside the loop."""
+
+PushTo = Callable[[Push, dict[str, Any]], None]
+
+
+class Agent:
+    """The live agent of a run: its incarnation, and how to tell it something."""
+
+    def __init__(self, incarnation: bytes, push: PushTo, *, code_version: str, schema: int) -> None:
+        """`push` must not wait."""
+        self.incarnation = incarnation
+        self.push = push
+        self.code_version = code_version
+        self.schema = schema
+
+
+class Keeper:
+    """Appends, waits for the level asked for, and lets go in good order."""
+
+    def __init__(
+        self,
+        log: RunLog,
+        *,
+        doors: Doors,
+        local: LocalLog,
+        tasks: TaskSet,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`log` is restored or new; nothing is written before `claim`."""
+        self.log = log
+        self.run = log.state.run
+        self.doors = doors
+        self.now_ms = now_ms
+        self.shipper = Shipper(log, doors)
+        self.shipper.on_shipped = self._on_shipped
+        self.shipper.on_fenced = self._on_fenced
+        self.agent: Agent | None = None
+        self.agent_gone_s = doors.clock.monotonic()
+        self.step_began_s = doors.clock.monotonic()
+        self.step_timeout_s: float | None = None
+        self.is_draining = False
+        self.is_over = False
+        """Released, finished, failed or fenced: nothing more is appended."""
+        self.on_over: Callable[[Keeper], None] = lambda keeper: None
+        self.on_command: Callable[[], None] = lambda: None
+        self.on_new_step: Callable[[], None] = lambda: None
+        self.cancelled_by = ""
+        self._local = local
+        self._tasks = tasks
+        self._committing = asyncio.Lock()
+        self._loop: asyncio.Task[None] | None = None
+
+    # Appending
+
+    def append(self, *events: Event) -> list[Record]:
+        """Give events their place; raises `Refusal` if this ownership is over."""
+        self.check_owned()
+        records = [self.log.append(event, at_ms=self.now_ms()) for event in events]
+        for record in records:
+            self._send_body(record)
+        return records
+
+    def check_owned(self) -> None:
+        """Raises `Refusal` once the run is somebody else's, or nobody's."""
+        if self.shipper.is_fenced:
+            raise fenced(self.run, self.log.state.epoch)
+        if self.is_over:
+            why = self.cancelled_by or f"it is {self.log.state.status.value} now"
+            raise Refusal(ErrorCode.FENCED, f"run {self.run} is no longer this agent's: {why}")
+
+    async def durable(self, records: Sequence[Record], level: Level) -> None:
+        """Wait until records are kept at `level`; raises `Refusal` (fenced)."""
+        written = self._local.write(self.run, records, level=level)
+        self.shipper.poke()
+        seq = records[-1].seq
+        if level is Level.REMOTE or self.is_draining or self._local.is_dead:
+            written.add_done_callback(_mark_seen)
+            await self.shipper.shipped(seq)
+            return
+        try:
+            await asyncio.shield(written)
+        except JournalDead:
+            await self.shipper.shipped(seq)
+
+    async def write(self, *events: Event, level: Level) -> list[Record]:
+        """Append and wait."""
+        records = self.append(*events)
+        await self.durable(records, level)
+        return records
+
+    def write_later(self, records: Sequence[Record]) -> None:
+        """Keep records without waiting for them."""
+        written = self._local.write(self.run, records, level=Level.NODE)
+        written.add_done_callback(_mark_seen)
+        self.shipper.poke()
+
+    def _send_body(self, record: Record) -> None:
+        for body in bodies_of(record):
+            if body.data is None or body.ref is not None or len(body.data) <= BODY_BYTES_MAX:
+                continue
+            random = self.doors.clock.random_bytes(8)
+            name = object_name(self.run, epoch=record.epoch, seq=record.seq, random=random)
+            data = seal(Kind.BODY, body.data)
+            upload = self._tasks.start(self._upload(name, data), name=f"upload {name}")
+            self.shipper.adopt(record.seq, upload)
+
+    async def _upload(self, name: str, data: bytes) -> ObjectRef:
+        delay_s = RETRY_BASE_S
+        while True:
+            try:
+                async with self.doors.gate:
+                    await self.doors.store.put(name, data)
+            except StoreError as error:
+                self.doors.observer.note("ship_failed", run=self.run, error=str(error))
+                await self.doors.clock.sleep(delay_s * self.doors.clock.uniform(0.5, 1.0))
+                delay_s = min(RETRY_MAX_S, delay_s * 2)
+            else:
+                return reference(name, data)
+
+    # The agent's side
+
+    async def commit(self, *, step: int, level: Level, schema: int, state: bytes,
+                     signals: tuple[int, ...] = ()) -> int:  # fmt: skip
+        """End a step with its checkpoint; the sequence number. Safe to repeat."""
+        async with self._committing:
+            at = self.log.state
+            if step == at.step and at.step > 0:
+                await self._again(at.checkpoint_seq, level)
+                return at.checkpoint_seq
+            record = await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
+        await self.durable([record], level)
+        return record.seq
+
+    async def _again(self, seq: int, level: Level) -> None:
+        """What was asked for once more is acknowledged at its level, or further."""
+        if level is Level.REMOTE or self.is_draining or self._local.is_dead:
+            await self.shipper.shipped(seq)
+
+    async def _checkpoint(
+        self, *, step: int, schema: int, state: bytes, signals: tuple[int, ...]
+    ) -> Record:
+        self.check_owned()
+        at = self.log.state
+        if step != at.step + 1:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
+            )
+        self.check_nothing_open("commit")
+        event = Checkpoint(
+            step=step,
+            step_high=max(step, at.checkpoint.step_high),
+            schema=schema,
+            code_version=self.agent.code_version if self.agent else "",
+            consumed=signals,
+        )
+        if len(state) + len(self.log.checkpoint_bytes) > BIG_STATE_BYTES:
+            delta = await asyncio.to_thread(self.log.delta_to, state)
+            self.check_owned()
+        else:
+            delta = self.log.delta_to(state)
+        record = self.log.commit(event, state, delta=delta, at_ms=self.now_ms())
+        self.step_began_s = self.doors.clock.monotonic()
+        self.on_new_step()
+        return record
+
+    def check_nothing_open(self, what: str) -> None:
+        """Raises `Refusal` while a guarded call is in flight."""
+        is_open = [
+            c for c in self.log.state.calls.values() if c.is_open and c.call_class.is_guarded
+        ]
+        in_flight = [
+            call for call in is_open if call.attempt > 0 and call.state.value == "dispatched"
+        ]
+        if in_flight:
+            names = ", ".join(f"{call.tool} (call {call.number})" for call in in_flight)
+            raise Refusal(
+                ErrorCode.IN_FLIGHT,
+                f"{what} of run {self.run} while {names} is in flight: wait for it first",
+                retry=Retry.LATER,
+            )
+
+    def receive(self, name: str, received: Sequence[int]) -> tuple[int, Body] | None:
+        """The oldest signal of this name that the step has not received yet."""
+        for seq, signal in self.log.state.signals.items():
+            if signal.name == name and seq not in received:
+                return seq, signal.value
+        return None
+
+    async def park(self, name: str, payload: bytes | None) -> None:
+        """Nobody's until the signal comes; returns when that is off the pod."""
+        self.check_nothing_open("wait_for")
+        await self._let_go(Parked(name=name, payload=Body(payload)))
+
+    async def finish(self, *, step: int, schema: int, state: bytes | None, result: bytes,
+                     signals: tuple[int, ...] = ()) -> int:  # fmt: skip
+        """The last checkpoint, if there is a state, and the result, in one append."""
+        at = self.log.state
+        if at.status is Status.FINISHED:
+            await self.shipper.shipped(at.seq)
+            return at.seq
+        self.check_nothing_open("finish")
+        checkpoint = []
+        if state is not None and step != at.step:
+            checkpoint = [
+                await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
+            ]
+        return await self._let_go(Finished(result=Body(result)), before=checkpoint)
+
+    async def fail(self, error: str) -> int:
+        """The run is over without a result."""
+        return await self._let_go(Failed(error=error))
+
+    async def release(self, reason: str, error: str = "") -> int:
+        """Give the run up, for another owner or for an operator."""
+        state = self.log.state
+        doubts = [call.number for call in state.in_doubt]
+        if reason == "in_doubt" and doubts:
+            event: Event = Held(reason=f"{IN_DOUBT}: calls {doubts}", error=error)
+        elif reason == "held":
+            event = Held(reason=f"held: {error}", error=error)
+        elif reason == "error":
+            event = self.crash_event(state.crashes + 1, error)
+        else:
+            event = Released(reason=reason, error=error, crashes=state.crashes)
+        return await self._let_go(event)
+
+    async def hold(self, reason: str) -> int:
+        """Nobody may go on before an operator decides."""
+        return await self._let_go(Held(reason=reason))
+
+    async def cancel(self, *events: Event, by: str) -> int:
+        """End the run by an operator's word; `events` end with its `failed`."""
+        self.cancelled_by = f"cancelled by {by}"
+        self.push(Push.FENCED, {"epoch": self.log.state.epoch})
+        return await self._let_go(events[-1], before=self.append(*events[:-1]))
+
+    def crash_event(self, crashes: int, error: str) -> Event:
+        """What the breaker makes of another crash without progress."""
+        if crashes >= self.doors.settings.breaker_crashes:
+            return Held(reason=f"crash_loop: {crashes} crashes without progress", error=error)
+        not_before_ms = self.now_ms() + int(crash_delay_s(crashes) * 1000)
+        return Released(reason="error", error=error, crashes=crashes, not_before_ms=not_before_ms)
+
+    async def _let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
+        records = [*before, *self.append(event)]
+        self.is_over = True
+        try:
+            await self.durable(records, Level.REMOTE)
+        finally:
+            self.on_over(self)
+        return records[-1].seq
+
+    # Ownership
+
+    async def claim(self, event: Claimed, *, first: Sequence[Event] = ()) -> None:
+        """Swap in a new epoch; raises `Refusal` (fenced) if somebody else was quicker.
+
+        `first` are the records of a new run that go before its claim.
+        """
+        for before in first:
+            self._send_body(self.log.append(before, at_ms=self.now_ms()))
+        record = self.log.claim(event, at_ms=self.now_ms())
+        if self._loop is None:
+            await self.shipper.ship_all()
+            self._loop = self._tasks.start(self.shipper.run(), name=f"ship {self.run}")
+        else:
+            await self.shipper.shipped(record.seq)
+        self.is_over = False
+
+    def attach(self, agent: Agent | None) -> None:
+        """An agent came, or went."""
+        self.agent = agent
+        self.agent_gone_s = self.doors.clock.monotonic()
+        self.step_began_s = self.agent_gone_s
+
+    def push(self, push: Push, body: dict[str, Any]) -> None:
+        """Tell the agent, if there is one."""
+        if self.agent is not None:
+            self.agent.push(push, body)
+
+    def _on_shipped(self) -> None:
+        self._local.trim(self.run, epoch=self.log.state.epoch, seq=self.log.shipped_seq)
+
+    def _on_fenced(self) -> None:
+        self.is_over = True
+        self.doors.observer.note("fenced", run=self.run, epoch=self.log.state.epoch)
+        self.push(Push.FENCED, {"epoch": self.log.state.epoch})
+        self.on_over(self)
+
+    async def close(self) -> None:
+        """Stop shipping; what is unshipped stays in the journal."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+
+    def summary(self) -> RunSummary:
+        """The line of a listing."""
+        state = self.log.state
+        timeout_s = self.step_timeout_s
+        age_s = self.doors.clock.monotonic() - self.step_began_s
+        return RunSummary(
+            run=self.run,
+            epoch=state.epoch,
+            status=state.status.value,
+            queue=state.created.queue,
+            step=state.step,
+            in_doubt=len(state.in_doubt),
+            schema=state.checkpoint.schema,
+            code_version=state.checkpoint.code_version,
+            pinned=state.created.pinned,
+            reason=state.reason,
+            stuck=timeout_s is not None and age_s > timeout_s,
+        )
+
+
+def _mark_seen(future: "asyncio.Future[None]") -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,128 @@
+"""Brings a run back in two round trips: its head, then all that the head names, at once."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from coatcheck.wire import ErrorCode
+from coatcheck_sidecar.core.delta import BadDelta, Chain, decode_delta
+from coatcheck_sidecar.core.head import (
+    BadObject,
+    Head,
+    Kind,
+    check,
+    decode_head,
+    decode_pack,
+    decode_sealed,
+    unseal,
+)
+from coatcheck_sidecar.core.model import ObjectRef
+from coatcheck_sidecar.core.record import BadRecord, Record
+from coatcheck_sidecar.core.runlog import RunLog, head_name, restore
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.ports import Store
+
+READS_MAX: Final = 16
+"""Objects of one restore read at once."""
+LOOKS_MAX: Final = 5
+"""Heads read in one restore, when objects vanish since the run's owner goes on meanwhile."""
+
+
+class Damaged(Exception):  # noqa: N818 - names what it is
+    """An object that the head names is missing or damaged, and the head did not move."""
+
+    def __init__(self, message: str, *, head: Head, tag: str) -> None:
+        """The message names the object."""
+        super().__init__(message)
+        self.head = head
+        self.tag = tag
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A run as the store has it."""
+
+    head: Head
+    log: RunLog
+
+
+async def read_head(store: Store, run: str) -> tuple[Head, str] | None:
+    """The head and its tag; raises `StoreError`, `Refusal` (damaged)."""
+    stored = await store.get(head_name(run))
+    if stored is None:
+        return None
+    try:
+        return decode_head(head_name(run), stored.data), stored.tag
+    except BadObject as error:
+        raise damaged(run, str(error)) from error
+
+
+def damaged(run: str, what: str) -> Refusal:
+    """The answer to a client: what of the run is damaged."""
+    return Refusal(ErrorCode.DAMAGED, f"run {run}: {what}", run=run)
+
+
+async def read_run(store: Store, run: str, *, bytes_max: int) -> Restored | None:
+    """The run's log with its checkpoint; raises `Damaged`, `StoreError`, `Refusal`."""
+    found = await read_head(store, run)
+    looks = 0
+    while found is not None:
+        head, tag = found
+        looks += 1
+        try:
+            return Restored(head, await _read_named(store, head, tag=tag, bytes_max=bytes_max))
+        except (BadObject, BadDelta, BadRecord) as error:
+            found = await read_head(store, run)
+            is_same = found is not None and found[0].nonce == head.nonce
+            if is_same or looks >= LOOKS_MAX:
+                raise Damaged(str(error), head=head, tag=tag) from error
+    return None
+
+
+async def _read_named(store: Store, head: Head, *, tag: str, bytes_max: int) -> RunLog:
+    refs = head.named_objects()
+    gate = asyncio.Semaphore(READS_MAX)
+
+    async def read(ref: ObjectRef) -> bytes:
+        async with gate:
+            stored = await store.get(ref.name)
+        return check(ref, None if stored is None else stored.data)
+
+    datas = await asyncio.gather(*(read(ref) for ref in refs))
+    objects = {ref.name: data for ref, data in zip(refs, datas, strict=True)}
+    packs = [decode_pack(pack.ref.name, objects.pop(pack.ref.name)) for pack in head.packs]
+    state = _checkpoint(head.chain, objects, bytes_max=bytes_max)
+    bodies = {name: unseal(name, data, kind=Kind.BODY)[0] for name, data in objects.items()}
+    log = restore(head, tag=tag, packs=packs, bodies=bodies)
+    log.checkpoint_bytes = state
+    return log
+
+
+def _checkpoint(chain: Chain, objects: dict[str, bytes], *, bytes_max: int) -> bytes:
+    """The state at the end of the chain; takes base and mid out of `objects`."""
+    state = b""
+    for ref, kind in ((chain.base, Kind.BASE), (chain.mid, Kind.MID)):
+        if ref is not None:
+            _, data = decode_sealed(ref.name, objects.pop(ref.name), kind=kind)
+            state = decode_delta(state, data, bytes_max=bytes_max)
+    return replay_deltas(state, [d.data for d in chain.deltas], bytes_max=bytes_max)
+
+
+def replay_deltas(state: bytes, deltas: Sequence[bytes], *, bytes_max: int) -> bytes:
+    """Apply deltas in order; raises `BadDelta`."""
+    for data in deltas:
+        state = decode_delta(state, data, bytes_max=bytes_max)
+    return state
+
+
+def contiguous_tail(head: Head, rows: Sequence[Record]) -> list[Record]:
+    """What the journal has beyond the head, if it goes on exactly where the head ends.
+
+    Records of another epoch, or behind a gap, belong to a log that somebody else continued.
+    """
+    tail: list[Record] = []
+    for record in rows:
+        if record.epoch == head.epoch and record.seq == head.seq + len(tail) + 1:
+            tail.append(record)
+    return tail

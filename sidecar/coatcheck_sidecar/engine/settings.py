@@ -1,0 +1,36 @@
+"""The engine's numbers. `config.py` fills them from flags, environment and file."""
+
+from dataclasses import dataclass
+
+from coatcheck.wire import STATE_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Defaults as documented in `docs/operations.md`."""
+
+    heartbeat_s: float = 10.0
+    lease_s: float = 30.0
+    """A lost node's runs go on after about a heartbeat and a lease."""
+    ship_interval_s: float = 0.05
+    """From one swap of a run's head to the next, unless somebody waits for it."""
+    pause_max_s: float = 10.0
+    """The longest that a process is paused between its clock check and its write."""
+    state_bytes_max: int = STATE_BYTES_MAX
+    breaker_crashes: int = 5
+    claim_poll_s: float = 2.5
+    """How often a queue with idle agents is listed."""
+    agent_wait_s: float = 30.0
+    """How long a run whose agent died waits for a new one here before others may have it."""
+    orphan_wait_s: float = 5.0
+    """How long a new call waits for recorded ones of its step to be asked for again."""
+    join_wait_s: float = 600.0
+    """How long an equal call waits for the one in flight."""
+    puts_max: int = 16
+    """Objects on their way to the store at once."""
+    grace_s: float = 30.0
+    """The pod's `terminationGracePeriodSeconds`."""
+    margin_s: float = 1.0
+    """What a drain holds back of the grace."""
+    scan_heads: int = 5
+    """Heads read each heartbeat in search of ready runs whose marker was lost."""

@@ -1,0 +1,237 @@
+"""Ships one run's log: one swap of its head after another, each with all that came meanwhile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from coatcheck.wire import ErrorCode
+from coatcheck_sidecar.core.delta import decode_delta
+from coatcheck_sidecar.core.head import (
+    BadObject,
+    Head,
+    Kind,
+    check,
+    decode_head,
+    decode_sealed,
+    encode_head,
+)
+from coatcheck_sidecar.core.model import ObjectRef, Status
+from coatcheck_sidecar.core.ownership import encode_summary, summary_of
+from coatcheck_sidecar.core.runlog import (
+    NAME_RANDOM_BYTES,
+    RunLog,
+    Snapshot,
+    Verdict,
+    head_name,
+    judge,
+    seal_state,
+)
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.settings import Settings
+from coatcheck_sidecar.ports import Clock, Observer, Store, StoreError, StoreRefused
+
+NONCE_BYTES: Final = 16
+RETRY_BASE_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
+"""Back-off while the store is away: short, since guarded calls wait for it."""
+MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED})
+"""Statuses in which nobody owns a run and a marker tells where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the engine's parts share."""
+
+    store: Store
+    clock: Clock
+    settings: Settings
+    observer: Observer
+    gate: asyncio.Semaphore
+    """Bounds the puts of the whole pod."""
+
+
+def marker_name(head: Head) -> str:
+    """`ready|held|parked/<queue>/<run>/<epoch>`: a hint, written before the head that it is of."""
+    return f"{head.status.value}/{head.queue}/{head.run}/{head.epoch}"
+
+
+def fenced(run: str, epoch: int) -> Refusal:
+    """The run has a newer owner."""
+    return Refusal(
+        ErrorCode.FENCED,
+        f"run {run} was claimed by a newer owner; epoch {epoch} is over",
+        run=run,
+        epoch=epoch,
+    )
+
+
+class Shipper:
+    """The only writer of its run's head in this process."""
+
+    def __init__(self, log: RunLog, doors: Doors) -> None:
+        """Ships nothing before `run` (a loop) or `ship_all` (until all is shipped)."""
+        self.log = log
+        self._doors = doors
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._wake = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+        self._uploads: dict[int, asyncio.Future[ObjectRef]] = {}
+        self._last_s = float("-inf")
+        self._failures = 0
+        self.is_fenced = False
+        self.owned_from_s = float("-inf")
+        """Boot time just before the last swap that succeeded was sent."""
+        self.on_shipped: Callable[[], None] = lambda: None
+        self.on_fenced: Callable[[], None] = lambda: None
+
+    def poke(self) -> None:
+        """There is something new to ship."""
+        self._wake.set()
+
+    def adopt(self, seq: int, upload: "asyncio.Future[ObjectRef]") -> None:
+        """The body of record `seq` is on its way to an object; its head must wait for it."""
+        self._uploads[seq] = upload
+
+    def shipped(self, seq: int) -> Awaitable[None]:
+        """Wait until the head holds `seq`; raises `Refusal` (fenced)."""
+        future = asyncio.get_running_loop().create_future()
+        if self.is_fenced:
+            future.set_exception(fenced(self.log.state.run, self.log.state.epoch))
+        elif self.log.shipped_seq >= seq:
+            future.set_result(None)
+        else:
+            self._waiters.append((seq, future))
+            self._is_urgent.set()
+            self._wake.set()
+        return future
+
+    async def run(self) -> None:
+        """Ship until fenced or cancelled."""
+        while not self.is_fenced:
+            await self._wake.wait()
+            await self._pace()
+            self._wake.clear()
+            self._is_urgent.clear()
+            await self._attempt()
+            if self.log.unshipped and not self.is_fenced:
+                self._wake.set()
+                if self._waiters:
+                    self._is_urgent.set()
+
+    async def ship_all(self) -> None:
+        """Ship everything there is now; raises `Refusal` (fenced). Not beside `run`."""
+        seq = self.log.state.seq
+        while self.log.shipped_seq < seq:
+            await self._attempt()
+            if self.is_fenced:
+                raise fenced(self.log.state.run, self.log.state.epoch)
+
+    async def _pace(self) -> None:
+        clock = self._doors.clock
+        left_s = self._last_s + self._doors.settings.ship_interval_s - clock.monotonic()
+        if left_s <= 0 or self._is_urgent.is_set():
+            return
+        try:
+            async with asyncio.timeout(left_s):
+                await self._is_urgent.wait()
+        except TimeoutError:
+            pass
+
+    async def _attempt(self) -> None:
+        self._last_s = self._doors.clock.monotonic()
+        try:
+            await self._ship()
+        except StoreError as error:
+            self._failures += 1
+            self._doors.observer.note("ship_failed", run=self.log.state.run, error=str(error))
+            delay_s = min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(self._failures, 10))
+            await self._doors.clock.sleep(delay_s * self._doors.clock.uniform(0.5, 1.0))
+        else:
+            self._failures = 0
+
+    async def _ship(self) -> None:
+        doors, log = self._doors, self.log
+        for seq in [seq for seq in self._uploads if seq <= log.state.seq]:
+            log.attach(seq, await self._uploads[seq])
+            del self._uploads[seq]
+        nonce = doors.clock.random_bytes(NONCE_BYTES)
+        snapshot = log.snapshot(nonce=nonce, random=doors.clock.random_bytes(NAME_RANDOM_BYTES))
+        if snapshot.head.chain.must_seal:
+            snapshot = await self._seal(snapshot)
+        puts = list(snapshot.puts)
+        if snapshot.head.status in MARKED:
+            marker = encode_summary(summary_of(snapshot.head, in_doubt=len(log.state.in_doubt)))
+            puts.append((marker_name(snapshot.head), marker))
+        await asyncio.gather(*(self._put(name, data) for name, data in puts))
+        data = encode_head(snapshot.head)
+        log.remember(snapshot)
+        sent_s, sent_boot_s = doors.clock.monotonic(), doors.clock.boottime()
+        try:
+            async with doors.gate:
+                tag = await doors.store.swap(head_name(log.state.run), data, expected=log.tag)
+        except (StoreRefused, StoreError) as error:
+            await self._settle(error)
+            return
+        self.owned_from_s = sent_boot_s
+        put_bytes = len(data) + sum(len(body) for _, body in puts)
+        doors.observer.note(
+            "shipped", bytes=put_bytes, puts=len(puts) + 1, seconds=doors.clock.monotonic() - sent_s
+        )
+        self._commit(nonce, tag)
+
+    def _commit(self, nonce: bytes, tag: str) -> None:
+        self.log.shipped(nonce, tag=tag)
+        seq = self.log.shipped_seq
+        for future in [future for wanted, future in self._waiters if wanted <= seq]:
+            if not future.done():
+                future.set_result(None)
+        self._waiters = [(wanted, future) for wanted, future in self._waiters if wanted > seq]
+        self.on_shipped()
+
+    async def _settle(self, error: Exception) -> None:
+        """A swap was refused or has no clear answer: only the head tells what it means."""
+        stored = await self._doors.store.get(head_name(self.log.state.run))
+        seen = None if stored is None else decode_head(head_name(self.log.state.run), stored.data)
+        match judge(seen, expected=self.log.nonce, written=self.log.written.keys()):
+            case Verdict.COMMITTED if seen is not None and stored is not None:
+                self._commit(seen.nonce, stored.tag)
+            case Verdict.UNCHANGED:
+                if stored is not None:
+                    self.log.tag = stored.tag
+                raise StoreError(f"the head was not swapped: {error}") from error
+            case _:
+                self.fence()
+
+    def fence(self) -> None:
+        """This ownership is over: nothing more is shipped, whoever waits is told."""
+        self.is_fenced = True
+        self._wake.set()
+        for _, future in self._waiters:
+            if not future.done():
+                future.set_exception(fenced(self.log.state.run, self.log.state.epoch))
+        self._waiters.clear()
+        self.on_fenced()
+
+    async def _put(self, name: str, data: bytes) -> None:
+        async with self._doors.gate:
+            await self._doors.store.put(name, data)
+
+    async def _seal(self, snapshot: Snapshot) -> Snapshot:
+        """Read the base back, if there is one, and fold the deltas into a mid or a new base."""
+        ref, base_state = snapshot.head.chain.base, None
+        if ref is not None:
+            try:
+                base_state = await read_base(self._doors, ref)
+            except BadObject as error:
+                self._doors.observer.note("damaged", run=self.log.state.run, error=str(error))
+        random = self._doors.clock.random_bytes(NAME_RANDOM_BYTES)
+        return seal_state(snapshot, base_state=base_state, random=random)
+
+
+async def read_base(doors: Doors, ref: ObjectRef) -> bytes:
+    """The state that a base holds; raises `BadObject`, `StoreError`."""
+    stored = await doors.store.get(ref.name)
+    data = check(ref, None if stored is None else stored.data)
+    _, state = decode_sealed(ref.name, data, kind=Kind.BASE)
+    return decode_delta(b"", state, bytes_max=doors.settings.state_bytes_max)

@@ -1,0 +1,1 @@
+"""Pure decisions, one file for each file of core."""

@@ -1,0 +1,1 @@
+"""Real processes and real stores, killed at every point."""

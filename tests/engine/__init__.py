@@ -1,0 +1,1 @@
+"""The choreography, over scripted and real ports."""

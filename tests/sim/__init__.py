@@ -1,0 +1,1 @@
+"""Seeded simulation: pods, zombies, crashes and stores that misbehave."""
