@@ -102,7 +102,7 @@ class Connection:
 
     def _keep_up(self) -> None:
         if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.get_running_loop().create_task(self._connect())
+            self._keeper = asyncio.create_task(self._connect())  # noqa: TID251 - awaited by close
 
     async def _connect(self) -> None:
         back_off = BackOff(self._path)

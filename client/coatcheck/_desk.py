@@ -57,7 +57,7 @@ class Desk:
         """Hand a reply to who waits for it, a push to the session; what to send because of it."""
         follow_ups: list[Numbered] = []
         if message.id in self._waiting:
-            follow_ups = self._settle(*self._waiting.pop(message.id), message)
+            follow_ups = self._settle(message, *self._waiting.pop(message.id))
         elif message.id == PUSH_ID and message.type == Reply.ERROR:
             self.fail(from_wire(message.body))
         elif message.id == PUSH_ID:
@@ -66,7 +66,9 @@ class Desk:
             self.fail(self._session.fenced)  # or it would connect again, to a run of another
         return follow_ups
 
-    def _settle(self, ask: Ask, future: Future | None, message: Message) -> list[Numbered]:
+    def _settle(  # noqa: PLR0917 - the pair that it was kept as
+        self, message: Message, ask: Ask, future: Future | None
+    ) -> list[Numbered]:
         waiting = None if future is None or future.cancelled() else future
         try:
             follow_up = self._session.settle(ask, message, is_abandoned=waiting is None)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import pytest
+
 from coatcheck._ops import ToolOp
 from coatcheck._session import Ask, Opening, Session
 from coatcheck._tool import Invoke

@@ -6,13 +6,14 @@ import decimal
 import math
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pydantic
 import pytest
-from coatcheck._codec import decode, encode, typed
-from coatcheck.errors import Damaged, NotEncodable
 from hypothesis import given
 from hypothesis import strategies as st
+
+from coatcheck._codec import decode, encode, typed
+from coatcheck.errors import Damaged, NotEncodable
 
 Plain = st.recursive(
     st.none()

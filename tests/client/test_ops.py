@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pydantic
 import pytest
+
 from coatcheck import _ops, errors
 from coatcheck._session import CallPhase, Session
 from coatcheck._tool import Call, ToolOptions, current_key, declare
-
 from tests.client.script import RUN, Play, ok, refusal, session
 
 GO = {"decision": "go", "call": 7, "attempt": 2, "upstream_key": "key-7"}
@@ -22,9 +22,9 @@ def charge(invoice: str, amount: int = 1) -> dict[str, Any]:
 
 def play(function: Any = charge, *args: Any, **options: Any) -> Play[Any]:
     made: ToolOptions = options  # type: ignore[assignment]
-    call = Call(declare(function, made), function, args or ("i-1",), {})
+    call = Call(1, declare(function, made), function, args or ("i-1",), {})
     opened = session()
-    return Play(opened, _ops.call_tool(opened, 1, call))
+    return Play(opened, _ops.call_tool(opened, call))
 
 
 def test_hello_offers_and_takes_limits() -> None:
@@ -103,35 +103,35 @@ def test_a_reply_without_what_it_must_have_is_named(missing: str) -> None:
 
 def test_a_commit_moves_to_the_next_step() -> None:
     opened = session(checkpoint_wanted=True)
-    commit = Play(opened, _ops.commit(opened, 1, {"a": 1}, "remote"))
+    commit = Play(opened, _ops.commit(opened, 1, state={"a": 1}, level="remote"))
     commit.asks("commit", {"step": 1, "level": "remote", "schema": 1}, packed({"a": 1}))
     with pytest.raises(errors.StepOver, match="step 1 of run r is being committed"):
-        next(_ops.commit(opened, 1, {}, "node"))
+        next(_ops.commit(opened, 1, state={}, level="node"))
     commit.gets(ok({"seq": 5, "step": 2, "draining": True})).returns()
     assert (opened.step, opened.base, opened.is_draining) == (2, (5, packed({"a": 1})), True)
     assert not opened.checkpoint_wanted
     with pytest.raises(errors.StepOver, match="step 1 is over; run r is at step 2"):
-        next(_ops.commit(opened, 1, {}, "node"))
+        next(_ops.commit(opened, 1, state={}, level="node"))
 
 
 def test_a_refused_commit_leaves_the_step_as_it_was() -> None:
     opened = session()
     with pytest.raises(errors.InFlight):
-        Play(opened, _ops.commit(opened, 1, {}, "node")).gets(refusal("in_flight"))
-    Play(opened, _ops.commit(opened, 1, {}, "node")).asks("commit", {"step": 1})
+        Play(opened, _ops.commit(opened, 1, state={}, level="node")).gets(refusal("in_flight"))
+    Play(opened, _ops.commit(opened, 1, state={}, level="node")).asks("commit", {"step": 1})
 
 
 def test_a_state_over_the_limit_is_not_sent() -> None:
     opened = session(state_bytes_max=10)
     with pytest.raises(errors.TooLarge, match="12 bytes, 10 are allowed") as caught:
-        next(_ops.commit(opened, 1, "x" * 11, "node"))
+        next(_ops.commit(opened, 1, state="x" * 11, level="node"))
     assert caught.value.limit == 10
 
 
 def test_a_finish_by_patch_says_where_the_result_begins() -> None:
     old, new = b"a" * 50_000, b"a" * 49_999 + b"b"
     opened = session(base=(5, packed(old)))
-    finish = Play(opened, _ops.finish(opened, "done", new))
+    finish = Play(opened, _ops.finish(opened, "done", state=new))
     length = len(packed(new))
     changed = packed(new)[length - length % 4096 :]
     patch = {"base": 5, "length": length, "ranges": [(length - len(changed), len(changed))]}
@@ -147,7 +147,7 @@ def test_a_finish_by_patch_says_where_the_result_begins() -> None:
 def test_a_conflict_that_is_no_matter_of_the_base_is_told() -> None:
     opened = session()
     with pytest.raises(errors.Conflict):
-        Play(opened, _ops.commit(opened, 1, {}, "node")).gets(refusal("conflict"))
+        Play(opened, _ops.commit(opened, 1, state={}, level="node")).gets(refusal("conflict"))
 
 
 def test_what_is_over_or_fenced_takes_nothing_more() -> None:
@@ -156,21 +156,23 @@ def test_what_is_over_or_fenced_takes_nothing_more() -> None:
         next(_ops.fail(opened, "x"))
     opened.fenced = errors.Fenced("newer owner")
     with pytest.raises(errors.Fenced):
-        next(_ops.wait_for(opened, "x", None))
+        next(_ops.wait_for(opened, "x", payload=None))
     Play(opened, _ops.leave(opened, "left")).returns()
 
 
 def test_fenced_by_a_reply_stays_fenced() -> None:
     opened = session()
     with pytest.raises(errors.Fenced):
-        Play(opened, _ops.commit(opened, 1, {}, "node")).gets(refusal("fenced", epoch=3))
+        Play(opened, _ops.commit(opened, 1, state={}, level="node")).gets(
+            refusal("fenced", epoch=3)
+        )
     with pytest.raises(errors.Fenced):
         _ = opened.has_next_step
 
 
 def test_a_signal_that_came_is_its_value() -> None:
     opened = session(signals={"approval"})
-    wait = Play(opened, _ops.wait_for(opened, "approval", {"amount": 3}))
+    wait = Play(opened, _ops.wait_for(opened, "approval", payload={"amount": 3}))
     wait.asks("wait", {"name": "approval", "step": 1}, packed({"amount": 3}))
     assert wait.gets(ok({}, packed("yes"))).returns() == "yes"
     assert opened.signals == set()

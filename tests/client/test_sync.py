@@ -4,10 +4,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import coatcheck
 import pytest
-from coatcheck import sync
 
+import coatcheck
+from coatcheck import sync
 from tests.client.fake import (
     HELLO,
     LEFT,

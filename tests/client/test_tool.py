@@ -3,8 +3,9 @@
 import functools
 from typing import Any
 
-import coatcheck
 import pytest
+
+import coatcheck
 from coatcheck._tool import Call, declare
 
 
@@ -13,7 +14,7 @@ def charge(invoice: str, amount: int = 1, *lines: str, **more: str) -> None:
 
 
 def call(*args: Any, function: Any = charge, **options: Any) -> Call:
-    return Call(declare(function, options), function, args, {})  # type: ignore[arg-type]
+    return Call(1, declare(function, options), function, args, {})  # type: ignore[arg-type]
 
 
 def test_a_declared_function_stays_what_it_was() -> None:
@@ -72,7 +73,7 @@ def test_other_mistakes_are_refused_by_type() -> None:
 
 def test_arguments_are_told_by_name_and_as_given() -> None:
     assert call("i").arguments() == {"invoice": "i"}
-    given = Call(declare(charge, {}), charge, ("i", 2, "x"), {"note": "n"})
+    given = Call(1, declare(charge, {}), charge, ("i", 2, "x"), {"note": "n"})
     expected = {"invoice": "i", "amount": 2, "lines": ("x",), "more": {"note": "n"}}
     assert given.arguments() == expected
     with pytest.raises(TypeError, match="invoice"):

@@ -6,8 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from coatcheck import wire
 from coatcheck.wire import (
     PAGE_BYTES,
@@ -23,8 +26,6 @@ from coatcheck.wire import (
     encode_message,
     make_patch,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "wire.json").read_text())
 
@@ -40,7 +41,8 @@ def plain(value: Any) -> Any:
             return {key: plain(item) for key, item in value.items()}
         case list():
             return [plain(item) for item in value]
-    return value
+        case _:
+            return value
 
 
 def assembled(data: bytes, *, chunk_bytes: int) -> list[Message]:
