@@ -64,9 +64,7 @@ def decode_command(name: str, data: bytes) -> Command:
     return command
 
 
-def decide_command(
-    state: RunState, command: Command, *, now_ms: int, rules: Rules
-) -> list[Event]:
+def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> list[Event]:
     """What to append; the last event carries the command's id. Store time, as all of the log."""
     if state.status.is_final:
         return [_refused(command, f"run {state.run} is {state.status}")]
