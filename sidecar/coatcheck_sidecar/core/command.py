@@ -23,6 +23,7 @@ from coatcheck_sidecar.core.writes import event_of
 SIGNALS_MAX: Final = 256
 """Signals a run keeps unread; a head stays small, and a run that reads none is stuck."""
 WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry"})
+VERDICTS: Final = frozenset({"", "applied", "not_applied", "retry"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +60,20 @@ def decode_command(name: str, data: bytes) -> Command:
         command = Command(**{k: v for k, v in raw.items() if k in Command.__slots__})
     except (AttributeError, TypeError, ValueError) as error:
         raise BadObject(f"{name}: not a command: {error}") from error
-    if command.what not in WHATS:
-        raise BadObject(f"{name}: unknown command {command.what!r}; upgrade this sidecar")
+    if not _is_typed(command):
+        raise BadObject(f"{name}: not a command: a field of it has the wrong type")
+    if command.what not in WHATS or command.verdict not in VERDICTS:
+        what = f"{command.what} {command.verdict}".strip()
+        raise BadObject(f"{name}: unknown command {what!r}; upgrade this sidecar")
+    if command.what == "resolve" and not command.verdict:
+        raise BadObject(f"{name}: a resolve without a verdict")
     return command
+
+
+def _is_typed(command: Command) -> bool:
+    """Whoever can write to the store can put anything there: an owner must not stumble over it."""
+    kinds = {"call": (int,), "force": (bool,), "value": (bytes, type(None))}
+    return all(type(getattr(command, k)) in kinds.get(k, (str,)) for k in Command.__slots__)
 
 
 def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> list[Event]:
