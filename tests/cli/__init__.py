@@ -1,1 +1,1 @@
-"""The command line and its settings."""
+"""The command line, its settings, and what a sidecar shows of itself."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgpack
 
 from coatcheck_sidecar.core.call import decide
-from coatcheck_sidecar.core.call_events import Hold, Refuse, Resolution
+from coatcheck_sidecar.core.call_events import Resolution
 from coatcheck_sidecar.core.call_events import Resolved as ResolveCall
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
@@ -110,15 +110,13 @@ def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) ->
     )
     call = state.calls.get(command.call)
     decision = decide(call, event, now_ms=now_ms, patience_s=0.0, rules=rules)
-    for effect in decision.effects:
-        written = event_of(effect, call=command.call, command=command.id)
-        if written is not None:
-            return written
-        if isinstance(effect, Refuse | Hold):
-            wait = getattr(effect, "retry_after_s", None)
-            later = f"; in {wait:.0f} s, or with --force" if wait else ""
-            return _refused(command, f"call {command.call}: {effect.reason}{later}")
-    return _refused(command, f"call {command.call} has nothing to resolve")
+    (effect,) = decision.effects
+    written = event_of(effect, call=command.call, command=command.id)
+    if written is not None:
+        return written
+    wait_s = getattr(effect, "retry_after_s", None)
+    later = f"; in {wait_s:.0f} s, or with --force" if wait_s else ""
+    return _refused(command, f"call {command.call}: {getattr(effect, 'reason', effect)}{later}")
 
 
 def _retry(state: RunState, command: Command) -> Event:

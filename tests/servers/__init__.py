@@ -1,1 +1,0 @@
-"""The servers, over real sockets."""
