@@ -6,7 +6,7 @@ import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from coatcheck.wire import (
     PUSH_ID,
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the peer in, or not."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows for the checker
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         self._known.add(self)
         if len(self._known) > CONNECTIONS_MAX:
