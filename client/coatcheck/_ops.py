@@ -39,6 +39,8 @@ Migrations = Mapping[int, Callable[[Any], Any]]
 
 STARTS_MAX: Final = 8
 """Windows missed in a row; then the process is starved, and asking again only adds load."""
+PROBES_MAX: Final = 8
+"""A "no" counts once it has settled; each probe is asked for after a wait, so few are enough."""
 CLIENT_NAME: Final = "coatcheck-python"
 UNSET: Final[Any] = object()
 
@@ -238,7 +240,9 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
     ask = Ask(Request.CALL, _call_body(call), call.encoded())
     for _ in range(STARTS_MAX):
         reply: Message = yield ask
-        if reply.body.get("decision") == "probe":
+        for _ in range(PROBES_MAX):
+            if reply.body.get("decision") != "probe":
+                break
             reply = yield from _probe(session, call, reply=reply)
         match reply.body.get("decision"):
             case "replay":
