@@ -41,6 +41,8 @@ STARTS_MAX: Final = 8
 """Windows missed in a row; then the process is starved, and asking again only adds load."""
 PROBES_MAX: Final = 8
 """A "no" counts once it has settled; each probe is asked for after a wait, so few are enough."""
+OWNED: Final = "owned"
+"""What an opened run is, unless it was over before it could be opened."""
 CLIENT_NAME: Final = "coatcheck-python"
 UNSET: Final[Any] = object()
 
@@ -113,6 +115,7 @@ def open_run(session: Session, migrations: Migrations) -> Op[Opened]:
     session.epoch = field(reply, "epoch", kind=int)
     session.step = field(reply, "step", kind=int)
     session.is_open = True
+    session.is_ended = reply.body.get("status", OWNED) != OWNED
     try:
         given = reply.body.get("input")
         state = _lifted(session, reply, migrations=migrations)

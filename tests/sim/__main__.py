@@ -45,6 +45,7 @@ def _in_parallel(options: argparse.Namespace) -> int:
     for first in range(options.first, options.first + options.seeds, share):
         count = min(share, options.first + options.seeds - first)
         command = [sys.executable, "-m", "tests.sim", "--seeds", str(count), "--from", str(first)]
+        command += ["--keep-going"] if options.keep_going else []
         workers.append(subprocess.Popen(command))
     return max(worker.wait() for worker in workers)
 

@@ -121,10 +121,11 @@ class AgentProcess:
     async def _work(self, run: coatcheck.Run) -> None:
         plan = self._world.plans[run.id]
         async with run:
-            self._judge.opened(run.id, run.epoch, pod=self._pod, state=run.state)
-            state: dict[str, Any] = run.state or {"log": []}
+            state = given = run.state or {"log": []}
             async for step in run.steps():
                 number = step.number
+                if state is given:
+                    self._judge.opened(run.id, run.epoch, pod=self._pod, state=given)
                 assert number == len(state["log"]) + 1, (number, state)
                 entry = await self._step(run, step, plan.steps[number - 1])
                 state = {"log": [*state["log"], [self._world.token(), *entry]]}

@@ -161,7 +161,7 @@ class Judge:
 
     def opened(self, run: str, epoch: int, *, pod: "Pod", state: Any) -> None:
         """An agent was given a run: everything acknowledged must be in it."""
-        log = [] if state is None else state["log"]
+        log = state["log"]
         for step, acks in self.watch(run).steps.items():
             for token, kept in acks:
                 if self._survives(run, kept, epoch=epoch) and (
