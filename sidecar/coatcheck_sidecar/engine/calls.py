@@ -47,6 +47,9 @@ from coatcheck_sidecar.engine.keeper import Keeper
 
 KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
+READS_OF_EPOCH: Final = 1 << 20
+"""Numbers of one ownership's reads in flight: a later one's are others, so that an outcome meant
+for a sidecar that died is not taken for that of another call."""
 SUMMARIES_MAX: Final = 20
 """Calls that a refusal lists."""
 
@@ -99,7 +102,7 @@ class Calls:
         self._asked = AskedSoFar()
         self._reads: dict[int, Call] = {}
         self._reads_by_key: dict[str, Call] = {}
-        self._next_read = -1
+        self._next_read = -self._state.epoch * READS_OF_EPOCH
         self._probing: dict[int, _Pending] = {}
         self._change = asyncio.Event()
         keeper.on_new_step = self.begin
