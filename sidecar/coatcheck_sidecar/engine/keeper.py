@@ -74,6 +74,8 @@ class Keeper:
         self.is_draining = False
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
+        self.is_gone = asyncio.Event()
+        """It is over, and what was appended is shipped, or never will be."""
         self.on_over: Callable[[Keeper], None] = lambda keeper: None
         self.on_command: Callable[[], None] = lambda: None
         self.on_new_step: Callable[[], None] = lambda: None
@@ -278,11 +280,19 @@ class Keeper:
     async def _let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
         records = [*before, *self.append(event)]
         self.is_over = True
+        await self._tasks.whole(self._ship_last(records), name=f"let go {self.run}")
+        return records[-1].seq
+
+    async def _ship_last(self, records: Sequence[Record]) -> None:
+        """Whoever asked may be gone: a run that is let go of must be seen to be free."""
         try:
             await self.durable(records, Level.REMOTE)
         finally:
-            self.on_over(self)
-        return records[-1].seq
+            self._leave()
+
+    def _leave(self) -> None:
+        self.is_gone.set()
+        self.on_over(self)
 
     # Ownership
 
@@ -319,7 +329,7 @@ class Keeper:
         self.is_over = True
         self.doors.observer.note("fenced", run=self.run, epoch=self.log.state.epoch)
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
-        self.on_over(self)
+        self._leave()
 
     async def close(self) -> None:
         """Stop shipping; what is unshipped stays in the journal."""

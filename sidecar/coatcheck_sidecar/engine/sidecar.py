@@ -156,8 +156,9 @@ class Sidecar:
     ) -> Opened:
         async with self._opening[run]:
             self._refuse_draining(wants)
+            await self._until_gone(run, wants)
             keeper = self.keepers.get(run)
-            if keeper is not None and not keeper.is_over:
+            if keeper is not None:
                 return await self._reopen(keeper, wants, agent=agent, lives=lives)
             found = await self._claimer.claim(run, wants)
             if isinstance(found, Restored):
@@ -168,6 +169,18 @@ class Sidecar:
             if wants.resume_epoch is not None:
                 await calls.resume(wants.resume_epoch, lives, is_known=False)
             return Opened(found, calls, None)
+
+    async def _until_gone(self, run: str, wants: Wants) -> None:
+        """A run that is being let go of here is not claimed anew before the store has it all."""
+        keeper = self.keepers.get(run)
+        if keeper is None or not keeper.is_over:
+            return
+        try:
+            async with asyncio.timeout(wants.wait_s):
+                await keeper.is_gone.wait()
+        except TimeoutError:
+            why = f"run {run} is being let go of, and the store does not answer"
+            raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run) from None
 
     def _refuse_draining(self, wants: Wants) -> None:
         if self.is_draining and wants.resume_epoch is None:
@@ -345,7 +358,7 @@ class Sidecar:
                 break
             await self._clock.sleep(SETTLE_S)
         left_s = max(0.0, until_s - self._clock.monotonic())
-        releases = [self._release_drained(keeper) for keeper in self._owned()]
+        releases = [self._release_drained(keeper) for keeper in self.keepers.values()]
         try:
             async with asyncio.timeout(left_s):
                 await asyncio.gather(*releases)
@@ -355,7 +368,10 @@ class Sidecar:
 
     async def _release_drained(self, keeper: Keeper) -> None:
         try:
-            await keeper.release("draining")
+            if keeper.is_over:
+                await keeper.is_gone.wait()
+            else:
+                await keeper.release("draining")
         except Refusal as error:
             self._observer.note("look_failed", error=error.message)
 
