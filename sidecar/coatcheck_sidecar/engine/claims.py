@@ -19,7 +19,7 @@ from coatcheck_sidecar.core.ownership import (
 )
 from coatcheck_sidecar.core.record import Claimed, Created, Held, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name
-from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -73,6 +73,7 @@ class Claimer:
         self.me = me
         self.tails: dict[str, list[Record]] = {}
         self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
+        self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
         self._fleet = fleet
         self._doors: Doors = fleet.doors
         self._local = local
@@ -89,7 +90,8 @@ class Claimer:
         until_s = clock.monotonic() + wants.wait_s
         while True:
             try:
-                found = await self.attempt(run, wants)
+                # A claim that may have reached the store is known here, whoever still waits.
+                found = await self._tasks.whole(self.attempt(run, wants), name=f"claim {run}")
             except StoreError as error:
                 found = Later(self._look_again_s, f"the store does not answer: {error}")
                 refusal = Refusal(ErrorCode.STORE_UNAVAILABLE, found.reason, retry=Retry.LATER)
@@ -164,7 +166,9 @@ class Claimer:
         self, restored: Restored, decision: Claimable, *, wants: Wants
     ) -> "Keeper | Later":
         head, log = restored.head, restored.log
-        await self._add_tail(head, log)
+        ending = await self._add_tail(head, log)
+        if ending is not None:
+            return await self._end(log, ending)
         refused = wants.accepts.refusal(summary_of(head))
         if refused and wants.incarnation:
             raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=head.run)
@@ -181,8 +185,22 @@ class Claimer:
                 raise Refusal(ErrorCode.HELD, f"run {head.run} crashed {crashes} times: held")
         return found
 
-    async def _add_tail(self, head: Head, log: RunLog) -> None:
-        """What this pod kept and had not shipped goes on, if the log did not go on elsewhere."""
+    async def _end(self, log: RunLog, ending: StatusEvent) -> Later:
+        """A former life let go of the run, and died before the store knew: say it in its place."""
+        keeper = self._keeper(log)
+        claimed = replace(log.state.claimed, owner=self.me, cause="restart")
+        try:
+            await keeper.claim(claimed, then=(ending,))
+        except Refusal:
+            return Later(0.0, "another owner was quicker")
+        await keeper.close()
+        return Later(0.0, "it was let go of")
+
+    async def _add_tail(self, head: Head, log: RunLog) -> StatusEvent | None:
+        """What this pod kept and had not shipped goes on, if the log did not go on elsewhere.
+
+        The last event that ends the ownership, if there is one.
+        """
         rows = [row for row in self.tails.pop(head.run, []) if row.seq > head.seq]
         tail = contiguous_tail(head, rows)
         if len(tail) < len(rows):
@@ -193,6 +211,8 @@ class Claimer:
         except BadDelta as error:
             await self._local.set_aside(head.run, reason=str(error))
             self._doors.observer.note("damaged", run=head.run, error=str(error))
+        ending = tail[-1].event if tail and log.state.status is not Status.OWNED else None
+        return ending if isinstance(ending, StatusEvent) else None
 
     async def _swap(
         self, keeper: Keeper, claimed: Claimed, *, first: Created | None = None
@@ -204,6 +224,7 @@ class Claimer:
             return Later(0.0, "another owner was quicker")
         seconds = self._doors.clock.monotonic() - began_s
         self._doors.observer.note("claimed", run=keeper.run, cause=claimed.cause, seconds=seconds)
+        self.on_claimed(keeper)
         return keeper
 
     async def _after(self, head: Head, keeper: Keeper) -> None:

@@ -296,14 +296,18 @@ class Keeper:
 
     # Ownership
 
-    async def claim(self, event: Claimed, *, first: Sequence[Event] = ()) -> None:
+    async def claim(
+        self, event: Claimed, *, first: Sequence[Event] = (), then: Sequence[Event] = ()
+    ) -> None:
         """Swap in a new epoch; raises `Refusal` (fenced) if somebody else was quicker.
 
-        `first` are the records of a new run that go before its claim.
+        `first` are the records of a new run that go before its claim, `then` what ends it at once.
         """
         for before in first:
             self._send_body(self.log.append(before, at_ms=self.now_ms()))
         record = self.log.claim(event, at_ms=self.now_ms())
+        for after in then:
+            self._send_body(self.log.append(after, at_ms=self.now_ms()))
         if self._loop is None:
             await self.shipper.ship_all()
             self._loop = self._tasks.start(self.shipper.run(), name=f"ship {self.run}")

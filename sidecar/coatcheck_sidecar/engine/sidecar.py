@@ -80,6 +80,7 @@ class Sidecar:
             me, fleet=self.fleet, local=self._local, tasks=self._tasks, now_ms=self.now_ms
         )
         self._claimer.read_inbox = self.heart.read_inbox
+        self._claimer.on_claimed = self._keep
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._polling: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._poke = asyncio.Event()
@@ -121,12 +122,9 @@ class Sidecar:
             if run in self.keepers or run not in self._claimer.tails:
                 return
             try:
-                found = await self._claimer.claim(run, wants)
+                await self._claimer.claim(run, wants)
             except Refusal as error:
                 self._observer.note("adopt_failed", run=run, error=error.message)
-                return
-            if isinstance(found, Keeper):
-                self._keep(found)
 
     def _keep(self, keeper: Keeper) -> None:
         self.keepers[keeper.run] = keeper
@@ -163,7 +161,6 @@ class Sidecar:
             found = await self._claimer.claim(run, wants)
             if isinstance(found, Restored):
                 return Opened(None, None, found)
-            self._keep(found)
             calls = self._calls[run]
             found.attach(agent)
             if wants.resume_epoch is not None:
