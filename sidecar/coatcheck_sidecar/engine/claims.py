@@ -15,6 +15,7 @@ from coatcheck_sidecar.core.ownership import (
     Elsewhere,
     Later,
     decide_claim,
+    pod_of,
     summary_of,
 )
 from coatcheck_sidecar.core.record import Claimed, Created, Held, Record
@@ -25,7 +26,7 @@ from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.restore import Damaged, Restored, contiguous_tail, read_run
-from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, marker_name
+from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, fenced, marker_name
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import StoreError, StoreRefused
 
@@ -127,6 +128,10 @@ class Claimer:
             "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
         )
         head, state = restored.head, restored.log.state
+        is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
+        if not wants.incarnation and not is_ours:
+            await self._set_aside(head, reason=f"the log went on in epoch {head.epoch}")
+            return restored
         decision = decide_claim(
             head,
             me=self.me,
@@ -169,13 +174,21 @@ class Claimer:
         ending = await self._add_tail(head, log)
         if ending is not None:
             return await self._end(log, ending)
+        last = log.state.claimed
+        if wants.resume_epoch is not None and wants.incarnation != last.incarnation:
+            raise fenced(head.run, wants.resume_epoch)
+        is_same_agent = wants.resume_epoch is not None or not wants.incarnation
         refused = wants.accepts.refusal(summary_of(head))
-        if refused and wants.incarnation:
+        if refused and not is_same_agent:
             raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=head.run)
-        is_same_agent = wants.resume_epoch is not None
         crashes = log.state.crashes if is_same_agent else decision.crashes
-        since = log.state.claimed.since if is_same_agent else log.state.seq + 1
-        claimed = self._claimed(wants, cause=decision.cause, crashes=crashes, since=since)
+        if is_same_agent:
+            # An adopted run stays its agent's, which may live and be on its way back.
+            claimed = replace(last, owner=self.me, cause=decision.cause, crashes=crashes)
+        else:
+            claimed = self._claimed(
+                wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1
+            )
         keeper = self._keeper(log)
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
@@ -193,6 +206,7 @@ class Claimer:
             await keeper.claim(claimed, then=(ending,))
         except Refusal:
             return Later(0.0, "another owner was quicker")
+        self.tails.pop(keeper.run, None)
         await keeper.close()
         return Later(0.0, "it was let go of")
 
@@ -201,7 +215,7 @@ class Claimer:
 
         The last event that ends the ownership, if there is one.
         """
-        rows = [row for row in self.tails.pop(head.run, []) if row.seq > head.seq]
+        rows = [row for row in self.tails.get(head.run, []) if row.seq > head.seq]
         tail = contiguous_tail(head, rows)
         if len(tail) < len(rows):
             await self._local.set_aside(head.run, reason=f"the log went on in epoch {head.epoch}")
@@ -214,6 +228,11 @@ class Claimer:
         ending = tail[-1].event if tail and log.state.status is not Status.OWNED else None
         return ending if isinstance(ending, StatusEvent) else None
 
+    async def _set_aside(self, head: Head, *, reason: str) -> None:
+        """What this pod kept belongs to a log that went on without it."""
+        if any(row.seq > head.seq for row in self.tails.pop(head.run, [])):
+            await self._local.set_aside(head.run, reason=reason)
+
     async def _swap(
         self, keeper: Keeper, claimed: Claimed, *, first: Created | None = None
     ) -> "Keeper | Later":
@@ -224,6 +243,7 @@ class Claimer:
             return Later(0.0, "another owner was quicker")
         seconds = self._doors.clock.monotonic() - began_s
         self._doors.observer.note("claimed", run=keeper.run, cause=claimed.cause, seconds=seconds)
+        self.tails.pop(keeper.run, None)
         self.on_claimed(keeper)
         return keeper
 

@@ -68,6 +68,8 @@ class Keeper:
         self.shipper.on_shipped = self._on_shipped
         self.shipper.on_fenced = self._on_fenced
         self.agent: Agent | None = None
+        self.heard = b""
+        """The incarnation of the last agent that asked this process for something."""
         self.agent_gone_s = doors.clock.monotonic()
         self.step_began_s = doors.clock.monotonic()
         self.step_timeout_s: float | None = None
@@ -318,6 +320,7 @@ class Keeper:
     def attach(self, agent: Agent | None) -> None:
         """An agent came, or went."""
         self.agent = agent
+        self.heard = agent.incarnation if agent is not None else self.heard
         self.agent_gone_s = self.doors.clock.monotonic()
         self.step_began_s = self.agent_gone_s
 

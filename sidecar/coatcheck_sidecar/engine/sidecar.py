@@ -20,7 +20,7 @@ from coatcheck_sidecar.engine.local import LocalLog, Spool
 from coatcheck_sidecar.engine.restore import Restored, read_head, read_run
 from coatcheck_sidecar.engine.scan import scan_heads
 from coatcheck_sidecar.engine.settings import Settings
-from coatcheck_sidecar.engine.shipper import Doors
+from coatcheck_sidecar.engine.shipper import Doors, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import Clock, Journal, Observer, Store, StoreError
 
@@ -164,8 +164,21 @@ class Sidecar:
             calls = self._calls[run]
             found.attach(agent)
             if wants.resume_epoch is not None:
-                await calls.resume(wants.resume_epoch, lives, is_known=False)
+                await self._resume(found, wants, lives=lives, is_known=False)
             return Opened(found, calls, None)
+
+    async def _resume(
+        self, keeper: Keeper, wants: Wants, *, lives: dict[int, Life], is_known: bool
+    ) -> None:
+        """Take in how the calls of an agent stand that came back."""
+        agent = keeper.agent
+        try:
+            calls = self._calls[keeper.run]
+            await calls.resume(wants.resume_epoch or 0, lives, is_known=is_known)
+        except BaseException:
+            if agent is not None:
+                self.detach(keeper, agent)
+            raise
 
     async def _until_gone(self, run: str, wants: Wants) -> None:
         """A run that is being let go of here is not claimed anew before the store has it all."""
@@ -189,6 +202,8 @@ class Sidecar:
         """A run that this sidecar owns already: its agent came back, or a new one comes."""
         state = keeper.log.state
         is_same = wants.resume_epoch is not None and wants.incarnation == state.claimed.incarnation
+        if wants.resume_epoch is not None and not is_same:
+            raise fenced(keeper.run, wants.resume_epoch)
         if keeper.agent is not None and not is_same:
             raise Refusal(
                 ErrorCode.CONFLICT,
@@ -209,11 +224,12 @@ class Sidecar:
             crashes=crashes,
             since=state.claimed.since if is_same else state.seq + 1,
         )
+        is_known = keeper.heard == wants.incarnation
         await keeper.claim(claimed)
         keeper.attach(agent)
         calls = self._calls[keeper.run]
         if is_same:
-            await calls.resume(wants.resume_epoch or 0, lives, is_known=True)
+            await self._resume(keeper, wants, lives=lives, is_known=is_known)
         else:
             calls.begin()
         return Opened(keeper, calls, None)
