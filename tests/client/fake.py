@@ -1,19 +1,23 @@
 """A sidecar that follows a script, on a real unix socket and a thread: for both drivers.
 
 A script is a list of lines for each connection, in the order in which they come. Whatever the
-client does that the script doesn't say is a fault, and `check` raises it.
+client does that the script doesn't say is a fault, and leaving `with` raises it.
 """
+
+# ruff: noqa: RUF012 - nobody changes what a line says
 
 import os
 import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
+
 from coatcheck.wire import Assembler, FrameReader, Message, encode_frame, encode_message
 
 PATIENCE_S = 10.0
@@ -63,6 +67,12 @@ class Pause(NamedTuple):
     for_s: float
 
 
+class Quiet(NamedTuple):
+    """The client says nothing for a while."""
+
+    for_s: float
+
+
 class Drop(NamedTuple):
     """Close the connection; nobody listens for a while."""
 
@@ -73,7 +83,7 @@ class AwaitClose(NamedTuple):
     """The client closes, and says nothing before."""
 
 
-Line = Expect | Ok | Refuse | Push | Bytes | Pause | Drop | AwaitClose
+Line = Expect | Ok | Refuse | Push | Bytes | Pause | Quiet | Drop | AwaitClose
 
 LIMITS = {"frame_bytes": 1_114_112, "part_bytes": 1_048_576, "state_bytes": 1 << 26, "requests": 64}
 HELLO: list[Line] = [
@@ -148,6 +158,7 @@ class Fake:
                     self._listener = self._listen()
         except BaseException as error:
             self._fault = error
+            self._listener.close()
 
 
 class _Player:
@@ -160,7 +171,7 @@ class _Player:
         self._read: list[Message] = []
         self._ids: dict[str, int] = {}
 
-    def play(self, script: Sequence[Line]) -> float:
+    def play(self, script: Sequence[Line]) -> float:  # noqa: C901 - one case for each line
         """How long to be away afterwards."""
         for line in script:
             match line:
@@ -177,12 +188,23 @@ class _Player:
                     self._connection.sendall(data)
                 case Pause(for_s):
                     time.sleep(for_s)
+                case Quiet(for_s):
+                    self._hear_nothing(for_s)
                 case Drop(away_s):
                     return away_s
                 case AwaitClose():
-                    message = self._next()
-                    assert message is None, f"unexpected: {message}"
+                    self._await_close()
         return 0.0
+
+    def _hear_nothing(self, for_s: float) -> None:
+        self._connection.settimeout(for_s)
+        with suppress(TimeoutError):
+            raise AssertionError(f"it was to be quiet, but: {self._next()}")
+        self._connection.settimeout(PATIENCE_S)
+
+    def _await_close(self) -> None:
+        message = self._next()
+        assert message is None, f"unexpected: {message}"
 
     def _expect(self, line: Expect) -> None:
         message = self._next()

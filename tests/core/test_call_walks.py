@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coatcheck_sidecar.core.call_events import (
@@ -141,12 +141,16 @@ class World:
                 case WriteNotApplied(attempt):
                     self.sent.pop(attempt, None)
                 case WriteResolved(resolution=Resolution.NOT_APPLIED | Resolution.RETRY):
+                    assert not isinstance(event, Probed) or self.is_settled(event.sent_ms)
                     self.sent.clear()
                 case Alarm():
                     self.log.append("alarm")
                 case _:
                     pass
         self.call = decision.state
+
+    def is_settled(self, probed_ms: int) -> bool:
+        return probed_ms >= max(self.sent.values(), default=0) + 15_000
 
     def on_send(self, attempt: int) -> None:
         if self.call_class.is_guarded:
@@ -166,6 +170,7 @@ PAUSE = st.sampled_from([1_000, 20_000, 2 * HOUR_MS])
 MOVE = st.one_of(ASK, ASK, END, END, PROBE, DECIDE, REPORT, PAUSE, st.just("restart"))
 
 
+@settings(max_examples=400)
 @given(st.sampled_from(CallClass), st.lists(MOVE, max_size=14))
 def test_no_way_through_the_table_sends_twice_in_silence(
     call_class: CallClass, moves: list[object]

@@ -12,10 +12,12 @@ import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgpack
 import rfc8785
+
+from coatcheck_sidecar.core.canonical import canonical_json, unique
 
 VERSION: Final = 1
 """Of the canonical form: goes into every digest, so that a change is seen as another request."""
@@ -72,14 +74,14 @@ def of_request(
     place = (request.scheme.lower(), request.authority.lower(), request.path, request.query)
     texts = (request.method.upper(), *place, request.account, str(len(kept)), *kept)
     is_json = any(n.lower() == "content-type" and JSON_TYPE.match(v) for n, v in request.headers)
-    body = _canonical_json(request.body, ignored_pointers) if is_json else None
+    body = _canonical_body(request.body, ignored_pointers) if is_json else None
     parts = (b"raw", request.body) if body is None else (b"canonical", body)
     return _digest(b"http", *(text.encode("utf-8", "surrogateescape") for text in texts), *parts)
 
 
 def decode_arguments(arguments: bytes) -> object:
     """The value of msgpack arguments; raises `ValueError` if it has none or is ambiguous."""
-    value: object = msgpack.unpackb(arguments, object_pairs_hook=_unique)
+    value: object = msgpack.unpackb(arguments, object_pairs_hook=unique)
     return value
 
 
@@ -149,26 +151,16 @@ def _digest(*parts: bytes) -> bytes:
     return digest.digest()
 
 
-def _canonical_json(body: bytes, ignored: Iterable[str]) -> bytes | None:
-    try:
-        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+def _canonical_body(body: bytes, ignored: Iterable[str]) -> bytes | None:
+    def change(value: Any) -> Any:
         for path in ignored:
             value = _without(value, _names(path))
-        return rfc8785.dumps(value)
+        return value
+
+    try:
+        return canonical_json(body.decode(), change)
     except (ValueError, RecursionError):
         return None
-
-
-def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    pairs = list(pairs)
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _names(path: str) -> list[str]:

@@ -53,6 +53,8 @@ class WriteQueue:
         """Let an append in, or have it wait behind those that wait already."""
         self._gate.append(entry)
         self.admit()
+        if self._gate and self._gate[-1] is entry:
+            entry.done.add_done_callback(lambda _: self._withdraw(entry))
 
     def put_job(self, job: Job) -> None:
         """Jobs pass the gate: reads and clean-up must work when there is no room."""
@@ -65,12 +67,6 @@ class WriteQueue:
             entry.records = [self._index.admit(row) for row in entry.rows]
             self._rows += len(entry.records)
             self._admitted.append(entry)
-
-    def withdraw(self, entry: Append) -> None:
-        """Forget an append that its caller gave up, if it was not let in yet."""
-        if entry in self._gate:
-            self._gate.remove(entry)
-            self.admit()
 
     def take(self) -> Job | list[Append]:
         """The next job, or the appends that form the next batch: at least one."""
@@ -100,6 +96,12 @@ class WriteQueue:
         self._admitted.clear()
         self._gate.clear()
         return entries
+
+    def _withdraw(self, entry: Append) -> None:
+        """Forget an append that its caller gave up, if it was not let in yet."""
+        if entry.done.cancelled() and entry in self._gate:
+            self._gate.remove(entry)
+            self.admit()
 
     def _has_room(self, entry: Append) -> bool:
         if self._rows and self._rows + len(entry.rows) > self._rows_max:

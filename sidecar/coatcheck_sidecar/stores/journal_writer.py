@@ -32,6 +32,9 @@ SHRINK_FREE_FRACTION: Final = 0.75
 """Giving back costs writing what stays, which must be the smaller part."""
 
 
+CLOSED: Final = "the journal is closed"
+
+
 class JournalWriter:
     """Writes for `SqliteJournal`. Its task runs from `start` to `stop`."""
 
@@ -79,17 +82,17 @@ class JournalWriter:
         if self.death is not None:
             raise JournalDead(self.death)
         if self._is_stopping:
-            raise JournalDead("the journal is closed")
+            raise JournalDead(CLOSED)
 
-    async def append(self, entry: Append) -> None:
-        """Have rows written in their turn."""
-        self._queue.put(entry)
-        self._wake.set()
-        try:
-            await entry.done
-        except asyncio.CancelledError:
-            self._queue.withdraw(entry)
-            raise
+    def append(self, entry: Append) -> None:
+        """Have rows written in their turn, or refuse them."""
+        if self.death is not None or self._is_stopping:
+            _refuse([entry], self.death or CLOSED)
+        elif not entry.rows:
+            entry.done.set_result(None)
+        else:
+            self._queue.put(entry)
+            self._wake.set()
 
     async def in_turn(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do something with the file after what was asked before."""
@@ -237,10 +240,11 @@ class JournalWriter:
         if self._tidy_timer is not None:
             self._tidy_timer.cancel()
             self._tidy_timer = None
-        _refuse(self._queue.clear(), self.death or "the journal was closed first")
+        _refuse(self._queue.clear(), self.death or CLOSED)
 
 
 def _refuse(entries: list[Append] | list[Job] | list[Append | Job], message: str) -> None:
     for entry in entries:
         if not entry.done.done():
             entry.done.set_exception(JournalDead(message))
+            entry.done.exception()  # A future that its caller dropped is not worth a log line.

@@ -1,5 +1,6 @@
 """A journal in memory, with the same semantics and no threads: for simulations and tests."""
 
+from asyncio import Future, get_running_loop
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -47,13 +48,19 @@ class MemoryJournal:
         """`die` was called."""
         return self.death is not None
 
-    async def append(self, rows: Sequence[Row], *, level: Level) -> None:
-        """Keep rows; a row with the key of an earlier one replaces it.
+    def append(self, rows: Sequence[Row], *, level: Level) -> "Future[None]":
+        """Keep rows; a row with the key of an earlier one replaces it. The future is done.
 
-        Raises `JournalDead`, and `ValueError` for a row or level that can't be.
+        It failed with `JournalDead`, or `ValueError` is raised for a row or level that can't be.
         """
-        self._check_open()
         check_rows(rows, level=level)
+        done: Future[None] = get_running_loop().create_future()
+        try:
+            self._check_open()
+        except JournalDead as exc:
+            done.set_exception(exc)
+            done.exception()  # A future that its caller dropped is not worth a log line.
+            return done
         for row in rows:
             key = _key(row)
             self._unsynced.setdefault(key, self._rows.get(key))
@@ -61,6 +68,8 @@ class MemoryJournal:
             self._trimmed.pop(key, None)
         if rows and level is Level.NODE:
             self._unsynced.clear()
+        done.set_result(None)
+        return done
 
     def trim(self, run: str, *, up_to_epoch: int, up_to_seq: int) -> None:
         """Forget rows at or before (epoch, seq)."""

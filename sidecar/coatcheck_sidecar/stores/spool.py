@@ -14,14 +14,11 @@ from coatcheck_sidecar.core.model import Level
 
 T = TypeVar("T")
 
-INLINE_BYTES_MAX: Final = 256 * 1024
-"""Up to here a journal row is cheaper than a file: a row of 1 MB takes 3 to 4 ms, p99 22."""
-
 NAME: Final = re.compile(r"[0-9a-f]{64}-[0-9]{1,9}")
-"""SHA-256 of the content, and a number that tells equal contents of several owners apart."""
+"""SHA-256 of the content, and a number: equal contents have several owners."""
 
 
-class SpoolError(Exception):
+class SpoolError(OSError):
     """A file of the spool can't be written or read. The message names it."""
 
 
@@ -50,6 +47,8 @@ class Spool:
             if NAME.fullmatch(entry.name)
         }
         self._reserved_bytes = 0
+        numbers = (int(name.partition("-")[2]) for name in self._lengths)
+        self._numbers = itertools.count(max(numbers, default=0) + 1)
 
     @property
     def bytes_used(self) -> int:
@@ -106,15 +105,14 @@ class Spool:
         await self._in_thread(lambda: path.unlink(missing_ok=True), f"can't remove {path}")
         self._lengths.pop(name, None)
 
-    async def clean(self, keep: set[str]) -> int:
-        """Delete every file but those of `keep`, at start, before any write; how many."""
-        doomed = [name for name in self._lengths if name not in keep]
-        for name in doomed:
+    async def clean(self, keep: set[str]) -> None:
+        """Delete every file but those of `keep` and those whose write has not returned."""
+        for name in [name for name in self._lengths if name not in keep]:
             await self.remove(name)
-        return len(doomed)
 
     def _write(self, data: bytes, is_synced: bool) -> str:
-        name, fd = self._create(hashlib.sha256(data).hexdigest())
+        name = f"{hashlib.sha256(data).hexdigest()}-{next(self._numbers)}"
+        fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(fd, "wb", buffering=0) as file:
                 _write_all(file.fileno(), data)
@@ -127,14 +125,6 @@ class Spool:
                 os.unlink(self._folder / name)
             raise
         return name
-
-    def _create(self, digest: str) -> tuple[str, int]:
-        for number in itertools.count():
-            name = f"{digest}-{number}"
-            with suppress(FileExistsError):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                return name, os.open(self._folder / name, flags, 0o600)
-        raise AssertionError("the numbers ended")
 
     def _settle(self, length: int) -> None:
         self._reserved_bytes -= length
@@ -153,6 +143,8 @@ class Spool:
     async def _in_thread(self, work: Callable[[], T], complaint: str) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(None, work)
+        except SpoolError:
+            raise
         except OSError as exc:
             raise SpoolError(f"{complaint}: {exc}") from exc
 

@@ -79,8 +79,11 @@ class SqliteJournal:
         `FolderInUse`, `JournalFromFuture`, and `JournalDead` for an I/O error.
         """
         settings = settings or JournalSettings()
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        lock = await FolderLock.acquire(folder, wait_s=settings.lock_wait_s)
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            lock = await FolderLock.acquire(folder, wait_s=settings.lock_wait_s)
+        except OSError as exc:
+            raise JournalDead(f"the data folder {folder} can't be used: {exc}") from exc
         try:
             space = SpaceWatch(folder, on_alarm=on_alarm)
             file, index, damage = await _open_file(folder / FILE_NAME, space)
@@ -91,7 +94,7 @@ class SqliteJournal:
                 file, index=index, queue=queue, space=space, bytes_max=settings.bytes_max
             )
             writer.start()
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, OSError) as exc:
             lock.release()
             raise JournalDead(f"the journal in {folder} can't be opened: {exc}") from exc
         except BaseException:
@@ -123,22 +126,21 @@ class SqliteJournal:
             disk_fraction=self._writer.space.disk_fraction(),
         )
 
-    async def append(self, rows: Sequence[Row], *, level: Level) -> None:
-        """Write rows, atomic together; returns when they are durable at `level`.
+    def append(self, rows: Sequence[Row], *, level: Level) -> "asyncio.Future[None]":
+        """Take rows, atomic together; the future is done when they are durable at `level`.
 
-        A caller that is cancelled leaves its rows to be written, unless they still waited for
-        room. Raises `JournalDead`, and `ValueError` for a row or level that can't be.
+        It fails with `JournalDead`. When it is cancelled the rows are written all the same, unless
+        they still wait for room. Raises `ValueError` for a row or level that can't be.
         """
-        self._writer.check_open()
         check_rows(rows, level=level)
-        if rows:
-            entry = Append(
-                rows,
-                is_synced=level is Level.NODE,
-                done=asyncio.get_running_loop().create_future(),
-                length=sum(len(row.data) for row in rows),
-            )
-            await self._writer.append(entry)
+        entry = Append(
+            rows,
+            is_synced=level is Level.NODE,
+            done=asyncio.get_running_loop().create_future(),
+            length=sum(len(row.data) for row in rows),
+        )
+        self._writer.append(entry)
+        return entry.done
 
     def trim(self, run: str, *, up_to_epoch: int, up_to_seq: int) -> None:
         """Forget rows at or before (epoch, seq). Not synced: after a crash some may be back."""
