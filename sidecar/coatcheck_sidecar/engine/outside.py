@@ -76,7 +76,8 @@ class Done:
     id: str
     refused: str
     """Why it was not carried out; empty if it was."""
-    status: Status
+    status: Status | None
+    """Of the run afterwards; `None` if that is not known."""
 
 
 class Outside:
@@ -90,10 +91,6 @@ class Outside:
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
         self._doors = Doors(store, clock, self._settings, self._trouble, gate)
-
-    def new_id(self) -> str:
-        """A command's id."""
-        return self._clock.random_bytes(8).hex()
 
     # Reading
 
