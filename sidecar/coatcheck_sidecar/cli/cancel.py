@@ -7,7 +7,6 @@ import click
 from coatcheck_sidecar.cli.common import command_options, json_option, store_option
 from coatcheck_sidecar.cli.orders import bulk_options, order_runs
 
-
 EXAMPLE: Final = """\b
 Example: coatcheck cancel invoice-4711 --why "paid by hand"
 """

@@ -15,7 +15,6 @@ from coatcheck_sidecar.cli.doubts import COLUMNS, row
 from coatcheck_sidecar.cli.orders import confirm, new_id, send
 from coatcheck_sidecar.core.command import Command
 
-
 EXAMPLE: Final = """\b
 Examples: coatcheck resolve invoice-4711 17 --applied --value '{"id": "ch_1"}' --why "in Stripe"
           coatcheck resolve --tool send_mail --not-applied --why "the relay was down"

@@ -23,7 +23,7 @@ Every setting can also be COATCHECK_<NAME> in the environment, or <name> in the 
 
 def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for each setting; checked with all the others, not by click."""
-    for name in reversed(SETTINGS):
+    for name in reversed(list(SETTINGS)):
         flag = "--" + name.replace("_", "-")
         command = click.option(flag, name, metavar="VALUE", help=help_of(name))(command)
     return command

@@ -28,6 +28,7 @@ from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import inbox_prefix
+from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
@@ -90,7 +91,8 @@ class Outside:
         self._settings = settings or Settings()
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
-        self._doors = Doors(store, clock, self._settings, self._trouble, gate)
+        background = Lane(self._settings.puts_max)
+        self._doors = Doors(store, clock, self._settings, self._trouble, gate, background)
 
     # Reading
 
