@@ -192,12 +192,15 @@ def observed(state: RunState) -> dict[str, Any]:
 
 
 def bare(value: Any) -> Any:
-    """The same value without references to objects: where bytes lie is no part of what they are."""
+    """The same value without references to objects: where bytes lie is no part of what they are.
+
+    Nor are deltas, which a head carries in a section of their own.
+    """
     if isinstance(value, Body):
         return Body(value.data)
     if isinstance(value, dict):
         return {key: bare(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
+        names = [field.name for field in dataclasses.fields(value) if field.name != "delta"]
         return (type(value), [bare(getattr(value, name)) for name in names])
     return value

@@ -82,8 +82,9 @@ class Shipping(History):
             record = self.log.claim(event, at_ms=at_ms)
         elif isinstance(event, Checkpoint):
             state = self.log.checkpoint_bytes[-300:] + self.chance() * 3
-            changes = self.log.delta_to(state)
-            record = self.log.commit(event, state, delta=changes, at_ms=at_ms)
+            delta = Body(self.log.delta_to(state))
+            event = replace(event, length=len(state), delta=delta)
+            record = self.log.commit(event, state, at_ms=at_ms)
             self.states[record.seq] = state
         else:
             record = self.log.append(event, at_ms=at_ms)
