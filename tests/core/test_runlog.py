@@ -179,8 +179,7 @@ def state_of(seed: int, size: int) -> bytes:
 
 
 def commit(run: Shipping, state: bytes) -> None:
-    step = run.state.step + 1
-    delta = Body(run.log.delta_to(state))
+    step, delta = run.state.step + 1, Body(run.log.delta_to(state))
     event = Checkpoint(step=step, step_high=step, length=len(state), delta=delta)
     record = run.log.commit(event, state, at_ms=0)
     run.records.append(record)
