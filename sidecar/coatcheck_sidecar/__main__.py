@@ -5,12 +5,11 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.metrics import MetricsObserver
@@ -43,14 +42,6 @@ class Parts:
     admin: HttpServer
     unfit: "asyncio.Future[StoreUnfit]"
     """Done when the store turns out to be none that fences."""
-
-
-def release() -> str:
-    """This distribution's version."""
-    try:
-        return version("coatcheck")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _pod_uid(config: Config, clock: Clock) -> str:

@@ -189,6 +189,16 @@ SETTINGS: Final[Mapping[str, Field[Any]]] = {f.name: f for f in fields(Config)}
 _NOTES: Final = get_type_hints(Config, include_extras=True)
 
 
+def release() -> str:
+    """This distribution's version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("coatcheck")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def help_of(name: str) -> str:
     """One line for `--help`, with the default."""
     text = ENGINE_HELP.get(name, "") if name in ENGINE else _NOTES[name].__metadata__[1]

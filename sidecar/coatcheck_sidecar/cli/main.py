@@ -51,7 +51,8 @@ Example: coatcheck run -- python agent.py
 @click.group(
     cls=LazyGroup, epilog=EXAMPLE, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(package_name="coatcheck", prog_name="coatcheck")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+              help="Show the version and exit.")  # fmt: skip
 def cli() -> None:
     """Deploy long-running AI agents without losing in-flight work."""
 
