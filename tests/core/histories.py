@@ -104,8 +104,9 @@ class History:
                 yield lambda n: Dispatched(call=number, attempt=attempt + n % 2)
                 yield self._done(call)
                 yield self._resolved(call)
-            case _ if call.is_unsettled:
-                yield self._resolved(call)
+            case _:
+                if call.is_unsettled:
+                    yield self._resolved(call)
 
     def _done(self, call: Call) -> Callable[[int], Event]:
         kinds = tuple(OutcomeKind)

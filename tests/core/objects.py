@@ -10,7 +10,7 @@ from coatcheck_sidecar.core.model import Body, CallClass, ObjectRef, OutcomeKind
 from coatcheck_sidecar.core.ownership import Heartbeat, RunSummary
 from coatcheck_sidecar.core.record import KINDS, Birth, Record
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBER = st.integers(0, 2**63 - 1)
 BYTES = st.binary(max_size=40)
 REF = st.builds(ObjectRef, TEXT, st.binary(min_size=32, max_size=32), NUMBER)

@@ -22,8 +22,18 @@ from coatcheck_sidecar.core.head import (
     seal,
     unseal,
 )
-from coatcheck_sidecar.core.model import NO_BODY
-from coatcheck_sidecar.core.record import Checkpoint, Claimed, Event, Record, bodies_of
+from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, CallState
+from coatcheck_sidecar.core.record import (
+    Birth,
+    CallOutcome,
+    Checkpoint,
+    Claimed,
+    Dispatched,
+    Event,
+    Intent,
+    Record,
+    bodies_of,
+)
 from coatcheck_sidecar.core.runlog import (
     RunLog,
     Snapshot,
@@ -34,8 +44,8 @@ from coatcheck_sidecar.core.runlog import (
     restore,
     seal_state,
 )
-from coatcheck_sidecar.core.runstate import RunState
-from tests.core.histories import History
+from coatcheck_sidecar.core.runstate import RunState, fold
+from tests.core.histories import History, observed
 
 HEAD = head_name("run")
 STATE_BYTES_MAX = 1 << 20
@@ -178,3 +188,48 @@ class Shipping(History):
                 record = replace(record, event=replace(event, delta=NO_BODY))
             if record.seq <= seq:
                 yield record
+
+
+def assert_restores(run: Shipping) -> None:
+    """What the head describes is the fold of all records up to it, and its state."""
+    head, log = run.head(), run.restored()
+    assert head is not None
+    whole = fold("run", run.up_to(head.seq))
+    assert observed(log.state) == observed(whole)
+    assert log.state.commands == whole.commands
+    assert (head.status, head.reason, head.step) == (whole.status, whole.reason, whole.step)
+    assert log.checkpoint_bytes == run.states[whole.checkpoint_seq]
+    stones = run.tombstones()
+    dead = {key for key, call in whole.by_key.items() if call.state is CallState.TOMBSTONE}
+    assert sorted(stone.key for stone in stones) == sorted(dead)
+
+
+def call(run: Shipping, *, key: str, size: int = 500, named: bool = True) -> int:
+    at = run.seq + 1
+    birth = Birth(
+        key=key,
+        step=run.state.step + 1,
+        tool="charge",
+        call_class=CallClass.ONCE,
+        fingerprint=bytes(32),
+        is_named=named,
+        summary="x" * size,
+    )
+    run.append(Intent(call=at, birth=birth))
+    run.append(Dispatched(call=at, attempt=1))
+    return at
+
+
+def done(run: Shipping, number: int) -> None:
+    run.append(CallOutcome(call=number, attempt=1, what="done", body=Body(b"ok")))
+
+
+def checkpoint(run: Shipping) -> None:
+    step = run.state.step + 1
+    run.append(Checkpoint(step=step, step_high=step))
+
+
+def owned() -> Shipping:
+    run = Shipping()
+    run.append(Claimed(owner="pod.a"))
+    return run

@@ -1,11 +1,11 @@
 import hashlib
+import sys
 from contextlib import suppress
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coatcheck_sidecar.core import delta as module
 from coatcheck_sidecar.core.delta import (
     HEAD_DELTAS_BYTES_MAX,
     LONG_DISTANCE_BYTES_MIN,
@@ -19,8 +19,12 @@ from coatcheck_sidecar.core.delta import (
 )
 from coatcheck_sidecar.core.model import ObjectRef
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 MAX = 1 << 24
-zstd = module.zstd
 
 
 def noise(seed: int, size: int) -> bytes:
