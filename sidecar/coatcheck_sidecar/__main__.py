@@ -109,17 +109,19 @@ async def running(config: Config) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as stack:
         observer = MetricsObserver(version=release())
         sidecar, view, store = await build(config, observer, stack=stack)
+        tasks = TaskSet(
+            lambda name, error: logs.write("error", "task_failed", name=name, error=repr(error))
+        )
+        stack.push_async_callback(tasks.close)
+        unfit: asyncio.Future[StoreUnfit] = asyncio.get_running_loop().create_future()
+        probing = tasks.start(_probe(store, sidecar.doors.clock, unfit=unfit), name="probe")
         admin = admin_server(
             view, observer.render, host=config.admin_listen.host, port=config.admin_listen.port
         )
         local = local_server(view, host=config.listen.host, port=config.listen.port)
         control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
-        tasks = TaskSet(lambda name, error: logs.write("error", name, error=repr(error)))
-        stack.push_async_callback(tasks.close)
-        unfit: asyncio.Future[StoreUnfit] = asyncio.get_running_loop().create_future()
         await admin.start()
         stack.push_async_callback(admin.close)
-        probing = tasks.start(_probe(store, sidecar.doors.clock, unfit=unfit), name="probe")
         await asyncio.wait([probing], timeout=PROBE_WAIT_S)
         if unfit.done():
             raise unfit.result()

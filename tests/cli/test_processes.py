@@ -206,6 +206,29 @@ def test_an_agent_that_crashes_gives_its_status_and_its_run(tmp_path: Path) -> N
     assert summary["reason"] == "the agent ended with 7"
 
 
+def test_commands_reach_a_run_that_its_sidecar_owns(tmp_path: Path) -> None:
+    env = environ(COATCHECK_HEARTBEAT_S="0.2", COATCHECK_LEASE_S="2")
+    store = ("--store", (tmp_path / "d/store").as_uri())
+    with started(run_args(tmp_path, steps=1000, pause_s=0.05), env) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "step 3\n":
+            assert process.poll() is None
+        ran = coatcheck("signal", "r1", "hello", "--value", "[1]", "--timeout", "10", *store)
+        assert ran.stdout == "r1: done; it is owned\n", ran.stderr
+        refused = coatcheck("retry", "r1", "--timeout", "10", *store)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "is owned, not held" in refused.stderr
+        (line,) = json.loads(coatcheck("runs", "--json", *store).stdout)
+        assert line["summary"]["status"] == "owned"
+        ran = coatcheck("cancel", "r1", "--why", "typo", "--timeout", "10", *store)
+        assert ran.stdout == "r1: done; it is cancelled\n", ran.stderr
+        process.communicate(timeout=WAIT_S)
+        assert process.returncode not in {0, None}
+    summary = line_of(tmp_path)
+    assert summary["status"] == "cancelled"
+    assert str(summary["reason"]).endswith("typo")
+
+
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     with started(run_args(tmp_path, steps=2, pause_s=60), environ()) as process:
         time.sleep(2.0)

@@ -83,8 +83,9 @@ async def owned(store: Store, run: str = "r1", *, owner: str = OWNER, queue: str
     """A run with a checkpoint, as its owner has it."""
     log = await ship(store, RunLog(RunState(run)), Created(queue=queue), Claimed(owner=owner))
     state = b"state of " + run.encode()
-    step = Checkpoint(step=1, step_high=1)
-    log.commit(step, state, delta=log.delta_to(state), at_ms=SENT_MS)
+    delta = Body(log.delta_to(state))
+    step = Checkpoint(step=1, step_high=1, length=len(state), delta=delta)
+    log.commit(step, state, at_ms=SENT_MS)
     return await ship(store, log)
 
 
@@ -391,3 +392,8 @@ async def test_a_store_that_does_not_answer_is_named_in_the_end() -> None:
 async def test_there_must_be_a_run(outside: Outside) -> None:
     with pytest.raises(Refusal, match="there is no run r1"):
         await outside.command(cancel())
+
+
+async def test_what_no_owner_would_take_is_not_sent(outside: Outside) -> None:
+    with pytest.raises(Refusal, match="too long"):
+        await outside.command(Command(id="c1", run="r1", what="cancel", by="ann", why="y" * 2_000))
