@@ -10,6 +10,7 @@ with.
 
 import argparse
 import asyncio
+import json
 from collections import defaultdict
 from contextlib import AsyncExitStack
 from typing import Any
@@ -37,7 +38,7 @@ class Chats:
         self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def post_message(self, request: web.Request) -> web.Response:
-        chat, text = request.match_info["chat"], (await request.json(content_type=None))["text"]
+        chat, text = request.match_info["chat"], json.loads(await request.text())["text"]
         async with self._turn[chat]:
             try:
                 run = await self._run(chat)
@@ -54,7 +55,10 @@ class Chats:
     async def _answer(self, run: coatcheck.Run, text: str) -> str:
         messages = [*(run.state or []), {"role": "user", "content": text}]
         answer: str = await run.step.tool(ask_model)(messages)
-        await run.commit([*messages, {"role": "assistant", "content": answer}])
+        try:
+            await run.commit([*messages, {"role": "assistant", "content": answer}])
+        except coatcheck.Draining:  # the pod stops, and the answer is safe
+            await self._leave(run.id)
         return answer
 
     async def _run(self, chat: str) -> coatcheck.Run:
