@@ -43,7 +43,8 @@ Message = dict[str, Any]
 @functools.cache
 def http() -> aiohttp.ClientSession:
     """One pool of connections for the process; it believes in no retry of its own."""
-    return aiohttp.ClientSession(raise_for_status=True)
+    headers = {"User-Agent": os.environ["DEMO_DISK"]}
+    return aiohttp.ClientSession(raise_for_status=True, headers=headers)
 
 
 @coatcheck.tool(effect="read", record=True)

@@ -18,6 +18,8 @@ class Charge:
     cents: int
     key: str | None
     """The `Idempotency-Key` under which it was asked for."""
+    by: str = ""
+    """Who asked: the pod."""
 
 
 class Ledger:
@@ -32,9 +34,9 @@ class Ledger:
         os.ftruncate(self._file, len(kept))
         os.lseek(self._file, 0, os.SEEK_END)
 
-    def add(self, ref: str, cents: int, *, key: str | None) -> Charge:
+    def add(self, ref: str, cents: int, *, key: str | None, by: str = "") -> Charge:
         """Take money; durable when it returns."""
-        charge = Charge(f"ch_{len(self.charges) + 1:05}", ref, cents, key)
+        charge = Charge(f"ch_{len(self.charges) + 1:05}", ref, cents, key, by)
         os.write(self._file, json.dumps(asdict(charge)).encode() + b"\n")
         os.fsync(self._file)
         self.charges.append(charge)

@@ -47,18 +47,19 @@ class Payments:
     async def _post_charge(self, request: web.Request) -> web.Response:
         body = await request.json()
         ref, cents = str(body["ref"]), int(body["cents"])
-        key = request.headers.get("Idempotency-Key")
+        key, by = request.headers.get("Idempotency-Key"), request.headers.get("User-Agent", "")
         await asyncio.sleep(self._chance.uniform(0, BEFORE_S_MAX))
         if key is None or not self._honours_keys:
-            charge = self._ledger.add(ref, cents, key=key)
+            charge = self._ledger.add(ref, cents, key=key, by=by)
         else:
-            charge = await self._charge_once(ref, cents, key=key)
+            charge = await self._charge_once(ref, cents, key=key, by=by)
         await asyncio.sleep(self._chance.uniform(0, AFTER_S_MAX))
         return web.json_response(asdict(charge), status=201)
 
-    async def _charge_once(self, ref: str, cents: int, *, key: str) -> Charge:
+    async def _charge_once(self, ref: str, cents: int, *, key: str, by: str) -> Charge:
         async with self._under_key.setdefault(key, asyncio.Lock()):
-            charge = self._ledger.under(key) or self._ledger.add(ref, cents, key=key)
+            known = self._ledger.under(key)
+            charge = known or self._ledger.add(ref, cents, key=key, by=by)
         if (charge.ref, charge.cents) != (ref, cents):
             raise web.HTTPUnprocessableEntity(text=f"{key} was used for {charge.ref}")
         return charge

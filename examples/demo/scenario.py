@@ -30,6 +30,10 @@ METERS_S: Final = 0.5
 ONCALL_S: Final = 1.0
 """How long somebody on call takes to look again; a real one takes longer."""
 READY_S: Final = 20.0
+RESTART_S: Final = 1.0
+"""A process that ended by itself is started again after that, as a kubelet would."""
+CRASHES_MAX: Final = 20
+"""More is no bad luck: the demo gives up and shows what they said."""
 NEWS_MAX: Final = 200
 STRIKES: Final = {
     Blow.AGENT: "kill -9 of the agent",
@@ -56,6 +60,8 @@ class Plan:
     strikes_max: int = 10_000
     limit_s: float = 180.0
     honours_keys: bool = True
+    kinds: tuple[str, ...] = ("keyed", "probed", "blind")
+    """How payments are made safe, in turn; `keyed` only where keys are honoured."""
     levels: str = "node"
     model_delay_s: float = 0.25
 
@@ -81,7 +87,7 @@ class Place:
 def orders(plan: Plan) -> list[Order]:
     """The invoices to settle; the three kinds of payment in turn."""
     chance = random.Random(plan.seed)
-    kinds = ("keyed", "probed", "blind") if plan.honours_keys else ("probed", "blind")
+    kinds = [kind for kind in plan.kinds if plan.honours_keys or kind != "keyed"]
     made = []
     for number in range(1, plan.runs + 1):
         run = f"inv-{number:02}"
@@ -106,6 +112,7 @@ class Scenario:
         """All runs are over; else time is out."""
         self.ledger, self.witness = place.folder / "ledger.jsonl", place.folder / "witness.jsonl"
         self._hit_s: dict[str, float] = {}
+        self._dead_s: dict[str, float] = {}
         self._began_s = time.monotonic()
         self._payments_port, self._model_port = free_ports(2)
         self._payments = f"http://{LOOPBACK}:{self._payments_port}"
@@ -191,6 +198,8 @@ class Scenario:
 
     async def _strike(self, over: asyncio.Event, watch: Callable[[], None]) -> None:
         while not self.board.is_over and self.now_s < self.plan.limit_s:
+            if len(self.crashes) > CRASHES_MAX:
+                break
             now_s = self.now_s
             is_time = now_s < self.plan.strike_s
             if is_time and len(self.chaos.strikes) < self.plan.strikes_max:
@@ -213,13 +222,22 @@ class Scenario:
 
     def _restart_the_dead(self) -> None:
         for pod in self.pods:
-            for child in [] if self.chaos.is_down(pod) else pod.died_by_itself():
-                what = "sidecar" if child is pod.sidecar else "agent"
-                said = f"{pod.name}: its {what} ended by itself with status {child.exit_status}"
-                self.crashes.append(f"{said}\n{child.last_words()}")
-                self.tell("bad", said)
-            if not self.chaos.is_down(pod):
-                pod.start()
+            if self.chaos.is_down(pod):
+                self._dead_s.pop(pod.name, None)
+            elif pod.name in self._dead_s:
+                if self.now_s >= self._dead_s[pod.name] + RESTART_S:
+                    del self._dead_s[pod.name]
+                    pod.start()
+            else:
+                self._find_the_dead(pod)
+
+    def _find_the_dead(self, pod: Pod) -> None:
+        for child in pod.died_by_itself():
+            what = "sidecar" if child is pod.sidecar else "agent"
+            said = f"{pod.name}: its {what} ended by itself with status {child.exit_status}"
+            self.crashes.append(f"{said}\n{child.last_words()}")
+            self.tell("bad", said)
+            self._dead_s[pod.name] = self.now_s
 
     async def _look_at_heads(self) -> None:
         for before, after in await self.board.refresh():
