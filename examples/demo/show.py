@@ -20,8 +20,13 @@ from examples.demo.trail import Trail
 FRAME_S: Final = 0.2
 PLAIN_S: Final = 5.0
 """A line of progress this often where nobody can be shown a picture."""
+WIDTH_MAX: Final = 112
+FRAME_CHARS: Final = 4
+"""Borders and padding of the panel."""
 BAR_CELLS: Final = 36
-NEWS_LINES: Final = 7
+NEWS_LINES_MAX: Final = 7
+FRAME_LINES: Final = 13
+"""Of the picture, beside runs and news."""
 COLOURS: Final = ("cyan", "magenta", "blue", "yellow", "green", "red")
 MOODS: Final = {"bad": "red", "good": "green", "plain": "default"}
 
@@ -70,6 +75,7 @@ class Picture:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
         self._live.start()
+        self._width = min(console.width, WIDTH_MAX)
         self._next_s = 0.0
 
     def __call__(self) -> None:
@@ -103,7 +109,7 @@ class Picture:
             title=title,
             border_style="dim",
             box=box.ROUNDED,
-            width=min(self._console.width, 112),
+            width=self._width,
         )
 
     def _runs(self) -> Table:
@@ -165,14 +171,14 @@ class Picture:
         return Panel(text, title=f"[bold {colour}]{pod.name}[/]", border_style=colour, height=4)
 
     def _news(self) -> list[Text]:
-        last = list(self._scenario.news)[-NEWS_LINES:]
-        lines = [
-            Text(
-                f"{n.at_s:5.1f} s  {n.text}", style=MOODS[n.mood], no_wrap=True, overflow="ellipsis"
-            )
-            for n in last
-        ]
-        return lines + [Text()] * (NEWS_LINES - len(lines))
+        room = self._console.height - FRAME_LINES - len(self._scenario.orders)
+        count = max(0, min(NEWS_LINES_MAX, room))
+        lines = []
+        for item in list(self._scenario.news)[-count:] if count else []:
+            line = Text(f"{item.at_s:5.1f} s  {item.text}", style=MOODS[item.mood])
+            line.truncate(self._width - FRAME_CHARS, overflow="ellipsis")
+            lines.append(line)
+        return lines + [Text()] * (count - len(lines))
 
 
 def counters(scenario: Scenario) -> Text:
