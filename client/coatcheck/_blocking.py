@@ -159,7 +159,8 @@ class Connection:
                 self._turn.wait()
                 return
             self._is_reading = True
-        messages, error = [], None
+        messages: list[Message] = []
+        error: CoatcheckError | None = None
         try:
             link = self._link or self._connect()
             messages = link.read(self._left_s(math.inf))

@@ -1,25 +1,25 @@
 """The tool-call table: what to do when something happens to a call.
 
 **Only `Asked` sends.** Every other event adds to what is known, and lets whoever waits ask again.
-So there is one place that sends (`_send`), and it writes `dispatched` first: at the tool's level,
-and in the head for guarded calls. Nothing is served before the fingerprint was compared.
+So one function sends, `_send`, and it writes `dispatched` first: at the tool's level, and in the
+head for guarded calls. Nothing is served before the fingerprint was compared.
 
-                 Asked                         Ended                            Asked again
-    (new) ---------------> DISPATCHED --- answer, and it lasts ---> DONE ------- its answer ------->
-      |                     |   ^  | \\                                ^
-      | waits its turn      |   |  |  \\-- refused, nothing done --> NOT_APPLIED -- sent again ----->
-      v                     |   |  |                                 ^
-    INTENT ------ Asked ----+   |  +---- nobody knows, Restarted --> IN_DOUBT -- by class, below -->
-                                +---------- Reported: still running -----'  \\-- Resolved, Probed,
-                                                                                a late answer
+    what is known                          state        Asked gives
+    accepted, waits its turn               INTENT       send
+    about to be sent, or sent              DISPATCHED   join it
+    refused before anything was done       NOT_APPLIED  send, same upstream key
+    nobody knows; its sender is gone       IN_DOUBT     R, I: send, that does no harm
+                                                        K: send while the key lives, else hold
+                                                        P: probe; a "no" counts once settled
+                                                        U: hold until somebody decides
+    answered, and the answer stays         DONE         replay
+    decided: it was undone                 COMPENSATED  hold
+    answered long ago                      TOMBSTONE    hold
 
-    Asked in doubt:   R, I  sent again: that does no harm
-                      K     sent again while the upstream remembers the key, else held
-                      P     the upstream is asked; its "no" counts only once settled, else held
-                      U     held, until somebody decides
-
-A read writes nothing before its answer, and nothing at all if its answer is not kept. DONE, once
-reached, stays: all later news of any attempt is answered from the record.
+How an attempt's end leads from DISPATCHED to the others is `TABLE`; a restart leads to IN_DOUBT,
+and out of it leads what a late answer, a probe or an operator says. A read writes nothing before
+its answer, and nothing at all if its answer is not kept. DONE, once reached, stays: later news of
+any attempt is answered from the record.
 """
 
 from collections.abc import Mapping
@@ -112,7 +112,7 @@ TABLE: Final[Mapping[Ending, tuple[Action, Action, Action, Action, Action]]] = {
     Ending.REJECTED:        (KEEP,  KEEP,  KEEP,  KEEP,  KEEP),
     Ending.FINAL:           (KEEP,  KEEP,  KEEP,  KEEP,  KEEP),
 }  # fmt: skip
-COLUMNS: Final = tuple(CallClass)
+COLUMN: Final = {call_class: place for place, call_class in enumerate(CallClass)}
 
 RESENDABLE: Final = frozenset({CallClass.READ, CallClass.IDEMPOTENT})
 """Sending these again does no harm, whatever became of earlier attempts."""
@@ -227,7 +227,7 @@ def _replay(call: Call, event: Asked, *, now: _Now) -> Decision:
 
 
 def _ended(call: Call, event: Ended, *, now: _Now) -> Decision:
-    action = TABLE[event.ending][COLUMNS.index(call.call_class)]
+    action = TABLE[event.ending][COLUMN[call.call_class]]
     is_kept = action in (KEEP, KEEP_PART, KEEP_UNKNOWN)
     is_ours = event.attempt == call.attempt
     is_later_sent = call.call_class.is_guarded and event.attempt < call.attempt
@@ -265,7 +265,13 @@ def _keep_read(call: Call, event: Ended, *, now: _Now) -> Decision:
     if event.outcome.kind is OutcomeKind.NOT_RETAINED:
         return Decision(None, (Deliver(final=True),))
     opened = replace(
-        call, state=CallState.INTENT, attempt=0, first_sent_ms=0, last_sent_ms=0, reason=""
+        call,
+        state=CallState.INTENT,
+        attempt=0,
+        first_sent_ms=0,
+        last_sent_ms=0,
+        reason="",
+        earlier_doubt=False,
     )
     opening = () if call.number else (WriteIntent(opened),)
     done = with_outcome(opened, event.outcome, at_ms=now.now_ms)

@@ -5,6 +5,7 @@ Each function is one record's effect on its call. They don't judge whether the r
 """
 
 from dataclasses import replace
+from typing import assert_never
 
 from coatcheck_sidecar.core.call_events import Reason, Resolution
 from coatcheck_sidecar.core.model import Body, Call, CallState, Outcome, OutcomeKind
@@ -39,7 +40,7 @@ def with_outcome(call: Call, outcome: Outcome, *, at_ms: int) -> Call:
 
 
 def with_not_applied(call: Call, reason: str) -> Call:
-    """Fold `outcome` of kind `not_applied`: settles the call unless an earlier attempt may count."""
+    """Fold `outcome` of kind `not_applied`: settles the call, but for an earlier doubt."""
     state = CallState.IN_DOUBT if call.earlier_doubt else CallState.NOT_APPLIED
     return replace(call, state=state, outcome=None, reason=reason)
 
@@ -77,6 +78,8 @@ def with_resolved(
             return replace(settled, state=CallState.NOT_APPLIED)
         case Resolution.COMPENSATE:
             return replace(settled, state=CallState.COMPENSATED)
+        case _:
+            assert_never(resolution)
 
 
 def with_tombstone(call: Call) -> Call:

@@ -27,6 +27,8 @@ WINDOW_LOG_MAX: Final = 30
 """1 GiB: above both states at their largest."""
 LONG_DISTANCE_BYTES_MIN: Final = 65_536
 """Below this the plain matcher finds everything and starts faster."""
+PREFIX_BYTES_MIN: Final = 8
+"""zstd takes no shorter prefix; a state that short is as good as none."""
 HEAD_DELTAS_BYTES_MAX: Final = 32_768
 """Deltas that a head carries before they are sealed: 16 KiB seals twice as often for the same
 bytes put, 64 KiB makes each head heavier than the checkpoint it ships (see `bench`)."""
@@ -80,7 +82,7 @@ def encode_delta(previous: bytes, state: bytes) -> bytes:
         zstd.CompressionParameter.checksum_flag: 1,
         zstd.CompressionParameter.window_log: min(window_log, WINDOW_LOG_MAX),
     }
-    if not previous:
+    if len(previous) < PREFIX_BYTES_MIN:
         return zstd.compress(state, options=options)
     if len(previous) + len(state) >= LONG_DISTANCE_BYTES_MIN:
         options[zstd.CompressionParameter.enable_long_distance_matching] = 1
@@ -97,7 +99,11 @@ def decode_delta(previous: bytes, data: bytes, *, bytes_max: int) -> bytes:
     if length > bytes_max:
         raise BadDelta(f"a state of {length} bytes is over the limit of {bytes_max}")
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
-    prefix = zstd.ZstdDict(previous, is_raw=True).as_prefix if previous else None
+    prefix = (
+        zstd.ZstdDict(previous, is_raw=True).as_prefix
+        if len(previous) >= PREFIX_BYTES_MIN
+        else None
+    )
     try:
         return zstd.decompress(data, zstd_dict=prefix, options=options)
     except zstd.ZstdError as error:

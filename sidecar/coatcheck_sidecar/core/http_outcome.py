@@ -30,9 +30,9 @@ def ending(
     does not. 1xx and what is no status at all count as failures of the upstream.
     """
     found = _by_status(status, profile=profile, has_retry_after=has_retry_after)
-    if is_cut and found in (Ending.FINAL, Ending.REJECTED):
+    if is_cut and found in (Ending.FINAL, Ending.REJECTED, Ending.CONFLICT):
         return Ending.CUT
-    return found
+    return Ending.ERROR if is_cut and found is Ending.ERROR_SAVED else found
 
 
 def _by_status(status: int, *, profile: Profile, has_retry_after: bool) -> Ending:

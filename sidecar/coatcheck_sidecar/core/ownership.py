@@ -185,9 +185,7 @@ class Closed:
 Claim = Claimable | Later | Elsewhere | Closed
 
 
-def decide_claim(
-    head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: int, retry_s: float
-) -> Claim:
+def decide_claim(head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: int) -> Claim:
     """Say whether `me` (an owner's name) may claim the run with this head.
 
     `crashes` is the breaker's count as the log has it, `is_lapsed` says that the owner's heartbeat

@@ -44,6 +44,8 @@ class Claimed:
     code_version: str = ""
     cause: str = ""
     crashes: int = 0
+    since: int = 0
+    """The record by which this incarnation first claimed the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

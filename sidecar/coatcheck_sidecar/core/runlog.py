@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from coatcheck_sidecar.core.delta import Chain, Delta, encode_delta, needs_new_base
+from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delta, needs_new_base
 from coatcheck_sidecar.core.head import (
     Codec,
     Head,
@@ -145,6 +145,13 @@ class RunLog:
             self.chain = replace(self.chain, deltas=(*self.chain.deltas, delta))
             record = replace(record, event=replace(event, delta=Body(None)))
         self.state.apply(record)
+
+    def replay(self, record: Record, *, bytes_max: int) -> None:
+        """Take in a record from the journal of a former life, with the state it makes."""
+        if isinstance(record.event, Checkpoint):
+            delta = record.event.delta.data or b""
+            self.checkpoint_bytes = decode_delta(self.checkpoint_bytes, delta, bytes_max=bytes_max)
+        self.take(record)
 
     def attach(self, seq: int, ref: ObjectRef) -> None:
         """Say where the body of record `seq` lies in the store, before the next snapshot."""

@@ -75,6 +75,7 @@ class Keeper:
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
         self.on_over: Callable[[Keeper], None] = lambda keeper: None
+        self.on_command: Callable[[], None] = lambda: None
         self.on_new_step: Callable[[], None] = lambda: None
         self.cancelled_by = ""
         self._local = local
@@ -119,6 +120,12 @@ class Keeper:
         records = self.append(*events)
         await self.durable(records, level)
         return records
+
+    def write_later(self, records: Sequence[Record]) -> None:
+        """Keep records without waiting for them."""
+        written = self._local.write(self.run, records, level=Level.NODE)
+        written.add_done_callback(_mark_seen)
+        self.shipper.poke()
 
     def _send_body(self, record: Record) -> None:
         for body in bodies_of(record):
@@ -250,6 +257,16 @@ class Keeper:
         else:
             event = Released(reason=reason, error=error, crashes=state.crashes)
         return await self._let_go(event)
+
+    async def hold(self, reason: str) -> int:
+        """Nobody may go on before an operator decides."""
+        return await self._let_go(Held(reason=reason))
+
+    async def cancel(self, *events: Event, by: str) -> int:
+        """End the run by an operator's word; `events` end with its `failed`."""
+        self.cancelled_by = f"cancelled by {by}"
+        self.push(Push.FENCED, {"epoch": self.log.state.epoch})
+        return await self._let_go(events[-1], before=self.append(*events[:-1]))
 
     def crash_event(self, crashes: int, error: str) -> Event:
         """What the breaker makes of another crash without progress."""

@@ -79,11 +79,14 @@ class Files:
         May raise `FolderBusy` or `FolderGone`.
         """
         folder, leaf = self._split(name)
-        try:
-            descriptor = self._open_or_make(folder) if expected is None else _open_folder(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            self._check_root()
-            return None
+        if expected is None:
+            descriptor = self._open_or_make(folder)
+        else:
+            try:
+                descriptor = _open_folder(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_root()
+                return None
         with _locked(descriptor):
             if _tag_in(descriptor, leaf) != expected:
                 return None

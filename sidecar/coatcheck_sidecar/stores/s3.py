@@ -4,14 +4,17 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
-from obstore.store import ClientConfig, S3Config, S3Store
+from obstore.store import S3Store
 
 from coatcheck_sidecar.ports import Clock
 from coatcheck_sidecar.stores.names import check_name
 from coatcheck_sidecar.stores.objects import Limits, ObjectStore
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config
 
 REQUEST_S_MAX: Final = 600
 """The client's own limit for a whole request: far beyond ours, which know the body's length."""
@@ -47,13 +50,13 @@ def open_s3(
     style = query.get("style") or ("path" if endpoint or "." in bucket else "virtual")
     if style not in ("path", "virtual"):
         raise ValueError(f"style={style!r} is neither path nor virtual")
-    config = S3Config(
-        region=query.get("region") or _first(environ, REGION_KEYS) or REGION,
-        virtual_hosted_style_request=style == "virtual",
-        conditional_put="etag",
+    config: S3Config = {
+        "region": query.get("region") or _first(environ, REGION_KEYS) or REGION,
+        "virtual_hosted_style_request": style == "virtual",
+        "conditional_put": "etag",
         # One object at a time is what we delete, and not every look-alike has the bulk verb.
-        disable_bulk_delete=True,
-    )
+        "disable_bulk_delete": True,
+    }
     if endpoint:
         _check_endpoint(endpoint, allows_http=_is_on(environ.get("AWS_ALLOW_HTTP")))
         config["endpoint"] = _with_bucket(endpoint, bucket) if style == "virtual" else endpoint
@@ -74,15 +77,15 @@ def open_s3(
     )
 
 
-def _client_options(limits: Limits, *, allows_http: bool) -> ClientConfig:
-    return ClientConfig(
-        allow_http=allows_http,
-        connect_timeout=timedelta(seconds=limits.connect_s),
-        timeout=timedelta(seconds=REQUEST_S_MAX),
-    )
+def _client_options(limits: Limits, *, allows_http: bool) -> "ClientConfig":
+    return {
+        "allow_http": allows_http,
+        "connect_timeout": timedelta(seconds=limits.connect_s),
+        "timeout": timedelta(seconds=REQUEST_S_MAX),
+    }
 
 
-def _add_credentials(config: S3Config, environ: Mapping[str, str]) -> None:
+def _add_credentials(config: "S3Config", environ: Mapping[str, str]) -> None:
     if "AWS_ACCESS_KEY_ID" in environ and "AWS_SECRET_ACCESS_KEY" in environ:
         config["access_key_id"] = environ["AWS_ACCESS_KEY_ID"]
         config["secret_access_key"] = environ["AWS_SECRET_ACCESS_KEY"]

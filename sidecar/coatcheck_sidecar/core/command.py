@@ -1,0 +1,128 @@
+"""Commands from outside: what an operator, or another program, wants of a run.
+
+The owner of a run carries them out; an unowned one is appended to by whoever brings the command.
+Both decide here what goes into the log. A refused command is recorded too: its sender waits for
+its id to appear.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from coatcheck_sidecar.core.call import decide
+from coatcheck_sidecar.core.call_events import Hold, Refuse, Resolution
+from coatcheck_sidecar.core.call_events import Resolved as ResolveCall
+from coatcheck_sidecar.core.doubt import Rules
+from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
+from coatcheck_sidecar.core.model import NO_BODY, Body, Outcome, OutcomeKind, Status
+from coatcheck_sidecar.core.record import Commanded, Event, Failed, Signalled
+from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.writes import event_of
+
+SIGNALS_MAX: Final = 256
+"""Signals a run keeps unread; a head stays small, and a run that reads none is stuck."""
+WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command. `value` is msgpack, as the agent's SDK decodes it."""
+
+    id: str
+    run: str
+    what: str
+    """`signal`, `resolve`, `cancel` or `retry`."""
+    by: str
+    why: str = ""
+    name: str = ""
+    """Of a signal."""
+    call: int = 0
+    """Of a resolve: the call's number."""
+    verdict: str = ""
+    """Of a resolve: `applied`, `not_applied` or `retry`."""
+    force: bool = False
+    value: bytes | None = None
+
+
+def encode_command(command: Command) -> bytes:
+    """The object put into an owner's inbox."""
+    fields = {name: getattr(command, name) for name in Command.__slots__}
+    return seal(Kind.COMMAND, msgpack.packb(fields))
+
+
+def decode_command(name: str, data: bytes) -> Command:
+    """Inverse of `encode_command`; raises `BadObject`."""
+    payload, _ = unseal(name, data, kind=Kind.COMMAND)
+    try:
+        raw: dict[str, Any] = msgpack.unpackb(payload)
+        command = Command(**{k: v for k, v in raw.items() if k in Command.__slots__})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadObject(f"{name}: not a command: {error}") from error
+    if command.what not in WHATS:
+        raise BadObject(f"{name}: unknown command {command.what!r}; upgrade this sidecar")
+    return command
+
+
+def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> list[Event]:
+    """What to append; the last event carries the command's id. Store time, as all of the log."""
+    if state.status.is_final:
+        return [_refused(command, f"run {state.run} is {state.status}")]
+    match command.what:
+        case "signal":
+            return [_signal(state, command)]
+        case "resolve":
+            return [_resolve(state, command, now_ms=now_ms, rules=rules)]
+        case "cancel":
+            why = f"cancelled by {command.by}: {command.why}"
+            return [_done(command), Failed(error=why, is_cancelled=True)]
+        case _:
+            return [_retry(state, command)]
+
+
+def _signal(state: RunState, command: Command) -> Event:
+    if len(state.signals) >= SIGNALS_MAX:
+        return _refused(command, f"{SIGNALS_MAX} signals of run {state.run} are unread")
+    value = NO_BODY if command.value is None else Body(command.value)
+    return Signalled(name=command.name, value=value, by=command.by, command=command.id)
+
+
+def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> Event:
+    value = NO_BODY if command.value is None else Body(command.value)
+    event = ResolveCall(
+        Resolution(command.verdict),
+        command.by,
+        command.why,
+        force=command.force,
+        outcome=Outcome(OutcomeKind.RESULT, value),
+    )
+    call = state.calls.get(command.call)
+    decision = decide(call, event, now_ms=now_ms, patience_s=0.0, rules=rules)
+    for effect in decision.effects:
+        written = event_of(effect, call=command.call, command=command.id)
+        if written is not None:
+            return written
+        if isinstance(effect, Refuse | Hold):
+            wait = getattr(effect, "retry_after_s", None)
+            later = f"; in {wait:.0f} s, or with --force" if wait else ""
+            return _refused(command, f"call {command.call}: {effect.reason}{later}")
+    return _refused(command, f"call {command.call} has nothing to resolve")
+
+
+def _retry(state: RunState, command: Command) -> Event:
+    if state.status is not Status.HELD:
+        return _refused(command, f"run {state.run} is {state.status}, not held")
+    if state.in_doubt:
+        numbers = [call.number for call in state.in_doubt]
+        return _refused(command, f"calls {numbers} are in doubt: resolve them first")
+    return _done(command)
+
+
+def _done(command: Command) -> Commanded:
+    return Commanded(what=command.what, by=command.by, why=command.why, command=command.id)
+
+
+def _refused(command: Command, reason: str) -> Commanded:
+    return Commanded(
+        what=command.what, by=command.by, why=command.why, command=command.id, refused=reason
+    )

@@ -1,0 +1,53 @@
+"""From what the call table wants written to the records of the log."""
+
+from coatcheck_sidecar.core.call_events import (
+    CallEffect,
+    WriteDispatched,
+    WriteDoubt,
+    WriteIntent,
+    WriteNotApplied,
+    WriteOutcome,
+    WriteResolved,
+)
+from coatcheck_sidecar.core.model import Call
+from coatcheck_sidecar.core.record import Birth, CallOutcome, Dispatched, Event, Intent, Resolved
+
+
+def event_of(effect: CallEffect, *, call: int, command: str = "") -> Event | None:
+    """The record that an effect asks for; `None` if it asks for none.
+
+    `call` is the call's number. An intent's own place in the log is that number.
+    """
+    match effect:
+        case WriteIntent(draft):
+            return Intent(call=call, birth=_birth(draft))
+        case WriteDispatched(attempt=attempt):
+            return Dispatched(call=call, attempt=attempt)
+        case WriteOutcome(attempt=attempt, outcome=outcome):
+            return CallOutcome(
+                call=call,
+                attempt=attempt,
+                what="done",
+                outcome=outcome.kind,
+                body=outcome.body,
+                head=outcome.head,
+            )
+        case WriteNotApplied(attempt=attempt, reason=reason):
+            return CallOutcome(call=call, attempt=attempt, what="not_applied", reason=reason)
+        case WriteDoubt(attempt=attempt, reason=reason):
+            return CallOutcome(call=call, attempt=attempt, what="in_doubt", reason=reason)
+        case WriteResolved(resolution=resolution, by=by, why=why, outcome=outcome):
+            return Resolved(
+                call=call,
+                verdict=resolution.value,
+                by=by,
+                why=why,
+                command=command,
+                body=outcome.body,
+            )
+        case _:
+            return None
+
+
+def _birth(call: Call) -> Birth:
+    return Birth(**{name: getattr(call, name) for name in Birth.__slots__})

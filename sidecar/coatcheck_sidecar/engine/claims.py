@@ -1,0 +1,278 @@
+"""Becoming a run's owner: read it, judge whether that is allowed, swap in a new epoch."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from coatcheck.wire import ErrorCode, Retry
+from coatcheck_sidecar.core.delta import BadDelta
+from coatcheck_sidecar.core.head import Head, encode_head
+from coatcheck_sidecar.core.model import Body, Status
+from coatcheck_sidecar.core.ownership import (
+    Accepts,
+    Claimable,
+    Closed,
+    Elsewhere,
+    Later,
+    decide_claim,
+    summary_of,
+)
+from coatcheck_sidecar.core.record import Claimed, Created, Held, Record
+from coatcheck_sidecar.core.runlog import RunLog, head_name
+from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.fleet import Fleet
+from coatcheck_sidecar.engine.keeper import Keeper
+from coatcheck_sidecar.engine.local import LocalLog
+from coatcheck_sidecar.engine.restore import Damaged, Restored, contiguous_tail, read_run
+from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, marker_name
+from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.ports import StoreError, StoreRefused
+
+LOOK_AGAIN_SHARE: Final = 0.1
+"""Of a lease: how often a run that somebody waits for is judged anew."""
+CLOSED: Final = {
+    Status.PARKED: (ErrorCode.PARKED, Retry.LATER, "send it with `coatcheck signal`"),
+    Status.HELD: (
+        ErrorCode.HELD,
+        Retry.NEVER,
+        "decide with `coatcheck doubts`, `resolve`, `retry`",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wants:
+    """What an agent asks for when it opens a run."""
+
+    run: str | None
+    queue: str = "default"
+    schema: int = 1
+    code_version: str = ""
+    pinned: bool = False
+    can_create: bool = True
+    wait_s: float = 60.0
+    address: str = ""
+    input: bytes | None = None
+    incarnation: bytes = b""
+    resume_epoch: int | None = None
+
+    @property
+    def accepts(self) -> Accepts:
+        """What the agent can go on with."""
+        return Accepts(self.schema, self.code_version)
+
+
+class Claimer:
+    """Makes keepers: of new runs, ready ones, those of a former life here, those of the dead."""
+
+    def __init__(
+        self, me: str, *, fleet: Fleet, local: LocalLog, tasks: TaskSet, now_ms: Callable[[], int]
+    ) -> None:
+        """`tails` is what the journal of a former life holds, by run."""
+        self.me = me
+        self.tails: dict[str, list[Record]] = {}
+        self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
+        self._fleet = fleet
+        self._doors: Doors = fleet.doors
+        self._local = local
+        self._tasks = tasks
+        self._now_ms = now_ms
+
+    async def claim(self, run: str, wants: Wants) -> Keeper | Restored:
+        """Own the run, or learn that it is over (`Restored`); waits up to `wait_s`.
+
+        Raises `Refusal`: not_found, owned_elsewhere, parked, held, schema_mismatch, damaged,
+        store_unavailable, unavailable.
+        """
+        clock = self._doors.clock
+        until_s = clock.monotonic() + wants.wait_s
+        while True:
+            try:
+                found = await self.attempt(run, wants)
+            except StoreError as error:
+                found = Later(self._look_again_s, f"the store does not answer: {error}")
+                refusal = Refusal(ErrorCode.STORE_UNAVAILABLE, found.reason, retry=Retry.LATER)
+            else:
+                refusal = _refusal(run, found)
+            if isinstance(found, Keeper | Restored):
+                return found
+            if isinstance(found, OwnedBy):
+                if self._fleet.is_fresh(found.owner):
+                    raise refusal
+                self._fleet.want(run)
+            delay_s = min(self._look_again_s, getattr(found, "delay_s", self._look_again_s))
+            if clock.monotonic() + delay_s > until_s:
+                raise refusal
+            await clock.sleep(delay_s)
+
+    @property
+    def _look_again_s(self) -> float:
+        return self._doors.settings.lease_s * LOOK_AGAIN_SHARE
+
+    async def attempt(self, run: str, wants: Wants) -> "Keeper | Restored | Later | OwnedBy":
+        """One try; raises `Refusal`, `StoreError`."""
+        bytes_max = self._doors.settings.state_bytes_max
+        began_s = self._doors.clock.monotonic()
+        try:
+            restored = await read_run(self._doors.store, run, bytes_max=bytes_max)
+        except Damaged as error:
+            raise await self._hold(error) from error
+        if restored is None:
+            return await self._create(run, wants)
+        seconds = self._doors.clock.monotonic() - began_s
+        self._doors.observer.note(
+            "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
+        )
+        head, state = restored.head, restored.log.state
+        decision = decide_claim(
+            head,
+            me=self.me,
+            crashes=state.crashes,
+            is_lapsed=self._fleet.is_lapsed(head.owner, run),
+            now_ms=self._now_ms(),
+        )
+        match decision:
+            case Claimable():
+                return await self._take(restored, decision, wants=wants)
+            case Elsewhere(owner):
+                return OwnedBy(owner, state.claimed.address)
+            case Closed(status, reason) if not status.is_final:
+                code, retry, mend = CLOSED[status]
+                raise Refusal(
+                    code, f"run {run} is {status}: {reason}; {mend}", retry=retry, run=run
+                )
+            case Closed():
+                return restored
+            case Later():
+                return decision
+
+    async def _create(self, run: str, wants: Wants) -> "Keeper | Later":
+        if not wants.can_create:
+            raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run}", run=run)
+        created = Created(
+            queue=wants.queue,
+            input=None if wants.input is None else Body(wants.input),
+            schema=wants.schema,
+            code_version=wants.code_version,
+            pinned=wants.pinned,
+        )
+        keeper = self._keeper(RunLog(RunState(run)))
+        return await self._swap(keeper, self._claimed(wants, cause="new", crashes=0), first=created)
+
+    async def _take(
+        self, restored: Restored, decision: Claimable, *, wants: Wants
+    ) -> "Keeper | Later":
+        head, log = restored.head, restored.log
+        await self._add_tail(head, log)
+        refused = wants.accepts.refusal(summary_of(head))
+        if refused and wants.incarnation:
+            raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=head.run)
+        is_same_agent = wants.resume_epoch is not None
+        crashes = log.state.crashes if is_same_agent else decision.crashes
+        since = log.state.claimed.since if is_same_agent else log.state.seq + 1
+        claimed = self._claimed(wants, cause=decision.cause, crashes=crashes, since=since)
+        keeper = self._keeper(log)
+        found = await self._swap(keeper, claimed)
+        if isinstance(found, Keeper):
+            self._tasks.start(self._after(head, keeper), name=f"claimed {head.run}")
+            if crashes >= self._doors.settings.breaker_crashes and not is_same_agent:
+                await keeper.hold(f"crash_loop: {crashes} crashes without progress")
+                raise Refusal(ErrorCode.HELD, f"run {head.run} crashed {crashes} times: held")
+        return found
+
+    async def _add_tail(self, head: Head, log: RunLog) -> None:
+        """What this pod kept and had not shipped goes on, if the log did not go on elsewhere."""
+        rows = [row for row in self.tails.pop(head.run, []) if row.seq > head.seq]
+        tail = contiguous_tail(head, rows)
+        if len(tail) < len(rows):
+            await self._local.set_aside(head.run, reason=f"the log went on in epoch {head.epoch}")
+        try:
+            for record in tail:
+                log.replay(record, bytes_max=self._doors.settings.state_bytes_max)
+        except BadDelta as error:
+            await self._local.set_aside(head.run, reason=str(error))
+            self._doors.observer.note("damaged", run=head.run, error=str(error))
+
+    async def _swap(
+        self, keeper: Keeper, claimed: Claimed, *, first: Created | None = None
+    ) -> "Keeper | Later":
+        began_s = self._doors.clock.monotonic()
+        try:
+            await keeper.claim(claimed, first=() if first is None else (first,))
+        except Refusal:
+            return Later(0.0, "another owner was quicker")
+        seconds = self._doors.clock.monotonic() - began_s
+        self._doors.observer.note("claimed", run=keeper.run, cause=claimed.cause, seconds=seconds)
+        return keeper
+
+    async def _after(self, head: Head, keeper: Keeper) -> None:
+        """What the former owner left behind: its marker, and commands that it did not read."""
+        try:
+            if head.status in MARKED:
+                await self._doors.store.delete(marker_name(head))
+            elif self.read_inbox is not None:
+                await self.read_inbox(head.owner, keeper)
+        except StoreError as error:
+            self._doors.observer.note("look_failed", error=str(error))
+
+    async def _hold(self, damage: Damaged) -> Refusal:
+        """Nothing more is done with a run whose only copy of something is damaged."""
+        head = damage.head
+        self._doors.observer.note("damaged", run=head.run, error=str(damage))
+        if not head.status.is_final and head.status is not Status.HELD:
+            at = head.seq + 1
+            held = Record(at, head.epoch + 1, self._now_ms(), Held(reason=f"damaged: {damage}"))
+            head = replace(
+                head,
+                epoch=head.epoch + 1,
+                seq=at,
+                nonce=self._doors.clock.random_bytes(NONCE_BYTES),
+                status=Status.HELD,
+                reason=f"damaged: {damage}",
+                records=(*head.records, held),
+            )
+            try:
+                await self._doors.store.swap(
+                    head_name(head.run), encode_head(head), expected=damage.tag
+                )
+            except StoreRefused:
+                self._doors.observer.note("look_failed", error=f"{head.run} moved on")
+        return Refusal(ErrorCode.DAMAGED, f"run {head.run} is held: {damage}", run=head.run)
+
+    def _claimed(self, wants: Wants, *, cause: str, crashes: int, since: int = 2) -> Claimed:
+        return Claimed(
+            owner=self.me,
+            incarnation=wants.incarnation,
+            address=wants.address,
+            code_version=wants.code_version,
+            cause=cause,
+            crashes=crashes,
+            since=since,
+        )
+
+    def _keeper(self, log: RunLog) -> Keeper:
+        return Keeper(
+            log, doors=self._doors, local=self._local, tasks=self._tasks, now_ms=self._now_ms
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedBy:
+    """Somebody else's; `address` is what its agent gave for redirects."""
+
+    owner: str
+    address: str
+
+
+def _refusal(run: str, found: "Keeper | Restored | Later | OwnedBy") -> Refusal:
+    if isinstance(found, OwnedBy):
+        return Refusal(
+            ErrorCode.OWNED_ELSEWHERE,
+            f"run {run} is owned by {found.owner}",
+            retry=Retry.LATER,
+            run=run,
+            address=found.address,
+        )
+    reason = found.reason if isinstance(found, Later) else ""
+    return Refusal(ErrorCode.UNAVAILABLE, f"run {run}: {reason}", retry=Retry.LATER, run=run)

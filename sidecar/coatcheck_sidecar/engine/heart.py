@@ -1,0 +1,115 @@
+"""What an owner owes the fleet: a heartbeat with its runs in it, and an ear for commands."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from coatcheck_sidecar.core.command import Command, decide_command, decode_command
+from coatcheck_sidecar.core.doubt import Rules
+from coatcheck_sidecar.core.head import BadObject
+from coatcheck_sidecar.core.model import Level
+from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat
+from coatcheck_sidecar.core.record import Event, Failed
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
+from coatcheck_sidecar.engine.fleet import heartbeat_name, inbox_prefix
+from coatcheck_sidecar.engine.keeper import Keeper
+from coatcheck_sidecar.engine.shipper import Doors
+from coatcheck_sidecar.ports import StoreError
+
+COMMANDS_MAX: Final = 100
+"""Commands read at one heartbeat; more are read at the next."""
+
+
+class Heart:
+    """Beats for one owner."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        doors: Doors,
+        keepers: Callable[[], Iterable[Keeper]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`keepers` are the runs owned at the moment."""
+        self.me = me
+        self.address = ""
+        self.is_draining = False
+        self.is_away = False
+        """The last beat did not reach the store."""
+        self._doors = doors
+        self._keepers = keepers
+        self._now_ms = now_ms
+        self._beat = 0
+
+    async def run(self) -> None:
+        """Beat for ever."""
+        while True:
+            began_s = self._doors.clock.monotonic()
+            await self.beat()
+            took_s = self._doors.clock.monotonic() - began_s
+            await self._doors.clock.sleep(max(0.0, self._doors.settings.heartbeat_s - took_s))
+
+    async def beat(self) -> None:
+        """One heartbeat, and a look at the inbox."""
+        self._beat += 1
+        runs = tuple(keeper.summary() for keeper in self._keepers())
+        beat = Heartbeat(self.me, self._beat, self.address, self.is_draining, runs)
+        try:
+            await self._doors.store.put(heartbeat_name(self.me), encode_heartbeat(beat))
+            await self.read_inbox(self.me)
+        except StoreError as error:
+            self._note_away(is_away=True, error=str(error))
+        else:
+            self._note_away(is_away=False)
+
+    def _note_away(self, *, is_away: bool, error: str = "") -> None:
+        if is_away and not self.is_away:
+            self._doors.observer.note("store_away", error=error)
+        elif self.is_away and not is_away:
+            self._doors.observer.note("store_back")
+        self.is_away = is_away
+
+    async def stop(self) -> None:
+        """No more heartbeats: the object goes, so that nobody waits for its lease."""
+        try:
+            await self._doors.store.delete(heartbeat_name(self.me))
+        except StoreError as error:
+            self._doors.observer.note("heartbeat_failed", error=str(error))
+
+    async def read_inbox(self, owner: str, only: Keeper | None = None) -> None:
+        """Carry out commands put for `owner`; raises `StoreError`."""
+        prefix = inbox_prefix(owner, only.run if only else "")
+        keepers = {keeper.run: keeper for keeper in ([only] if only else self._keepers())}
+        for entry in await self._doors.store.list(prefix, limit=COMMANDS_MAX):
+            stored = await self._doors.store.get(entry.name)
+            if stored is None:
+                continue
+            try:
+                command = decode_command(entry.name, stored.data)
+            except BadObject as error:
+                self._doors.observer.note("damaged", run="", error=str(error))
+                await self._doors.store.delete(entry.name)
+                continue
+            keeper = keepers.get(command.run)
+            if keeper is not None and not keeper.is_over:
+                await self._obey(keeper, command)
+                await self._doors.store.delete(entry.name)
+
+    async def _obey(self, keeper: Keeper, command: Command) -> None:
+        """Append what the command asks for; it is in the head when this returns."""
+        rules = Rules(pause_max_s=self._doors.settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
+        state = keeper.log.state
+        events: list[Event] = []
+        if command.id not in state.commands:
+            events = decide_command(state, command, now_ms=self._now_ms(), rules=rules)
+        try:
+            if events and isinstance(events[-1], Failed):
+                await keeper.cancel(*events, by=command.by)
+            elif events:
+                await keeper.write(*events, level=Level.REMOTE)
+                keeper.on_command()
+        except Refusal as error:
+            self._doors.observer.note("command", what=command.what, refused=error.message)
+            return
+        self._doors.observer.note("command", what=command.what, refused="")

@@ -1,0 +1,362 @@
+"""The sidecar itself: the runs it owns, and the loops around them."""
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Final
+
+from coatcheck.wire import ErrorCode, Push, Retry
+from coatcheck_sidecar.core.call_events import Life
+from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
+from coatcheck_sidecar.core.record import Claimed
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.calls import Calls
+from coatcheck_sidecar.engine.claims import Claimer, Wants
+from coatcheck_sidecar.engine.fleet import Fleet
+from coatcheck_sidecar.engine.heart import Heart
+from coatcheck_sidecar.engine.keeper import Agent, Keeper
+from coatcheck_sidecar.engine.local import LocalLog, Spool
+from coatcheck_sidecar.engine.restore import Restored, read_head, read_run
+from coatcheck_sidecar.engine.scan import scan_heads
+from coatcheck_sidecar.engine.settings import Settings
+from coatcheck_sidecar.engine.shipper import Doors
+from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.ports import Clock, Journal, Observer, Store, StoreError
+
+TRIES_MAX: Final = 10
+"""Markers of one listing that a waiting agent tries before it rests."""
+ADOPT_WAIT_S: Final = 60.0
+"""How long a start waits for the store before a former life's records stay in the journal."""
+SWEEPS_PER_WAIT: Final = 10
+"""How often, within `agent_wait_s`, runs without an agent are looked for."""
+SETTLE_S: Final = 0.05
+"""How often a drain looks whether its runs are gone."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """What an agent gets: its run, or that the run is over."""
+
+    keeper: Keeper | None
+    calls: Calls | None
+    over: Restored | None
+
+
+class Sidecar:
+    """Owns runs for the agents of one pod."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        store: Store,
+        journal: Journal,
+        spool: Spool,
+        clock: Clock,
+        settings: Settings,
+        observer: Observer,
+    ) -> None:
+        """`me` is `<pod uid>.<start id>`."""
+        self.me = me
+        self.settings = settings
+        self.keepers: dict[str, Keeper] = {}
+        self.is_started = False
+        self.is_draining = False
+        self.journal = journal
+        self._calls: dict[str, Calls] = {}
+        self._observer = observer
+        self._clock = clock
+        self._store = store
+        self._tasks = TaskSet(self._task_failed)
+        gate = asyncio.Semaphore(settings.puts_max)
+        self.doors = Doors(store, clock, settings, observer, gate)
+        self._local = LocalLog(journal, spool, tasks=self._tasks, note=observer)
+        self._offset_ms = 0
+        self.fleet = Fleet(me, self.doors)
+        self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
+        self._claimer = Claimer(
+            me, fleet=self.fleet, local=self._local, tasks=self._tasks, now_ms=self.now_ms
+        )
+        self._claimer.read_inbox = self.heart.read_inbox
+        self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._polling: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._poke = asyncio.Event()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self._observer.note("task_failed", name=name, error=repr(error))
+
+    def now_ms(self) -> int:
+        """Store time, as last learned."""
+        return self._clock.wall_ms() + self._offset_ms
+
+    def _owned(self) -> list[Keeper]:
+        return [keeper for keeper in self.keepers.values() if not keeper.is_over]
+
+    async def start(self) -> None:
+        """Take up what a former life left, and begin to beat. Does not wait for the store."""
+        self._claimer.tails = await self._local.load()
+        self._tasks.start(self.heart.run(), name="heartbeat")
+        self._tasks.start(self.fleet.run(), name="fleet")
+        self._tasks.start(self._sweep(), name="sweep")
+        self._tasks.start(self._learn_time(), name="store time")
+        self._tasks.start(scan_heads(self.doors, self.now_ms), name="scan heads")
+        for run in list(self._claimer.tails):
+            self._tasks.start(self._adopt(run), name=f"adopt {run}")
+        self.is_started = True
+
+    async def _learn_time(self) -> None:
+        while True:
+            try:
+                self._offset_ms = await self._store.now_ms() - self._clock.wall_ms()
+            except StoreError as error:
+                self._observer.note("look_failed", error=str(error))
+            await self._clock.sleep(self.settings.heartbeat_s)
+
+    async def _adopt(self, run: str) -> None:
+        """Ship what a former life kept of a run, whether or not its agent comes back."""
+        wants = Wants(run=run, can_create=False, wait_s=ADOPT_WAIT_S)
+        async with self._opening[run]:
+            if run in self.keepers or run not in self._claimer.tails:
+                return
+            try:
+                found = await self._claimer.claim(run, wants)
+            except Refusal as error:
+                self._observer.note("adopt_failed", run=run, error=error.message)
+                return
+            if isinstance(found, Keeper):
+                self._keep(found)
+
+    def _keep(self, keeper: Keeper) -> None:
+        self.keepers[keeper.run] = keeper
+        self._calls[keeper.run] = Calls(keeper)
+        keeper.on_over = self._let_go
+        keeper.on_command = self._calls[keeper.run].changed
+        keeper.is_draining = self.is_draining
+
+    def _let_go(self, keeper: Keeper) -> None:
+        if self.keepers.get(keeper.run) is keeper:
+            del self.keepers[keeper.run]
+            del self._calls[keeper.run]
+            self._tasks.start(keeper.close(), name=f"close {keeper.run}")
+        status, reason = keeper.log.state.status, keeper.log.state.reason
+        self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
+
+    # Agents
+
+    async def open(self, wants: Wants, agent: Agent, *, lives: dict[int, Life]) -> Opened:
+        """Give an agent its run, or the next of its queue; raises `Refusal`."""
+        if wants.run is None:
+            return await self._next(wants, agent)
+        return await self._open(wants.run, wants, agent=agent, lives=lives)
+
+    async def _open(
+        self, run: str, wants: Wants, *, agent: Agent, lives: dict[int, Life]
+    ) -> Opened:
+        async with self._opening[run]:
+            self._refuse_draining(wants)
+            keeper = self.keepers.get(run)
+            if keeper is not None and not keeper.is_over:
+                return await self._reopen(keeper, wants, agent=agent, lives=lives)
+            found = await self._claimer.claim(run, wants)
+            if isinstance(found, Restored):
+                return Opened(None, None, found)
+            self._keep(found)
+            calls = self._calls[run]
+            found.attach(agent)
+            if wants.resume_epoch is not None:
+                await calls.resume(wants.resume_epoch, lives, is_known=False)
+            return Opened(found, calls, None)
+
+    def _refuse_draining(self, wants: Wants) -> None:
+        if self.is_draining and wants.resume_epoch is None:
+            raise Refusal(ErrorCode.DRAINING, "this pod is shutting down", retry=Retry.LATER)
+
+    async def _reopen(
+        self, keeper: Keeper, wants: Wants, *, agent: Agent, lives: dict[int, Life]
+    ) -> Opened:
+        """A run that this sidecar owns already: its agent came back, or a new one comes."""
+        state = keeper.log.state
+        is_same = wants.resume_epoch is not None and wants.incarnation == state.claimed.incarnation
+        if keeper.agent is not None and not is_same:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                f"run {keeper.run} is open on another connection of this pod",
+                retry=Retry.LATER,
+                run=keeper.run,
+            )
+        self._refuse_unfit(keeper, wants)
+        has_had_agent = bool(state.claimed.incarnation)
+        crashes = state.crashes + (1 if has_had_agent and not is_same else 0)
+        await self._break(keeper, crashes)
+        claimed = Claimed(
+            owner=self.me,
+            incarnation=wants.incarnation,
+            address=wants.address,
+            code_version=wants.code_version,
+            cause="restart",
+            crashes=crashes,
+            since=state.claimed.since if is_same else state.seq + 1,
+        )
+        await keeper.claim(claimed)
+        keeper.attach(agent)
+        calls = self._calls[keeper.run]
+        if is_same:
+            await calls.resume(wants.resume_epoch or 0, lives, is_known=True)
+        else:
+            calls.begin()
+        return Opened(keeper, calls, None)
+
+    def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:
+        refused = wants.accepts.refusal(keeper.summary())
+        if refused:
+            raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=keeper.run)
+
+    async def _break(self, keeper: Keeper, crashes: int) -> None:
+        """The crash-loop breaker, for agents that die under a living sidecar."""
+        if crashes >= self.settings.breaker_crashes:
+            await keeper.hold(f"crash_loop: {crashes} crashes without progress")
+            raise Refusal(
+                ErrorCode.HELD,
+                f"run {keeper.run} is held after {crashes} crashes without progress; "
+                f"see its log, then `coatcheck retry {keeper.run}`",
+                run=keeper.run,
+            )
+        since_s = self._clock.monotonic() - keeper.agent_gone_s
+        await self._clock.sleep(max(0.0, crash_delay_s(crashes) - since_s))
+
+    async def _next(self, wants: Wants, agent: Agent) -> Opened:
+        """The next run of a queue: one whose agent died here, a ready one, or one to take over."""
+        until_s = self._clock.monotonic() + wants.wait_s
+        while True:
+            async with self._polling[wants.queue]:
+                self._refuse_draining(wants)
+                for run in await self._candidates(wants):
+                    try:
+                        opened = await self._open(
+                            run, replace(wants, run=run, wait_s=0.0), agent=agent, lives={}
+                        )
+                    except Refusal as error:
+                        self._observer.note("passed_over", run=run, error=error.message)
+                        continue
+                    if opened.keeper is not None:
+                        return opened
+                if self._clock.monotonic() >= until_s:
+                    raise Refusal(
+                        ErrorCode.UNAVAILABLE,
+                        f"nothing is ready in queue {wants.queue}",
+                        retry=Retry.LATER,
+                    )
+                await self._rest()
+
+    async def _rest(self) -> None:
+        pause_s = self.settings.claim_poll_s * self._clock.uniform(0.5, 1.0)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._poke.wait()
+        except TimeoutError:
+            pass
+
+    async def _candidates(self, wants: Wants) -> list[str]:
+        here = [
+            keeper.run
+            for keeper in self._owned()
+            if keeper.agent is None and keeper.log.state.created.queue == wants.queue
+        ]
+        if here:
+            return here
+        lapsed = [s.run for s in self.fleet.lapsed_runs(wants.queue) if self._fits(s, wants)]
+        try:
+            ready = await self._ready(wants)
+        except StoreError as error:
+            self._observer.note("look_failed", error=str(error))
+            ready = []
+        return [*ready, *lapsed]
+
+    async def _ready(self, wants: Wants) -> list[str]:
+        runs: list[str] = []
+        for run, name in await self.fleet.ready(wants.queue):
+            if len(runs) >= TRIES_MAX:
+                break
+            summary = await self.fleet.read_marker(name)
+            if summary is None or not self._fits(summary, wants):
+                continue
+            if summary.not_before_ms <= self.now_ms():
+                runs.append(run)
+                self._tasks.start(self._drop_stale(run, name), name=f"marker {name}")
+        return runs
+
+    async def _drop_stale(self, run: str, marker: str) -> None:
+        """A marker is removed only if it is older than its run's epoch."""
+        try:
+            found = await read_head(self._store, run)
+            if found is not None and int(marker.rsplit("/", 1)[1]) < found[0].epoch:
+                await self._store.delete(marker)
+        except (StoreError, Refusal, ValueError) as error:
+            self._observer.note("look_failed", error=str(error))
+
+    def _fits(self, summary: RunSummary, wants: Wants) -> bool:
+        return not wants.accepts.refusal(summary)
+
+    async def _sweep(self) -> None:
+        """Runs whose agent died and did not come back are for others."""
+        while True:
+            await self._clock.sleep(self.settings.agent_wait_s / SWEEPS_PER_WAIT)
+            now_s = self._clock.monotonic()
+            for keeper in self._owned():
+                gone_s = now_s - keeper.agent_gone_s
+                lock = self._opening[keeper.run]
+                is_lost = keeper.agent is None and gone_s > self.settings.agent_wait_s
+                if is_lost and not lock.locked():
+                    async with lock:
+                        await self._release_lost(keeper)
+
+    async def _release_lost(self, keeper: Keeper) -> None:
+        try:
+            await keeper.release("error", "the agent died and did not come back")
+        except Refusal as error:
+            self._observer.note("look_failed", error=error.message)
+
+    def detach(self, keeper: Keeper, agent: Agent) -> None:
+        """A connection ended without releasing its run: the agent died, or will reconnect."""
+        if keeper.agent is agent:
+            keeper.attach(None)
+            self._poke.set()
+            self._poke = asyncio.Event()
+
+    async def look_up(self, run: str) -> Restored | None:
+        """A run as it stands in the store; raises `Refusal`, `Damaged`, `StoreError`."""
+        return await read_run(self._store, run, bytes_max=self.settings.state_bytes_max)
+
+    # Ending
+
+    async def drain(self, *, deadline_s: float) -> None:
+        """Stop at step boundaries, ship everything, release everything, by the deadline."""
+        self.is_draining = self.heart.is_draining = True
+        self._observer.note("drain", deadline_s=deadline_s)
+        until_s = self._clock.monotonic() + deadline_s - self.settings.margin_s
+        for keeper in self._owned():
+            keeper.is_draining = True
+            keeper.push(Push.DRAIN, {"deadline_s": deadline_s})
+        ship_s = min(deadline_s / 2, 2 * self.settings.margin_s)
+        while any(keeper.agent is not None for keeper in self._owned()):
+            if self._clock.monotonic() >= until_s - ship_s:
+                break
+            await self._clock.sleep(SETTLE_S)
+        left_s = max(0.0, until_s - self._clock.monotonic())
+        releases = [self._release_drained(keeper) for keeper in self._owned()]
+        try:
+            async with asyncio.timeout(left_s):
+                await asyncio.gather(*releases)
+                await self.heart.stop()
+        except TimeoutError:
+            self._observer.note("drain_cut", runs=len(self._owned()))
+
+    async def _release_drained(self, keeper: Keeper) -> None:
+        try:
+            await keeper.release("draining")
+        except Refusal as error:
+            self._observer.note("look_failed", error=error.message)
+
+    async def close(self) -> None:
+        """End the loops; what is unshipped stays in the journal."""
+        await self._tasks.close()

@@ -1,0 +1,390 @@
+"""From a message of the wire to the engine, and back: one method a request."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import msgpack
+
+from coatcheck.wire import (
+    FRAME_BYTES_MAX,
+    PART_BYTES_MAX,
+    PROTOCOL_VERSIONS,
+    REQUESTS_MAX,
+    ErrorCode,
+    Message,
+    Push,
+    Request,
+    Retry,
+    WireError,
+    apply_patch,
+)
+from coatcheck_sidecar.core.call_events import Ending, Life
+from coatcheck_sidecar.core.fingerprint import (
+    business_value,
+    decode_arguments,
+    of_arguments,
+    summary,
+)
+from coatcheck_sidecar.core.model import Effect, Level, OutcomeKind, Status
+from coatcheck_sidecar.core.policy import Ask, Identity, class_of
+from coatcheck_sidecar.core.session import Refusal, malformed
+from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
+from coatcheck_sidecar.engine.claims import Wants
+from coatcheck_sidecar.engine.keeper import Agent, Keeper
+from coatcheck_sidecar.engine.restore import Restored
+from coatcheck_sidecar.engine.sidecar import Sidecar
+
+WAIT_S_MAX: Final = 300.0
+"""An open answers within this, whatever the client asked for."""
+INPUT_BYTES_MAX: Final = 1_000_000
+"""A run's input rides in the body of one reply; bigger values belong into a store of their own."""
+ENDINGS: Final = {
+    "result": Ending.FINAL,
+    "not_applied": Ending.NOT_SENT,
+    "failed": Ending.LOST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A reply: its body and attachment, and whether the connection has a run."""
+
+    body: dict[str, Any]
+    attachment: bytes | None = None
+    is_open: bool = field(default=True)
+
+
+class Requests:
+    """The requests of one connection."""
+
+    def __init__(self, sidecar: Sidecar, push: Callable[[Push, dict[str, Any]], None]) -> None:
+        """`push` reaches this connection's client."""
+        self._sidecar = sidecar
+        self._push = push
+        self._incarnation = b""
+        self._agent: Agent | None = None
+        self._keeper: Keeper | None = None
+        self._calls: Calls | None = None
+        self._handlers = {
+            Request.HELLO: self._hello,
+            Request.OPEN: self._open,
+            Request.COMMIT: self._commit,
+            Request.CALL: self._call,
+            Request.OUTCOME: self._outcome,
+            Request.PROBED: self._probed,
+            Request.WAIT: self._wait,
+            Request.FINISH: self._finish,
+            Request.FAIL: self._fail,
+            Request.RELEASE: self._release,
+            Request.RESULT: self._result,
+        }
+
+    async def answer(self, request: Request, message: Message) -> Answered:
+        """Do what is asked; raises `Refusal`, `StoreError`, `Damaged`."""
+        return await self._handlers[request](message)
+
+    @property
+    def is_over(self) -> bool:
+        """The run that this connection had is no longer its."""
+        return self._keeper is not None and self._keeper.is_over
+
+    def lost(self) -> None:
+        """The connection ended."""
+        if self._keeper is not None and self._agent is not None and not self._keeper.is_over:
+            self._sidecar.detach(self._keeper, self._agent)
+
+    async def _hello(self, message: Message) -> Answered:
+        lowest, highest = _pair(message.body["protocol"])
+        if not lowest <= PROTOCOL_VERSIONS[1] or not highest >= PROTOCOL_VERSIONS[0]:
+            raise malformed(
+                f"hello: this sidecar speaks protocol {PROTOCOL_VERSIONS[0]} to "
+                f"{PROTOCOL_VERSIONS[1]}, the client {lowest} to {highest}: upgrade the older one"
+            )
+        self._incarnation = message.body["incarnation"]
+        limits = {
+            "frame_bytes": FRAME_BYTES_MAX,
+            "part_bytes": PART_BYTES_MAX,
+            "state_bytes": self._sidecar.settings.state_bytes_max,
+            "requests": REQUESTS_MAX,
+        }
+        body = {
+            "protocol": min(highest, PROTOCOL_VERSIONS[1]),
+            "sidecar": _release(),
+            "mode": "enforce",
+            "limits": limits,
+        }
+        return Answered(body)
+
+    async def _open(self, message: Message) -> Answered:
+        body = message.body
+        if message.attachment is not None and len(message.attachment) > INPUT_BYTES_MAX:
+            size = len(message.attachment)
+            raise Refusal(
+                ErrorCode.TOO_LARGE,
+                f"open: an input of {size} bytes, {INPUT_BYTES_MAX} are allowed",
+                limit=INPUT_BYTES_MAX,
+            )
+        epoch, lives = _resume(body.get("resume"))
+        wants = Wants(
+            run=body.get("run"),
+            queue=body["queue"],
+            schema=body["schema"],
+            code_version=body.get("code_version") or "",
+            pinned=bool(body.get("pinned")),
+            can_create=body["create"],
+            wait_s=min(float(body["wait_s"]), WAIT_S_MAX),
+            address=body.get("address") or "",
+            input=message.attachment,
+            incarnation=self._incarnation,
+            resume_epoch=epoch,
+        )
+        agent = Agent(
+            self._incarnation, self._push, code_version=wants.code_version, schema=wants.schema
+        )
+        opened = await self._sidecar.open(wants, agent, lives=lives)
+        if opened.keeper is None or opened.calls is None:
+            return _over(opened.over)
+        self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
+        opened.keeper.step_timeout_s = body.get("step_timeout_s")
+        return self._opened(opened.keeper)
+
+    def _opened(self, keeper: Keeper) -> Answered:
+        state = keeper.log.state
+        given = state.created.input
+        body: dict[str, Any] = {
+            "run": keeper.run,
+            "status": Status.OWNED.value,
+            "epoch": state.epoch,
+            "step": state.step + 1,
+            "seq": state.checkpoint_seq,
+            "has_state": state.step > 0,
+            "schema": state.checkpoint.schema,
+            "draining": keeper.is_draining,
+        }
+        if given is not None:
+            body["input"] = given.data
+        return Answered(body, keeper.log.checkpoint_bytes if state.step > 0 else None)
+
+    def _owned(self) -> tuple[Keeper, Calls]:
+        if self._keeper is None or self._calls is None:
+            raise malformed("there is no open run on this connection")
+        return self._keeper, self._calls
+
+    async def _commit(self, message: Message) -> Answered:
+        keeper, _ = self._owned()
+        body = message.body
+        seq = await keeper.commit(
+            step=body["step"],
+            level=Level(body["level"]),
+            schema=body["schema"],
+            state=self._state(body, message.attachment),
+            signals=_numbers(body.get("signals")),
+        )
+        step = keeper.log.state.step + 1
+        return Answered({"seq": seq, "step": step, "draining": keeper.is_draining})
+
+    def _state(self, body: dict[str, Any], attachment: bytes | None) -> bytes:
+        keeper, _ = self._owned()
+        if attachment is None:
+            raise malformed("the state is missing: send it as parts before the request")
+        bytes_max = self._sidecar.settings.state_bytes_max
+        patch = body.get("patch")
+        length = len(attachment) if patch is None else patch.get("length")
+        if not isinstance(length, int) or length > bytes_max:
+            raise Refusal(
+                ErrorCode.TOO_LARGE,
+                f"a state of {length} bytes, {bytes_max} are allowed",
+                limit=bytes_max,
+            )
+        at = keeper.log.state
+        if patch is None or body["step"] == at.step:
+            return attachment
+        if patch.get("base") != at.checkpoint_seq:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                f"the patch is for the state of seq {patch.get('base')}, this sidecar holds that "
+                f"of {at.checkpoint_seq}: send the whole state",
+                retry=Retry.SAME_KEY,
+            )
+        try:
+            ranges = [(offset, size) for offset, size in patch.get("ranges", ())]
+            return apply_patch(keeper.log.checkpoint_bytes, length, ranges, attachment)
+        except (WireError, TypeError, ValueError) as error:
+            raise malformed(f"patch: {error}") from error
+
+    async def _call(self, message: Message) -> Answered:
+        keeper, calls = self._owned()
+        body = message.body
+        if body["step"] != keeper.log.state.step + 1:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                f"a call of step {body['step']}: the step to do is {keeper.log.state.step + 1}",
+            )
+        answer = await calls.ask(
+            _ask(keeper.run, body, message.attachment or b"\x80"),
+            level=Level(body.get("level") or Level.NODE),
+        )
+        return _answered(answer)
+
+    async def _outcome(self, message: Message) -> Answered:
+        keeper, calls = self._owned()
+        body = message.body
+        seq = await calls.ended(
+            body["call"],
+            body["attempt"],
+            ending=ENDINGS[body["kind"]],
+            body=message.attachment,
+            reason=body.get("reason") or "",
+        )
+        return Answered({"seq": seq, "draining": keeper.is_draining})
+
+    async def _probed(self, message: Message) -> Answered:
+        _, calls = self._owned()
+        body = message.body
+        answer = await calls.probed(
+            body["call"], body["attempt"], applied=body["applied"], body=message.attachment
+        )
+        return _answered(answer)
+
+    async def _wait(self, message: Message) -> Answered:
+        keeper, _ = self._owned()
+        name = message.body["name"]
+        found = keeper.receive(name, _numbers(message.body.get("signals")))
+        if found is not None:
+            seq, value = found
+            return Answered({"signal": seq, "draining": keeper.is_draining}, value.data or b"\xc0")
+        await keeper.park(name, message.attachment)
+        raise Refusal(
+            ErrorCode.PARKED,
+            f"run {keeper.run} is parked until it is signalled {name!r}",
+            retry=Retry.LATER,
+            run=keeper.run,
+        )
+
+    async def _finish(self, message: Message) -> Answered:
+        keeper, _ = self._owned()
+        body, data = message.body, message.attachment or b"\xc0"
+        length = body.get("state_length")
+        if length is None:
+            state, result = None, data
+        elif 0 <= length <= len(data):
+            state, result = self._state(body, data[:length]), data[length:]
+        else:
+            raise malformed(f"finish: state_length {length} of {len(data)} bytes")
+        seq = await keeper.finish(
+            step=body["step"],
+            schema=body.get("schema") or 1,
+            state=state,
+            result=result,
+            signals=_numbers(body.get("signals")),
+        )
+        return Answered({"seq": seq})
+
+    async def _fail(self, message: Message) -> Answered:
+        keeper, _ = self._owned()
+        return Answered({"seq": await keeper.fail(message.body["error"])})
+
+    async def _release(self, message: Message) -> Answered:
+        keeper, _ = self._owned()
+        body = message.body
+        return Answered({"seq": await keeper.release(body["reason"], body.get("error") or "")})
+
+    async def _result(self, message: Message) -> Answered:
+        run = message.body["run"]
+        found = await self._sidecar.look_up(run)
+        if found is None:
+            raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run}", run=run)
+        return _over(found)
+
+
+def _ask(run: str, body: dict[str, Any], arguments: bytes) -> Ask:
+    effect = Effect(body["effect"])
+    has_probe, lifetime_s = bool(body.get("probe")), body.get("key_lifetime_s")
+    try:
+        decoded = decode_arguments(arguments)
+        business = business_value(decoded, body["business"]) if body.get("business") else None
+    except (ValueError, msgpack.UnpackException) as error:
+        raise malformed(f"call of {body['tool']}: {error}") from error
+    if body.get("business") and business is None:
+        raise malformed(f"call of {body['tool']}: nothing at {body['business']} in its arguments")
+    return Ask(
+        run=run,
+        step=body["step"],
+        tool=body["tool"],
+        call_class=class_of(effect, has_probe=has_probe, key_lifetime_s=lifetime_s),
+        fingerprint=of_arguments(body["tool"], arguments),
+        key=body.get("key"),
+        business=business,
+        identity=Identity(body["identity"]),
+        repeats_ok=bool(body.get("repeats")),
+        unresolved_ok=bool(body.get("unresolved_ok")),
+        settle_s=body.get("settle_s"),
+        key_lifetime_s=lifetime_s,
+        summary=summary(decoded),
+    )
+
+
+def _answered(answer: Answer) -> Answered:
+    call = answer.call
+    body: dict[str, Any] = {"call": call.number, "attempt": call.attempt}
+    if isinstance(answer, Go):
+        body |= {"decision": "go", "upstream_key": answer.upstream_key}
+        if answer.until_boot_s is not None:
+            body["until_boot_s"] = answer.until_boot_s
+        return Answered(body)
+    if isinstance(answer, Recorded):
+        kind = answer.outcome.kind
+        body |= {"decision": "replay", "kind": kind.value}
+        return Answered(body, answer.outcome.body.data if kind is OutcomeKind.RESULT else None)
+    return Answered({**body, "decision": "probe", "upstream_key": call.upstream_key})
+
+
+def _over(found: Restored | None) -> Answered:
+    if found is None:
+        raise Refusal(ErrorCode.UNAVAILABLE, "the run is gone", retry=Retry.LATER)
+    state = found.log.state
+    body = {
+        "run": state.run,
+        "epoch": state.epoch,
+        "step": state.step + 1,
+        "status": state.status.value,
+        "error": state.reason,
+        "has_state": False,
+        "draining": False,
+    }
+    result = state.result.data if state.result is not None else None
+    return Answered(body, result, is_open=False)
+
+
+def _resume(raw: dict[str, Any] | None) -> tuple[int | None, dict[int, Life]]:
+    if raw is None:
+        return None, {}
+    try:
+        return int(raw["epoch"]), {int(k): Life(v) for k, v in raw.get("calls", {}).items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(f"open: resume: {error!r}") from error
+
+
+def _pair(raw: list[Any]) -> tuple[int, int]:
+    match raw:
+        case [int(lowest), int(highest)]:
+            return lowest, highest
+        case _:
+            raise malformed(f"hello: protocol {raw!r} is not [lowest, highest]")
+
+
+def _numbers(raw: Any) -> tuple[int, ...]:
+    if raw is None:
+        return ()
+    if not isinstance(raw, list) or not all(isinstance(number, int) for number in raw):
+        raise malformed("signals: a list of numbers, as `wait` gave them")
+    return tuple(raw)
+
+
+def _release() -> str:
+    try:
+        return version("coatcheck")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,398 @@
+"""The asyncio client against a scripted sidecar on a real socket."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import coatcheck
+import pytest
+from coatcheck import _clock
+
+from tests.client.fake import (
+    HELLO,
+    LEFT,
+    AwaitClose,
+    Bytes,
+    Drop,
+    Expect,
+    Fake,
+    Ok,
+    Pause,
+    Push,
+    Refuse,
+    opened,
+    packed,
+)
+
+GO = {"decision": "go", "call": 7, "attempt": 1, "upstream_key": "k-7"}
+TOLD = Ok({"seq": 9, "draining": False})
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110 - what it waits for happens on another thread
+            await asyncio.sleep(0.01)
+
+
+async def test_a_run_from_open_to_finish(path: Path) -> None:
+    script = [
+        *opened(input=packed({"n": 1}), step=3, state={"count": 2}),
+        Expect("commit", {"step": 3, "level": "node", "schema": 1}, packed({"count": 3})),
+        Ok({"seq": 5, "step": 4, "draining": False}),
+        Expect("finish", {"step": 4, "state_length": 8}, packed({"count": 4}) + packed("done")),
+        Ok({"seq": 6}),
+        AwaitClose(),
+    ]
+    with Fake(path, script):
+        async with coatcheck.open_run("r", schema=1) as run:
+            assert (run.id, run.epoch, run.input, run.state) == ("r", 1, {"n": 1}, {"count": 2})
+            numbers = []
+            async for step in run.steps():
+                numbers.append(step.number)
+                if step.number == 3:
+                    await step.commit({"count": 3})
+                    assert run.state == {"count": 3}
+                else:
+                    await run.finish("done", state={"count": 4})
+            assert numbers == [3, 4]
+            with pytest.raises(coatcheck.StepOver, match="run r is over"):
+                await step.commit({})
+
+
+async def test_a_break_resumes_and_sends_again(path: Path) -> None:
+    first = [*opened(epoch=4), Expect("commit", {"step": 1}), Drop(away_s=0.3)]
+    second = [
+        *HELLO,
+        Expect("open", {"run": "r", "create": False, "resume": {"epoch": 4, "calls": {}}}),
+        Ok({"run": "r", "epoch": 5, "step": 1, "has_state": False, "draining": False}),
+        Expect("commit", {"step": 1}, packed(["s"])),
+        Ok({"seq": 5, "step": 2, "draining": False}),
+        *LEFT,
+    ]
+    with Fake(path, first, second) as fake:
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit(["s"])
+            assert run.epoch == 5
+        hellos = [m.body["incarnation"] for m in fake.seen if m.type == "hello"]
+        commits = [m.id for m in fake.seen if m.type == "commit"]
+    assert len(hellos) == 2
+    assert hellos[0] == hellos[1]
+    assert len(hellos[0]) == 16
+    assert commits[0] == commits[1]
+
+
+async def test_an_idle_client_resumes_by_itself(path: Path) -> None:
+    again = [
+        *HELLO,
+        Expect("open", {"resume": {"epoch": 1, "calls": {}}}),
+        Ok({"epoch": 2, "draining": True}),
+        Expect("release", {"reason": "draining"}),
+        Ok({"seq": 3}),
+        AwaitClose(),
+    ]
+    with Fake(path, [*opened(), Drop(away_s=0.1)], again):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await eventually(lambda: run.draining)
+            assert run.epoch == 2
+
+
+async def test_the_second_commit_is_a_patch_and_whole_after_a_break(path: Path) -> None:
+    old, new = "a" * 100_000, "a" * 99_999 + "b"
+    first = [
+        *opened(),
+        Expect("commit", {"patch": "(absent)"}, packed(old)),
+        Ok({"seq": 5, "step": 2}),
+        Expect("commit", {"patch": {"base": 5, "length": 100_005, "ranges": [[98304, 1701]]}}),
+        Drop(),
+    ]
+    second = [
+        *HELLO,
+        Expect("open"),
+        Ok({"epoch": 2}),
+        Expect("commit", {"step": 2, "patch": "(absent)"}, packed(new)),
+        Ok({"seq": 6, "step": 3}),
+        *LEFT,
+    ]
+    with Fake(path, first, second):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit(old)
+            await run.commit(new)
+            assert run.step_number == 3
+
+
+async def test_a_base_that_is_not_held_makes_a_whole_commit(path: Path) -> None:
+    old, new = "a" * 100_000, "a" * 99_999 + "b"
+    script = [
+        *opened(),
+        Expect("commit", {"patch": "(absent)"}),
+        Ok({"seq": 5, "step": 2}),
+        Expect("commit", {"step": 2}),
+        Refuse("conflict"),
+        Expect("commit", {"step": 2, "patch": "(absent)"}, packed(new)),
+        Ok({"seq": 6, "step": 3}),
+        *LEFT,
+    ]
+    with Fake(path, script):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit(old)
+            await run.commit(new)
+
+
+async def test_tools_run_at_once(path: Path) -> None:
+    both = asyncio.Barrier(2)
+
+    async def meet(name: str) -> str:
+        async with asyncio.timeout(5):
+            await both.wait()
+        return f"{name} by {coatcheck.current_key()}"
+
+    script = [
+        *opened(),
+        Expect("call", {"step": 1, "tool": "meet", "effect": "once"}, packed({"name": "a"}), "a"),
+        Expect("call", {"tool": "meet"}, packed({"name": "b"}), "b"),
+        Ok({**GO, "call": 2, "upstream_key": "k-b"}, to="b"),
+        Ok({**GO, "call": 1, "upstream_key": "k-a"}, to="a"),
+        Expect("outcome", {"kind": "result"}, name="x"),
+        Expect("outcome", {"kind": "result"}, name="y"),
+        Ok({"seq": 9}, to="y"),
+        Ok({"seq": 9}, to="x"),
+        *LEFT,
+    ]
+    with Fake(path, script):
+        async with coatcheck.open_run("r", schema=1) as run:
+            call = run.step.tool(meet)
+            assert await asyncio.gather(call("a"), call("b")) == ["a by k-a", "b by k-b"]
+
+
+async def test_a_plain_function_runs_in_a_thread(path: Path) -> None:
+    def key() -> str:
+        return coatcheck.current_key()
+
+    result = Expect("outcome", {"call": 7, "attempt": 1, "kind": "result"}, packed("k-7"))
+    with Fake(path, [*opened(), Expect("call"), Ok(GO), result, TOLD, *LEFT]):
+        async with coatcheck.open_run("r", schema=1) as run:
+            assert await run.step.tool(key)() == "k-7"
+
+
+async def test_a_cancelled_tool_is_reported_failed(path: Path) -> None:
+    started = asyncio.Event()
+
+    async def slow() -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    failed = Expect("outcome", {"call": 7, "kind": "failed"})
+    with Fake(path, [*opened(), Expect("call"), Ok(GO), failed, TOLD, *LEFT]):
+        async with coatcheck.open_run("r", schema=1) as run:
+            task = asyncio.ensure_future(run.step.tool(slow)())
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
+async def test_a_go_that_nobody_waits_for_is_given_back(path: Path) -> None:
+    script = [
+        *opened(),
+        Expect("call"),
+        Pause(0.2),
+        Ok(GO),
+        Expect("outcome", {"call": 7, "kind": "not_applied"}),
+        TOLD,
+        *LEFT,
+    ]
+
+    async def never() -> None:
+        pytest.fail("it was called")
+
+    with Fake(path, script) as fake:
+        async with coatcheck.open_run("r", schema=1) as run:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await run.step.tool(never)()
+            await eventually(lambda: fake.seen[-1].type == "outcome")
+
+
+async def test_a_running_call_is_reported_when_the_sidecar_comes_back(path: Path) -> None:
+    resumed = asyncio.Event()
+
+    async def work() -> str:
+        async with asyncio.timeout(5):
+            await resumed.wait()
+        return "worked"
+
+    second = [
+        *HELLO,
+        Expect("open", {"resume": {"epoch": 1, "calls": {7: "running"}}}),
+        Ok({"epoch": 2}),
+        Push("signal", {"name": "back"}),
+        Expect("outcome", {"call": 7, "kind": "result"}, packed("worked")),
+        TOLD,
+        *LEFT,
+    ]
+    with Fake(path, [*opened(), Expect("call"), Ok(GO), Pause(0.1), Drop(0.1)], second):
+        async with coatcheck.open_run("r", schema=1) as run:
+            task = asyncio.ensure_future(run.step.tool(work)())
+            await eventually(lambda: "back" in run.signals)
+            resumed.set()
+            assert await task == "worked"
+
+
+async def test_pushes_set_flags_at_once(path: Path) -> None:
+    pushes = [
+        Push("checkpoint_please"),
+        Push("signal", {"name": "approval"}),
+        Push("deadline", {"left_s": 60.0}),
+        Push("from_a_newer_sidecar", {"x": 1}),
+        Push("drain", {"deadline_s": 30.0}),
+    ]
+    left = [Expect("release", {"reason": "draining"}), Ok({"seq": 1}), AwaitClose()]
+    with Fake(path, [*opened(), *pushes, *left]):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await eventually(lambda: run.draining)
+            assert run.checkpoint_wanted
+            assert run.signals == {"approval"}
+            assert 50 < (run.deadline_left_s or 0) <= 60
+            assert 20 < (run.drain_left_s or 0) <= 30
+            assert [step async for step in run.steps()] == []
+
+
+async def test_a_commit_of_ones_own_loop_ends_it_when_the_pod_drains(path: Path) -> None:
+    script = [
+        *opened(),
+        Expect("commit"),
+        Ok({"seq": 2, "step": 2, "draining": True}),
+        Expect("release", {"reason": "draining", "error": "(absent)"}),
+        Ok({"seq": 3}),
+        AwaitClose(),
+    ]
+    reached = False
+    with Fake(path, script):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+            reached = True
+    assert not reached
+
+
+async def test_fenced_is_told_and_not_absorbed(path: Path) -> None:
+    async def loop(run: coatcheck.Run) -> None:
+        async for _ in run.steps():
+            await asyncio.sleep(0.01)
+
+    fake = Fake(path, [*opened(), Push("fenced", {"epoch": 8}), AwaitClose()])
+    with fake, pytest.raises(coatcheck.Fenced, match="epoch 8"):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await loop(run)
+
+
+async def test_parked_is_absorbed_and_not_released(path: Path) -> None:
+    script = [
+        *opened(),
+        Expect("wait", {"name": "approval", "step": 1}, packed({"amount": 3})),
+        Refuse("parked", {"retry": "later"}),
+        AwaitClose(),
+    ]
+    with Fake(path, script):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.wait_for("approval", {"amount": 3})
+            pytest.fail("it was not parked")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "text"),
+    [
+        (ValueError("bad"), "error", "ValueError: bad"),
+        (coatcheck.InDoubt("who knows"), "in_doubt", "InDoubt: who knows"),
+        (coatcheck.Held("ask"), "held", "Held: ask"),
+        (coatcheck.ReplayDivergence("other"), "held", "ReplayDivergence: other"),
+        (asyncio.CancelledError(), "left", "(absent)"),
+    ],
+)
+async def test_why_a_run_is_left(path: Path, error: BaseException, reason: str, text: str) -> None:
+    left = [Expect("release", {"reason": reason, "error": text}), Ok({"seq": 1}), AwaitClose()]
+    with Fake(path, [*opened(), *left]), pytest.raises(type(error)):
+        async with coatcheck.open_run("r", schema=1):
+            raise error
+
+
+async def test_a_run_owned_elsewhere_says_where(path: Path) -> None:
+    refusal = Refuse("owned_elsewhere", {"address": "10.0.0.7:80", "retry": "later", "run": "r"})
+    fake = Fake(path, [*HELLO, Expect("open"), refusal, AwaitClose()])
+    with fake, pytest.raises(coatcheck.OwnedElsewhere) as caught:
+        async with coatcheck.open_run("r", schema=1):
+            pass
+    assert caught.value.address == "10.0.0.7:80"
+    assert (caught.value.retry, caught.value.run) == ("later", "r")
+
+
+async def test_runs_are_claimed_for_ever_but_never_too_many(path: Path) -> None:
+    def given(run: str) -> list[Any]:
+        body = {"run": run, "epoch": 1, "step": 1, "has_state": False, "draining": False}
+        return [*HELLO, Expect("open", {"queue": "q", "run": "(absent)"}), Ok(body)]
+
+    patient = [
+        *HELLO,
+        Expect("open", {"create": False}),
+        Refuse("unavailable", {"retry": "later"}),
+        *given("b")[2:],
+        *LEFT,
+    ]
+    with Fake(path, [*given("a"), *LEFT], patient, [*HELLO, Expect("open"), Refuse("draining")]):
+        claimed = coatcheck.claim_runs("q", concurrency=1, schema=1)
+        first = await anext(claimed)
+        second = asyncio.ensure_future(anext(claimed))
+        await asyncio.sleep(0.1)
+        assert not second.done()
+        async with first as run:
+            assert run.id == "a"
+        async with await second as run:
+            assert run.id == "b"
+        assert [run async for run in claimed] == []
+
+
+async def test_the_result_of_a_run(path: Path) -> None:
+    script = [*HELLO, Expect("result", {"run": "r"}), Ok({"status": "finished"}, packed([1]))]
+    with Fake(path, [*script, AwaitClose()]):
+        assert await coatcheck.result("r") == ("finished", [1], None)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\x00\x00\x00\x00", "no frame"),
+        (b"\x00\x00\x00\x01\xc1", "not msgpack"),
+    ],
+)
+async def test_garbage_ends_it_at_once(path: Path, data: bytes, why: str) -> None:
+    fake = Fake(path, [*opened(), Expect("commit"), Bytes(data), AwaitClose()])
+    with fake, pytest.raises(coatcheck.ProtocolError, match=why):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+
+
+async def test_a_protocol_that_is_too_new_is_named(path: Path) -> None:
+    hello = [Expect("hello"), Ok({"protocol": 9, "limits": {}}), AwaitClose()]
+    with Fake(path, hello), pytest.raises(coatcheck.ProtocolError, match="protocol 9"):
+        async with coatcheck.open_run("r", schema=1):
+            pass
+
+
+async def test_no_sidecar_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coatcheck._aio.RECONNECT_S", 0.3)
+    before_s = _clock.monotonic()
+    with pytest.raises(coatcheck.Unavailable, match=str(path)):
+        async with coatcheck.open_run("r", schema=1):
+            pass
+    assert _clock.monotonic() - before_s < 2
+
+
+async def test_a_sidecar_that_comes_late_is_waited_for(path: Path) -> None:
+    async def use() -> None:
+        async with coatcheck.open_run("r", schema=1):
+            pass
+
+    task = asyncio.ensure_future(use())
+    await asyncio.sleep(0.2)
+    with Fake(path, [*opened(), *LEFT]):
+        await task
