@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -63,6 +64,12 @@ class Pause(NamedTuple):
     for_s: float
 
 
+class Quiet(NamedTuple):
+    """The client says nothing for a while."""
+
+    for_s: float
+
+
 class Drop(NamedTuple):
     """Close the connection; nobody listens for a while."""
 
@@ -73,7 +80,7 @@ class AwaitClose(NamedTuple):
     """The client closes, and says nothing before."""
 
 
-Line = Expect | Ok | Refuse | Push | Bytes | Pause | Drop | AwaitClose
+Line = Expect | Ok | Refuse | Push | Bytes | Pause | Quiet | Drop | AwaitClose
 
 LIMITS = {"frame_bytes": 1_114_112, "part_bytes": 1_048_576, "state_bytes": 1 << 26, "requests": 64}
 HELLO: list[Line] = [
@@ -177,6 +184,11 @@ class _Player:
                     self._connection.sendall(data)
                 case Pause(for_s):
                     time.sleep(for_s)
+                case Quiet(for_s):
+                    self._connection.settimeout(for_s)
+                    with suppress(TimeoutError):
+                        raise AssertionError(f"it was to be quiet, but: {self._next()}")
+                    self._connection.settimeout(PATIENCE_S)
                 case Drop(away_s):
                     return away_s
                 case AwaitClose():

@@ -20,6 +20,7 @@ from tests.client.fake import (
     Ok,
     Pause,
     Push,
+    Quiet,
     Refuse,
     opened,
     packed,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgpack
 
 from coatcheck_sidecar.core.call import decide
-from coatcheck_sidecar.core.call_events import Hold, Refuse, Resolution
+from coatcheck_sidecar.core.call_events import Resolution
 from coatcheck_sidecar.core.call_events import Resolved as ResolveCall
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
@@ -23,6 +23,7 @@ from coatcheck_sidecar.core.writes import event_of
 SIGNALS_MAX: Final = 256
 """Signals a run keeps unread; a head stays small, and a run that reads none is stuck."""
 WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry"})
+VERDICTS: Final = frozenset({"", "applied", "not_applied", "retry"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +60,20 @@ def decode_command(name: str, data: bytes) -> Command:
         command = Command(**{k: v for k, v in raw.items() if k in Command.__slots__})
     except (AttributeError, TypeError, ValueError) as error:
         raise BadObject(f"{name}: not a command: {error}") from error
-    if command.what not in WHATS:
-        raise BadObject(f"{name}: unknown command {command.what!r}; upgrade this sidecar")
+    if not _is_typed(command):
+        raise BadObject(f"{name}: not a command: a field of it has the wrong type")
+    if command.what not in WHATS or command.verdict not in VERDICTS:
+        what = f"{command.what} {command.verdict}".strip()
+        raise BadObject(f"{name}: unknown command {what!r}; upgrade this sidecar")
+    if command.what == "resolve" and not command.verdict:
+        raise BadObject(f"{name}: a resolve without a verdict")
     return command
+
+
+def _is_typed(command: Command) -> bool:
+    """Whoever can write to the store can put anything there: an owner must not stumble over it."""
+    kinds = {"call": (int,), "force": (bool,), "value": (bytes, type(None))}
+    return all(type(getattr(command, k)) in kinds.get(k, (str,)) for k in Command.__slots__)
 
 
 def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> list[Event]:
@@ -98,15 +110,13 @@ def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) ->
     )
     call = state.calls.get(command.call)
     decision = decide(call, event, now_ms=now_ms, patience_s=0.0, rules=rules)
-    for effect in decision.effects:
-        written = event_of(effect, call=command.call, command=command.id)
-        if written is not None:
-            return written
-        if isinstance(effect, Refuse | Hold):
-            wait = getattr(effect, "retry_after_s", None)
-            later = f"; in {wait:.0f} s, or with --force" if wait else ""
-            return _refused(command, f"call {command.call}: {effect.reason}{later}")
-    return _refused(command, f"call {command.call} has nothing to resolve")
+    (effect,) = decision.effects
+    written = event_of(effect, call=command.call, command=command.id)
+    if written is not None:
+        return written
+    wait_s = getattr(effect, "retry_after_s", None)
+    later = f"; in {wait_s:.0f} s, or with --force" if wait_s else ""
+    return _refused(command, f"call {command.call}: {getattr(effect, 'reason', effect)}{later}")
 
 
 def _retry(state: RunState, command: Command) -> Event:

@@ -1,0 +1,361 @@
+"""Settings: flag over environment over file, checked whole before anything starts.
+
+Every mistake is reported at once, each with its source, its key and what to do. Checked by
+pydantic's core without pydantic's models: those take 0.1 s to import, the core a quarter of that.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, get_type_hints
+from urllib.parse import urlsplit
+
+from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
+
+from coatcheck_sidecar.core.head import FORMAT
+from coatcheck_sidecar.engine.settings import Settings
+from coatcheck_sidecar.stores.url import QUERY_KEYS
+
+EX_USAGE: Final = 64
+"""EX_USAGE of sysexits.h: the exit status for mistakes in the settings."""
+CONFIG_FILE: Final = "/etc/coatcheck/config.yaml"
+PREFIX: Final = "COATCHECK_"
+KNOWN_ELSEWHERE: Final = frozenset(
+    {"COATCHECK_CONFIG", "COATCHECK_RUN_ID", "COATCHECK_CODE_VERSION", "COATCHECK_PROXY_URL"}
+)
+"""Variables under our prefix that are no settings: the file's place, and the client's own."""
+SERVICE_LINK: Final = re.compile(r"COATCHECK_(SERVICE_|PORT|.*_SERVICE_|.*_PORT).*")
+"""What Kubernetes puts into every container for services named `coatcheck` or `coatcheck-...`."""
+BYTES_MIN: Final = 1_048_576
+"""A limit below 1 MiB is a slip of the unit."""
+BYTES_CAP: Final = 2**46
+"""64 TiB: beyond any disk, so a slip as well."""
+SECONDS_MAX: Final = 86_400.0
+"""A day: every wait of the sidecar is far shorter."""
+COUNT_MAX: Final = 10_000
+"""More puts, heads or crashes than this is a slip too."""
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("auto", "json", "text")
+SECRETS: Final = frozenset({"store"})
+"""Whoever put a password into one of these should not find it in a log."""
+CLOSE: Final = 0.6
+"""How like a name must be to be suggested, from 0 to 1 (difflib's own default)."""
+
+
+class Address(NamedTuple):
+    """Where a listener binds; port 0 takes any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """As it is written in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+LISTEN: Final = Address("127.0.0.1", 7070)
+ADMIN_LISTEN: Final = Address("0.0.0.0", 7071)  # noqa: S104 - kubelet and scraper come from outside
+
+
+class Mistake(NamedTuple):
+    """One thing wrong with the settings: where it was said, what it is called, how to mend it."""
+
+    source: str
+    key: str
+    problem: str
+
+
+class ConfigError(Exception):
+    """All mistakes of the settings; whoever starts the program exits with `EX_USAGE`."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        """There is at least one."""
+        lines = [f"  {m.source}: {m.key}: {m.problem}" for m in mistakes]
+        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        super().__init__("\n".join([f"{count} in the settings:", *lines]))
+        self.mistakes = mistakes
+
+
+def _address(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError("must be host:port, such as 127.0.0.1:7070")
+    return Address(host or "0.0.0.0", int(port))  # noqa: S104 - a port alone asks for just that
+
+
+def is_loopback(host: str) -> bool:
+    """Only this machine (in a pod: this pod) can reach it."""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+def _loopback(text: str) -> Address:
+    address = _address(text)
+    if not is_loopback(address.host):
+        raise ValueError("must be a loopback address, such as 127.0.0.1:7070: it has no password")
+    return address
+
+
+def _store(text: str) -> str:
+    if urlsplit(text).scheme not in QUERY_KEYS:
+        known = ", ".join(f"{scheme}://" for scheme in QUERY_KEYS)
+        raise ValueError(f"must be a URL that begins with one of {known}")
+    return text
+
+
+def _mode(text: str) -> str:
+    if text in ("observe", "off"):
+        raise ValueError(f"mode {text} is not in this release; take enforce, or leave it out")
+    if text != "enforce":
+        raise ValueError("must be enforce")
+    return text
+
+
+def _uids(value: object) -> object:
+    return [uid for uid in value.split(",") if uid.strip()] if isinstance(value, str) else value
+
+
+def _parsed(parse: Callable[[str], Any]) -> CoreSchema:
+    return core_schema.no_info_after_validator_function(parse, core_schema.str_schema(min_length=1))
+
+
+def _words(*words: str) -> CoreSchema:
+    return core_schema.literal_schema(list(words))
+
+
+_PATH: Final = _parsed(lambda text: Path(text).expanduser())
+_BYTES: Final = core_schema.int_schema(ge=BYTES_MIN, le=BYTES_CAP)
+_POD_UID: Final = core_schema.str_schema(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+_URL: Final = core_schema.str_schema(max_length=1024)
+_STORE_FORMAT: Final = core_schema.int_schema(ge=max(1, FORMAT - 1), le=FORMAT)
+_UIDS: Final = core_schema.no_info_before_validator_function(
+    _uids, core_schema.tuple_schema([core_schema.int_schema(ge=0)], variadic_item_index=0)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Settings):
+    """Everything that can be set. The engine's own settings are inherited."""
+
+    store: Annotated[
+        str, _parsed(_store), "URL of the store: file:///path or s3://bucket/prefix"
+    ] = ""
+    data: Annotated[Path, _PATH, "folder of the journal"] = Path("/var/lib/coatcheck")
+    socket: Annotated[Path, _PATH, "unix socket for agents"] = Path("/run/coatcheck/agent.sock")
+    allowed_uids: Annotated[
+        tuple[int, ...], _UIDS, "user ids that may use the socket, with commas; none: any"
+    ] = ()
+    mode: Annotated[str, _parsed(_mode), "enforce"] = "enforce"
+    log_level: Annotated[str, _words(*LOG_LEVELS), ", ".join(LOG_LEVELS)] = "info"
+    log_format: Annotated[str, _words(*LOG_FORMATS), "json, text; auto: text on a terminal"] = (
+        "auto"
+    )
+    listen: Annotated[Address, _parsed(_loopback), "address for agents, loopback only"] = LISTEN
+    admin_listen: Annotated[
+        Address, _parsed(_address), "address for health and metrics, best $(POD_IP):7071"
+    ] = ADMIN_LISTEN
+    pod_uid: Annotated[
+        str, _POD_UID, "name of this pod, metadata.uid; one is made up and kept if absent"
+    ] = ""
+    address: Annotated[str, _URL, "URL at which others find this pod's agents"] = ""
+    store_format: Annotated[int, _STORE_FORMAT, "format of the objects to write"] = FORMAT
+    journal_bytes_max: Annotated[int, _BYTES, "rows that the journal keeps"] = 268_435_456
+    """256 MiB of rows not yet shipped: hours of deltas while the store is away."""
+    spool_bytes_max: Annotated[int, _BYTES, "big values that the spool keeps"] = 1_073_741_824
+    """1 GiB: sixteen states of the largest size."""
+
+
+ENGINE_HELP: Final[Mapping[str, str]] = {
+    "heartbeat_s": "from one heartbeat to the next",
+    "lease_s": "a silent owner's runs may be taken over after this",
+    "ship_interval_s": "from one swap of a run's head to the next",
+    "pause_max_s": "the longest that a process is assumed to be paused",
+    "state_bytes_max": "one checkpoint",
+    "breaker_crashes": "crashes without progress after which a run is held",
+    "claim_poll_s": "how often a queue with idle agents is listed",
+    "agent_wait_s": "how long a run waits here for a new agent",
+    "orphan_wait_s": "how long a new call waits for recorded ones to be asked for",
+    "join_wait_s": "how long an equal call waits for the one in flight",
+    "puts_max": "objects on their way to the store at once",
+    "grace_s": "the pod's terminationGracePeriodSeconds",
+    "margin_s": "what a drain holds back of the grace",
+    "scan_heads": "heads read each heartbeat in search of lost markers",
+}
+ENGINE: Final = tuple(f.name for f in fields(Settings))
+SETTINGS: Final[Mapping[str, Field[Any]]] = {f.name: f for f in fields(Config)}
+"""All settings by name."""
+_NOTES: Final = get_type_hints(Config, include_extras=True)
+
+
+def help_of(name: str) -> str:
+    """One line for `--help`, with the default."""
+    text = ENGINE_HELP.get(name, "") if name in ENGINE else _NOTES[name].__metadata__[1]
+    default = SETTINGS[name].default
+    if isinstance(default, tuple) and not isinstance(default, Address):
+        default = ",".join(map(str, default))
+    return f"{text} [{default}]" if default != "" else str(text)
+
+
+def _schema(setting: Field[Any]) -> CoreSchema:
+    if setting.name not in ENGINE:
+        given: CoreSchema = _NOTES[setting.name].__metadata__[0]
+        return given
+    if setting.type is int and setting.name.endswith("_bytes_max"):
+        return _BYTES
+    if setting.type is int:
+        return core_schema.int_schema(ge=1, le=COUNT_MAX)
+    return core_schema.float_schema(gt=0, le=SECONDS_MAX, allow_inf_nan=False)
+
+
+def _validator() -> SchemaValidator:
+    entries = {
+        name: core_schema.typed_dict_field(_schema(setting), required=False)
+        for name, setting in SETTINGS.items()
+    }
+    return SchemaValidator(core_schema.typed_dict_schema(entries))
+
+
+class _Given(NamedTuple):
+    """A value, and where it came from: the source, and what the key is called there."""
+
+    source: str
+    key: str
+    value: object
+
+
+def load_config(
+    flags: Mapping[str, object], *, environ: Mapping[str, str], config_file: str | None = None
+) -> Config:
+    """The settings, checked. Raises `ConfigError` with every mistake there is.
+
+    `flags` are those given on the command line, by the settings' names. `config_file` must exist
+    if named, here or by COATCHECK_CONFIG.
+    """
+    mistakes: list[Mistake] = []
+    given: dict[str, _Given] = {}
+    for name, entry in [
+        *_from_file(config_file or environ.get("COATCHECK_CONFIG"), mistakes),
+        *_from_environ(environ),
+        *((name, _Given("flag", _flag(name), value)) for name, value in flags.items()),
+    ]:
+        if name in SETTINGS:
+            given[name] = entry
+        else:
+            mistakes.append(Mistake(entry.source, entry.key, _unknown(name, entry)))
+    values, wrong = _check({name: entry.value for name, entry in given.items()})
+    for name, problem in wrong.items():
+        mistakes.append(Mistake(given[name].source, given[name].key, problem))
+    config = Config(**values)
+    mistakes += _check_together(config, given, wrong=wrong)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return replace(config, store=config.store or (config.data.absolute() / "store").as_uri())
+
+
+def to_engine(config: Config) -> Settings:
+    """The part of the settings that the engine reads."""
+    return Settings(**{name: getattr(config, name) for name in ENGINE})
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _from_environ(environ: Mapping[str, str]) -> list[tuple[str, _Given]]:
+    return [
+        (_lower(key), _Given("environment", key, value))
+        for key, value in sorted(environ.items())
+        if key.startswith(PREFIX) and key not in KNOWN_ELSEWHERE and not SERVICE_LINK.match(key)
+    ]
+
+
+def _lower(variable: str) -> str:
+    return variable.removeprefix(PREFIX).lower().replace("__", ".")
+
+
+def _from_file(named: str | None, mistakes: list[Mistake]) -> list[tuple[str, _Given]]:
+    path = named or CONFIG_FILE
+    source = f"file {path}"
+    try:
+        text = Path(path).read_text()
+    except FileNotFoundError:
+        if named:
+            mistakes.append(Mistake(source, "(file)", "there is none; correct the path"))
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(Mistake(source, "(file)", f"can't be read: {error}"))
+        return []
+    import yaml  # only where there is a file: 15 ms
+
+    try:
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe
+    except yaml.YAMLError as error:
+        mistakes.append(Mistake(source, "(file)", f"is not YAML: {' '.join(str(error).split())}"))
+        return []
+    if not isinstance(content, dict | None):
+        mistakes.append(Mistake(source, "(file)", "must be a map of settings, `name: value`"))
+        return []
+    return [(key, _Given(source, key, value)) for key, value in _flat(content or {}, "")]
+
+
+def _flat(content: Mapping[Any, object], above: str) -> list[tuple[str, object]]:
+    """Nested maps as dotted keys."""
+    pairs: list[tuple[str, object]] = []
+    for key, value in content.items():
+        name = f"{above}{key}"
+        pairs += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return pairs
+
+
+def _unknown(name: str, entry: _Given) -> str:
+    near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=CLOSE)
+    if not near:
+        return "no such setting; `coatcheck sidecar --help` lists them"
+    called = near[0]
+    if entry.source == "environment":
+        called = PREFIX + called.upper()
+    elif entry.source == "flag":
+        called = _flag(called)
+    return f"no such setting; did you mean {called}?"
+
+
+def _check(values: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what is right, what is wrong with the rest), by name."""
+    validator = _validator()
+    try:
+        return validator.validate_python(dict(values)), {}
+    except ValidationError as error:
+        wrong: dict[str, str] = {}
+        for found in error.errors(include_url=False):
+            name = str(found["loc"][0])
+            problem = found["msg"].removeprefix("Value error, ").replace("Input should", "must")
+            shown = "" if name in SECRETS else f"; it is {values[name]!r}"
+            wrong.setdefault(name, problem + shown)
+    right = {name: value for name, value in values.items() if name not in wrong}
+    return validator.validate_python(right), wrong
+
+
+def _check_together(
+    config: Config, given: Mapping[str, _Given], *, wrong: Mapping[str, str]
+) -> list[Mistake]:
+    """What no setting shows alone."""
+    rules = [
+        ("lease_s", "heartbeat_s", config.lease_s >= 2 * config.heartbeat_s, "at least twice"),
+        ("grace_s", "margin_s", config.grace_s > config.margin_s, "more than"),
+    ]
+    mistakes = []
+    for name, other, is_kept, relation in rules:
+        if is_kept or name in wrong or other in wrong:
+            continue
+        entry = given.get(name) or given[other]
+        mistakes.append(
+            Mistake(
+                entry.source,
+                entry.key,
+                f"{name} ({getattr(config, name):g}) must be {relation} "
+                f"{other} ({getattr(config, other):g})",
+            )
+        )
+    return mistakes

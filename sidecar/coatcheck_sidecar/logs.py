@@ -1,0 +1,91 @@
+"""Log lines: one JSON object a line on stderr, or text for a terminal.
+
+Whatever is bound (run, step, epoch) stands on every line of its task. The standard library's
+loggers, which aiohttp and asyncio use, go the same way.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+QUIET: Final = ("asyncio", "aiohttp.access")
+"""Loggers of which only warnings are of use."""
+
+RESERVED: Final = frozenset({"event", "level", "time"})
+"""Keys of a line itself; a field of the same name gets a trailing underscore."""
+
+
+@contextmanager
+def _without_rich() -> Iterator[None]:
+    """Structlog imports rich where it is installed: 65 ms, and a service never draws with it."""
+    is_ours = "rich" not in sys.modules
+    if is_ours:
+        sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if is_ours:
+            del sys.modules["rich"]
+
+
+with _without_rich():
+    import structlog
+
+
+def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
+    """Send everything to `stream` (stderr if absent). `format` is `json`, `text` or `auto`."""
+    out = sys.stderr if stream is None else stream
+    is_terminal = out.isatty()
+    is_text = format == "text" or (format == "auto" and is_terminal)
+    render: Any = structlog.processors.JSONRenderer(default=str)
+    if is_text:
+        render = structlog.dev.ConsoleRenderer(colors=is_terminal)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info if not is_text else _same,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [_FromStandard()]
+    root.setLevel(LEVELS[level])
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def write(level: str, event: str, /, **fields: object) -> None:
+    """One line. Never raises: a log that is full or gone stops nothing."""
+    try:
+        shown = {f"{key}_" if key in RESERVED else key: value for key, value in fields.items()}
+        structlog.get_logger().log(LEVELS[level], event, **shown)
+    except (OSError, ValueError):
+        return
+
+
+bound = structlog.contextvars.bound_contextvars
+"""`with bound(run=..., step=..., epoch=...):` puts these on every line of the task."""
+
+
+def _same(_logger: Any, _method: str, line: Any) -> Any:
+    return line
+
+
+class _FromStandard(logging.Handler):
+    """Hands lines of the standard library's loggers on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line, named by its logger."""
+        fields: dict[str, object] = {"logger": record.name}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        level = record.levelname.lower()
+        write(level if level in LEVELS else "info", record.getMessage(), **fields)

@@ -1,0 +1,155 @@
+"""Two small HTTP servers: health and metrics for the cluster, this pod's runs for itself alone.
+
+aiohttp is imported when a server starts, not before: it takes longer than all else together.
+"""
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from coatcheck_sidecar.core.ownership import RunSummary
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SHUTDOWN_S: Final = 1.0
+"""How long a request in flight may hold up the end of the process."""
+
+
+class SidecarView(Protocol):
+    """What the servers see of the engine. None of it waits."""
+
+    @property
+    def is_started(self) -> bool:
+        """It takes agents."""
+
+    @property
+    def journal_is_dead(self) -> bool:
+        """An I/O error ended the journal."""
+
+    def summaries(self) -> list[RunSummary]:
+        """The runs that this pod owns."""
+
+
+Render = Callable[[str], tuple[bytes, str]]
+"""From a scraper's `Accept` to the metrics and their content type."""
+
+
+class HttpServer:
+    """One listener, from `start` to `close`."""
+
+    def __init__(self, app: "web.Application", *, host: str, port: int) -> None:
+        """Port 0 takes any that is free."""
+        self._app = app
+        self._runner: web.AppRunner | None = None
+        self.host = host
+        self.port = port
+
+    async def start(self) -> None:
+        """Listen; `port` is the one taken. Raises `OSError`."""
+        from aiohttp import web
+
+        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self.host, self.port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        """Stop listening, and end what is open."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+def admin_server(view: SidecarView, render: Render, *, host: str, port: int) -> HttpServer:
+    """`/livez /readyz /startupz /metrics` and nothing else: the cluster can reach this port.
+
+    `/readyz` is red for a dead journal alone. A native sidecar's readiness is its pod's: were it
+    red while the store is away, the whole fleet would leave its Services at once.
+    """
+    from aiohttp import web
+
+    async def livez(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        if view.journal_is_dead:
+            return web.Response(status=503, text="the journal is dead: an I/O error was seen\n")
+        return web.Response(text="ok\n")
+
+    async def startupz(_request: web.Request) -> web.Response:
+        if not view.is_started:
+            return web.Response(status=503, text="starting\n")
+        return web.Response(text="ok\n")
+
+    async def metrics(request: web.Request) -> web.Response:
+        body, content_type = render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    app = web.Application()
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/startupz", startupz)
+    app.router.add_get("/metrics", metrics)
+    return HttpServer(app, host=host, port=port)
+
+
+def local_server(view: SidecarView, *, host: str, port: int) -> HttpServer:
+    """`GET /v1/runs` and `GET /v1/runs/{run}`, for processes of this pod alone."""
+    from aiohttp import web
+
+    async def runs(_request: web.Request) -> web.Response:
+        return web.json_response({"runs": [asdict(summary) for summary in view.summaries()]})
+
+    async def run(request: web.Request) -> web.Response:
+        wanted = request.match_info["run"]
+        for summary in view.summaries():
+            if summary.run == wanted:
+                return web.json_response(asdict(summary))
+        return problem(404, "not_found", detail=f"run {wanted} is not owned by this pod")
+
+    @web.middleware
+    async def guard(request: web.Request, handler: "Handler") -> web.StreamResponse:
+        refused = foreign(
+            request.headers.getall("Host", []), origins=request.headers.getall("Origin", [])
+        )
+        if refused is not None:
+            return problem(403, "forbidden", detail=refused)
+        return await handler(request)
+
+    app = web.Application(middlewares=[guard])
+    app.router.add_get("/v1/runs", runs)
+    app.router.add_get("/v1/runs/{run}", run)
+    return HttpServer(app, host=host, port=port)
+
+
+def problem(status: int, code: str, *, detail: str) -> "web.Response":
+    """An error as RFC 9457 has it."""
+    from aiohttp import web
+
+    body: dict[str, Any] = {"status": status, "code": code, "detail": detail}
+    return web.json_response(body, status=status, content_type="application/problem+json")
+
+
+def foreign(hosts: list[str], *, origins: list[str]) -> str | None:
+    """Why a request to a loopback port comes from elsewhere, or `None`.
+
+    A page in a browser reaches loopback under a name of its own (DNS rebinding), or says where it
+    is from.
+    """
+    if len(hosts) != 1 or not _is_loopback(f"//{hosts[0]}"):
+        return "the Host header must be one loopback name: reach this port as 127.0.0.1"
+    if len(origins) > 1 or not all(map(_is_loopback, origins)):
+        return "pages from elsewhere may not use this port"
+    return None
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

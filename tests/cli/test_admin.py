@@ -1,0 +1,129 @@
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from coatcheck_sidecar.core.ownership import RunSummary
+from coatcheck_sidecar.metrics import MetricsObserver
+from coatcheck_sidecar.servers.admin import HttpServer, admin_server, foreign, local_server
+
+RUNS = [RunSummary("r1", 3, "owned", step=7, in_doubt=1), RunSummary("r2", 1, "owned")]
+
+
+class View:
+    is_started = False
+    journal_is_dead = False
+
+    def summaries(self) -> list[RunSummary]:
+        return RUNS
+
+
+@asynccontextmanager
+async def serving(server: HttpServer) -> AsyncIterator[aiohttp.ClientSession]:
+    await server.start()
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+        yield session
+    await server.close()
+
+
+def admin(view: View) -> HttpServer:
+    return admin_server(view, MetricsObserver(version="1").render, host="127.0.0.1", port=0)
+
+
+async def status(session: aiohttp.ClientSession, path: str) -> int:
+    async with session.get(path) as response:
+        return response.status
+
+
+async def test_health_follows_the_sidecar() -> None:
+    view = View()
+    async with serving(admin(view)) as session:
+        assert await status(session, "/livez") == 200
+        assert await status(session, "/readyz") == 200
+        assert await status(session, "/startupz") == 503
+        view.is_started = True
+        assert await status(session, "/startupz") == 200
+        view.journal_is_dead = True
+        assert await status(session, "/readyz") == 503
+        assert await status(session, "/livez") == 200
+
+
+async def test_metrics_are_served_as_prometheus_has_them() -> None:
+    async with serving(admin(View())) as session, session.get("/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain")
+        assert "coatcheck_build_info" in await response.text()
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/runs", "/drain", "/metrics/x", "/debug"])
+async def test_the_admin_port_has_nothing_else(path: str) -> None:
+    async with serving(admin(View())) as session:
+        assert await status(session, path) == 404
+        async with session.post("/livez") as response:
+            assert response.status == 405
+
+
+async def test_runs_are_listed_on_loopback() -> None:
+    async with serving(local_server(View(), host="127.0.0.1", port=0)) as session:
+        async with session.get("/v1/runs") as response:
+            told = await response.json()
+        assert [run["run"] for run in told["runs"]] == ["r1", "r2"]
+        async with session.get("/v1/runs/r1") as response:
+            assert (await response.json())["step"] == 7
+        async with session.get("/v1/runs/r9") as response:
+            assert response.status == 404
+            assert response.content_type == "application/problem+json"
+            assert "r9" in (await response.json())["detail"]
+
+
+async def test_a_page_that_points_its_name_at_loopback_gets_nothing() -> None:
+    async with serving(local_server(View(), host="127.0.0.1", port=0)) as session:
+        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            async with session.get("/v1/runs", headers=headers) as response:
+                assert response.status == 403
+                assert "r1" not in await response.text()
+        async with session.get("/none", headers={"Host": "evil.example"}) as response:
+            assert response.status == 403
+
+
+async def test_two_host_headers_are_refused() -> None:
+    server = local_server(View(), host="127.0.0.1", port=0)
+    async with serving(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n")
+        first = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        assert first.split()[1] in {b"400", b"403"}
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1:7070", "127.9.9.9", "[::1]:80", "LOCALHOST"]
+)
+def test_loopback_hosts(host: str) -> None:
+    assert foreign([host], origins=[]) is None
+    assert foreign([host], origins=[f"http://{host}"]) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "evil", "127.0.0.1.evil", "10.0.0.1", "[::2]", "[", "localhost.evil", "a@127.0.0.1.b"],
+)
+def test_other_hosts(host: str) -> None:
+    assert foreign([host], origins=[]) is not None
+
+
+def test_origins_that_are_none() -> None:
+    assert foreign([], origins=[]) is not None
+    assert foreign(["localhost", "localhost"], origins=[]) is not None
+    assert foreign(["localhost"], origins=["null"]) is not None
+    assert foreign(["localhost"], origins=["http://localhost"] * 2) is not None
+
+
+def test_aiohttp_is_not_imported_before_a_server_is_made() -> None:
+    code = "import sys, coatcheck_sidecar.servers.admin; print('aiohttp' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == "False\n"

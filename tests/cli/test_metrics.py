@@ -1,0 +1,129 @@
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from coatcheck_sidecar import logs
+from coatcheck_sidecar.metrics import GAUGES, LABEL_VALUES_MAX, TABLE, Figures, MetricsObserver
+
+EVENTS: dict[str, dict[str, object]] = {
+    "shipped": {"bytes": 300, "puts": 2, "seconds": 0.02},
+    "ship_failed": {"run": "r", "error": "reset"},
+    "fenced": {"run": "r", "epoch": 3},
+    "damaged": {"run": "r", "error": "digest"},
+    "set_aside": {"run": "r", "records": 4, "reason": "diverged"},
+    "row_damaged": {"run": "r", "seq": 3, "error": "digest"},
+    "spool_failed": {"run": "r", "error": "full"},
+    "committed": {"level": "node", "seconds": 0.001, "bytes": 5000},
+    "claimed": {"run": "r", "cause": "ready", "seconds": 0.1},
+    "released": {"run": "r", "reason": "draining"},
+    "finished": {"run": "r", "status": "finished"},
+    "held": {"run": "r", "reason": "in_doubt"},
+    "call": {"tool": "charge", "decision": "go"},
+    "doubt": {"run": "r", "tool": "charge", "call": 7},
+    "heartbeat_failed": {"error": "reset"},
+    "store_unfit": {"error": "two won"},
+    "store_away": {"error": "reset"},
+    "store_back": {},
+    "journal_dead": {"error": "EIO"},
+    "takeover": {"run": "r", "owner": "o"},
+    "command": {"what": "cancel", "refused": ""},
+    "task_failed": {"name": "ship r", "error": "KeyError"},
+    "restored": {"run": "r", "seconds": 0.2, "objects": 5},
+    "alarm": {"run": "r", "call": 7, "reason": "contradicted"},
+    "drain": {"deadline_s": 29.0},
+}
+
+
+@pytest.fixture
+def out() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    logs.configure(level="debug", format="json", stream=stream)
+    yield stream
+    structlog.reset_defaults()
+
+
+def samples(observer: MetricsObserver) -> dict[str, float]:
+    text = observer.render("")[0].decode()
+    return {
+        sample.name
+        + "".join(f"{{{k}={v}}}" for k, v in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_event_that_the_engine_notes_is_in_the_table() -> None:
+    assert set(EVENTS) == set(TABLE)
+
+
+@pytest.mark.parametrize("event", sorted(EVENTS))
+def test_an_event_is_counted_and_logged(event: str, out: io.StringIO) -> None:
+    observer = MetricsObserver(version="1")
+    before = samples(observer)
+    observer.note(event, **EVENTS[event])
+    line = json.loads(out.getvalue())
+    assert line["event"] == event
+    fields = {"level_" if key == "level" else key: v for key, v in EVENTS[event].items()}
+    assert fields.items() <= line.items()
+    changed = {name for name, value in samples(observer).items() if before.get(name) != value}
+    changed = {name for name in changed if not name.startswith("process_")}
+    assert bool(changed) == bool(TABLE[event].instruments)
+    assert not any("{run=" in name for name in changed)
+
+
+def test_figures_are_added_up(out: io.StringIO) -> None:
+    observer = MetricsObserver(version="1.2")
+    for _ in range(2):
+        observer.note("shipped", **EVENTS["shipped"])
+        observer.note("call", tool="charge", decision="go")
+    told = samples(observer)
+    assert told["coatcheck_shipped_bytes_total"] == 600
+    assert told["coatcheck_store_puts_total"] == 4
+    assert told["coatcheck_ship_seconds_bucket{le=0.025}"] == 2
+    assert told["coatcheck_calls_total{decision=go}{tool=charge}"] == 2
+    assert told["coatcheck_build_info{version=1.2}"] == 1
+
+
+def test_an_event_that_nobody_knows_or_that_lacks_its_figure_is_logged(out: io.StringIO) -> None:
+    observer = MetricsObserver(version="1")
+    observer.note("novelty", x=1)
+    observer.note("shipped")
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
+        "novelty", "shipped",
+    ]  # fmt: skip
+    assert samples(observer)["coatcheck_shipped_bytes_total"] == 0
+
+
+def test_an_agent_that_makes_up_tools_does_not_make_up_series(out: io.StringIO) -> None:
+    observer = MetricsObserver(version="1")
+    for number in range(LABEL_VALUES_MAX + 50):
+        observer.note("call", tool=f"t{number}", decision="go")
+    told = samples(observer)
+    assert told["coatcheck_calls_total{decision=go}{tool=other}"] == 50
+    assert sum(name.startswith("coatcheck_calls_total") for name in told) == LABEL_VALUES_MAX + 1
+
+
+def test_gauges_are_read_at_each_scrape() -> None:
+    observer = MetricsObserver(version="1")
+    now = [Figures(runs={"owned": 2}, in_doubt=1, is_unfenced=True)]
+    observer.watch(lambda: now[0])
+    told = samples(observer)
+    assert told["coatcheck_runs{status=owned}"] == 2
+    assert told["coatcheck_calls_in_doubt"] == 1
+    assert told["coatcheck_unfenced"] == 1
+    assert told["coatcheck_store_reachable"] == 1
+    now[0] = Figures(is_store_reachable=False, is_draining=True, journal_bytes=7)
+    told = samples(observer)
+    assert told["coatcheck_store_reachable"] == 0
+    assert (told["coatcheck_draining"], told["coatcheck_journal_bytes"]) == (1, 7)
+    assert {f"coatcheck_{name}" for name, _, _ in GAUGES} <= set(told)
+
+
+def test_a_scraper_may_ask_for_open_metrics() -> None:
+    body, content_type = MetricsObserver(version="1").render("application/openmetrics-text")
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")

@@ -1,0 +1,196 @@
+from dataclasses import replace
+
+import msgpack
+import pytest
+
+from coatcheck_sidecar.core.command import (
+    SIGNALS_MAX,
+    Command,
+    decide_command,
+    decode_command,
+    encode_command,
+)
+from coatcheck_sidecar.core.doubt import Rules
+from coatcheck_sidecar.core.head import BadObject, Kind, seal
+from coatcheck_sidecar.core.model import Body, CallClass, CallState, Status
+from coatcheck_sidecar.core.record import (
+    Birth,
+    CallOutcome,
+    Claimed,
+    Commanded,
+    Created,
+    Dispatched,
+    Event,
+    Failed,
+    Finished,
+    Held,
+    Intent,
+    Parked,
+    Record,
+    Resolved,
+    Signalled,
+)
+from coatcheck_sidecar.core.runstate import RunState, fold
+
+RULES = Rules(pause_max_s=10, key_margin_s=60)
+LONG_AFTER_MS = 1_000_000
+CANCEL = Command(id="c1", run="r", what="cancel", by="ann", why="typo")
+RETRY = Command(id="c1", run="r", what="retry", by="ann")
+SIGNAL = Command(id="c1", run="r", what="signal", by="ann", name="approval", value=b"\xc3")
+RESOLVE = Command(id="c1", run="r", what="resolve", by="ann", call=3, verdict="applied")
+BIRTH = Birth(key="k", step=1, tool="charge", call_class=CallClass.ONCE, fingerprint=b"f")
+
+
+def state_of(*events: Event) -> RunState:
+    return fold("r", [Record(n, 1, 1000, event) for n, event in enumerate(events, start=1)])
+
+
+def in_doubt(*more: Event) -> RunState:
+    return state_of(
+        Created(),
+        Claimed(owner="o"),
+        Intent(call=3, birth=BIRTH),
+        Dispatched(call=3, attempt=1),
+        CallOutcome(call=3, attempt=1, what="in_doubt", reason="lost"),
+        *more,
+    )
+
+
+def decide(state: RunState, command: Command, *, now_ms: int = LONG_AFTER_MS) -> list[Event]:
+    return decide_command(state, command, now_ms=now_ms, rules=RULES)
+
+
+def then(state: RunState, command: Command) -> RunState:
+    """The state after the command's events."""
+    for event in decide(state, command):
+        state.apply(Record(state.seq + 1, 2, LONG_AFTER_MS, event))
+    assert command.id in state.commands
+    return state
+
+
+def refusal(state: RunState, command: Command, *, now_ms: int = LONG_AFTER_MS) -> str:
+    (event,) = decide(state, command, now_ms=now_ms)
+    assert isinstance(event, Commanded)
+    assert (event.what, event.by, event.command) == (command.what, "ann", "c1")
+    assert event.refused
+    return event.refused
+
+
+@pytest.mark.parametrize("command", [CANCEL, RETRY, SIGNAL, replace(RESOLVE, force=True)])
+def test_a_command_survives_its_object(command: Command) -> None:
+    assert decode_command("x", encode_command(command)) == command
+
+
+def test_a_field_of_a_newer_release_is_passed_over() -> None:
+    fields = {name: getattr(CANCEL, name) for name in Command.__slots__} | {"novel": 1}
+    assert decode_command("x", seal(Kind.COMMAND, msgpack.packb(fields))) == CANCEL
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ([], "not a command"),
+        ({"id": "c1"}, "not a command"),
+        ({"id": "c1", "run": "r", "what": "cancel", "by": 7}, "wrong type"),
+        ({"id": "c1", "run": "r", "what": "cancel", "by": "a", "call": "1"}, "wrong type"),
+        ({"id": "c1", "run": "r", "what": "cancel", "by": "a", "value": "s"}, "wrong type"),
+        ({"id": "c1", "run": "r", "what": "explode", "by": "a"}, "unknown command 'explode'"),
+        ({"id": "c1", "run": "r", "what": "resolve", "by": "a"}, "without a verdict"),
+        (
+            {"id": "c1", "run": "r", "what": "resolve", "by": "a", "verdict": "perhaps"},
+            "unknown command 'resolve perhaps'",
+        ),
+    ],
+)
+def test_an_owner_does_not_stumble_over_what_lies_in_its_inbox(fields: object, part: str) -> None:
+    with pytest.raises(BadObject, match=part):
+        decode_command("x", seal(Kind.COMMAND, msgpack.packb(fields)))
+
+
+@pytest.mark.parametrize("command", [CANCEL, RETRY, SIGNAL, RESOLVE])
+def test_a_run_that_is_over_takes_nothing(command: Command) -> None:
+    state = state_of(Created(), Claimed(owner="o"), Finished())
+    assert refusal(state, command) == "run r is finished"
+
+
+def test_a_signal_wakes_the_run_that_waits_for_it() -> None:
+    parked = state_of(Created(), Claimed(owner="o"), Parked(name="approval"))
+    woken = then(parked, SIGNAL)
+    assert woken.status is Status.READY
+    assert [signal.value for signal in woken.signals.values()] == [Body(b"\xc3")]
+    other = then(parked_for_another(), SIGNAL)
+    assert other.status is Status.PARKED
+
+
+def parked_for_another() -> RunState:
+    return state_of(Created(), Claimed(owner="o"), Parked(name="payment"))
+
+
+def test_a_signal_without_a_value() -> None:
+    (event,) = decide(state_of(Created()), replace(SIGNAL, value=None))
+    assert isinstance(event, Signalled)
+    assert event.value == Body(None)
+
+
+def test_signals_that_nobody_reads_have_a_limit() -> None:
+    signal = Signalled(name="x")
+    full = state_of(Created(), *[signal] * SIGNALS_MAX)
+    assert "unread" in refusal(full, SIGNAL)
+    almost = state_of(Created(), *[signal] * (SIGNALS_MAX - 1))
+    assert isinstance(decide(almost, SIGNAL)[0], Signalled)
+
+
+def test_cancel_ends_the_run_whatever_it_does() -> None:
+    for state in (state_of(Created()), in_doubt(), in_doubt(Held(reason="in_doubt"))):
+        events = decide(state, CANCEL)
+        assert [type(event) for event in events] == [Commanded, Failed]
+        assert then(state, CANCEL).status is Status.CANCELLED
+        assert state.reason == "cancelled by ann: typo"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ("applied", CallState.DONE),
+        ("not_applied", CallState.NOT_APPLIED),
+        ("retry", CallState.NOT_APPLIED),
+    ],
+)
+def test_the_last_doubt_resolved_frees_a_run_held_for_it(verdict: str, expected: CallState) -> None:
+    state = in_doubt(Held(reason="in_doubt: calls [3]"))
+    assert state.status is Status.HELD
+    freed = then(state, replace(RESOLVE, verdict=verdict, value=b"\x01"))
+    assert freed.status is Status.READY
+    assert freed.calls[3].state is expected
+    (record,) = [r for r in freed.records.values() if isinstance(r.event, Resolved)]
+    assert isinstance(record.event, Resolved)
+    assert (record.event.by, record.event.verdict) == ("ann", verdict)
+
+
+def test_what_was_sent_a_moment_ago_is_sent_again_only_by_force() -> None:
+    early = replace(RESOLVE, verdict="retry")
+    assert "in 8 s, or with --force" in refusal(in_doubt(), early, now_ms=3000)
+    (event,) = decide(in_doubt(), replace(early, force=True), now_ms=3000)
+    assert isinstance(event, Resolved)
+
+
+def test_only_a_call_in_doubt_can_be_resolved() -> None:
+    assert "no_such_call" in refusal(in_doubt(), replace(RESOLVE, call=99))
+    flying = state_of(
+        Created(), Claimed(owner="o"), Intent(call=3, birth=BIRTH), Dispatched(call=3, attempt=1)
+    )
+    assert "in_flight" in refusal(flying, RESOLVE)
+    known = in_doubt(CallOutcome(call=3, attempt=1, what="not_applied", reason="refused"))
+    assert "not_in_doubt" in refusal(known, RESOLVE)
+
+
+def test_retry_lets_a_held_run_go_on_and_forgets_its_crashes() -> None:
+    held = state_of(Created(), Claimed(owner="o", crashes=5), Held(reason="crash_loop"))
+    state = then(held, RETRY)
+    assert (state.status, state.crashes) == (Status.READY, 0)
+
+
+def test_retry_of_a_run_that_nothing_holds_or_that_doubts_hold() -> None:
+    assert "is ready, not held" in refusal(state_of(Created()), RETRY)
+    doubting = in_doubt(Held(reason="in_doubt: calls [3]"))
+    assert "[3] are in doubt" in refusal(doubting, RETRY)
