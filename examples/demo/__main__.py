@@ -23,7 +23,7 @@ from examples.demo.show import Picture, Plain
 
 STEP_S: Final = 0.75
 """A step of an agent left in peace, on a busy machine of two cores: a completion and a charge."""
-PEACE_SHARE: Final = 0.45
+PEACE_SHARE: Final = 0.6
 """How much of its time a run gets to work between the kills."""
 STRIKE_SHARE: Final = 0.7
 """Kills end here, so that the last run can."""
@@ -39,7 +39,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         pods=options.pods,
         runs=options.runs,
         lines=max(3, int(options.seconds * PEACE_SHARE / STEP_S)),
-        concurrency=-(-options.runs // options.pods),
+        concurrency=-(-options.runs // max(1, options.pods - 1)),
         strike_every_s=max(1.5, options.seconds / 20),
         strike_s=options.seconds * STRIKE_SHARE,
         limit_s=options.seconds * LIMIT_SHARE + LIMIT_EXTRA_S,

@@ -115,16 +115,15 @@ def _cost(scenario: Scenario, bill: Bill) -> Lines:
     needed = sum(order.steps for order in scenario.orders)
     bought = str(scenario.completions) if real_model() is None else "-"
     replayed = meters.total("coatcheck_calls_total", tool="ask_model", decision="replay")
-    checkpoints = meters.total("coatcheck_checkpoint_bytes_count")
     shipped = meters.total("coatcheck_shipped_bytes_total")
-    state = meters.total("coatcheck_checkpoint_bytes_sum")
+    puts = meters.total("coatcheck_store_puts_total")
     lines = [
         ("completions bought", bought, f"{needed} needed; more were cut in the middle"),
         ("completions replayed", f"{replayed:.0f}", "from the log, for nothing"),
     ]
-    if checkpoints:
-        mean = f"mean state {state / checkpoints / 1024:.1f} KiB"
-        lines.append(("shipped a step", f"{shipped / checkpoints / 1024:.1f} KiB", mean))
+    if bill.checkpoints:
+        each = f"in {puts / bill.checkpoints:.1f} objects"
+        lines.append(("shipped a step", f"{shipped / bill.checkpoints / 1024:.1f} KiB", each))
     restores = meters.total("coatcheck_restore_seconds_count")
     if restores:
         mean_s = meters.total("coatcheck_restore_seconds_sum") / restores

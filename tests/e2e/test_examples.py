@@ -1,6 +1,7 @@
 """The agents that users copy: each is killed in the middle and goes on at the exact step."""
 
 import asyncio
+import contextlib
 import re
 import signal
 import sys
@@ -111,15 +112,17 @@ class ServedPod:
         self.agent.kill()
 
     async def say(self, chat: str, text: str, *, follow: bool = True) -> tuple[int, Any]:
-        """Status and answer; asks again while nobody can have the conversation."""
-        url = f"{self.url}/chats/{chat}"
+        """Status and answer; asks again until somebody has the conversation."""
+        url, body = f"{self.url}/chats/{chat}", {"text": text}
         async with asyncio.timeout(LONG_S), aiohttp.ClientSession() as http:
             while True:
-                async with http.post(url, json={"text": text}, allow_redirects=follow) as reply:
-                    if reply.status != 503:
-                        is_json = reply.content_type == "application/json"
-                        body = await reply.json() if is_json else reply.headers.get("Location")
-                        return reply.status, body
+                # Until its lease is over, a dead pod is where the conversation is said to be.
+                with contextlib.suppress(aiohttp.ClientConnectorError):
+                    async with http.post(url, json=body, allow_redirects=follow) as reply:
+                        if reply.status == 200:
+                            return 200, await reply.json()
+                        if reply.status != 503:
+                            return reply.status, reply.headers.get("Location")
                 await asyncio.sleep(0.2)
 
 
