@@ -56,7 +56,9 @@ class Chats:
         messages = [*(run.state or []), {"role": "user", "content": text}]
         answer: str = await run.step.tool(ask_model)(messages)
         try:
-            await run.commit([*messages, {"role": "assistant", "content": answer}])
+            await run.commit(
+                [*messages, {"role": "assistant", "content": answer}], durability="remote"
+            )
         except coatcheck.Draining:  # the pod stops, and the answer is safe
             await self._leave(run.id)
         return answer

@@ -48,14 +48,15 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 @contextlib.contextmanager
-def place_for(store: str) -> Iterator[Place]:
+def place_for(store: str, keep: Path | None) -> Iterator[Place]:
     """A folder that goes away, and in it the store; or a store server beside it."""
     with contextlib.ExitStack() as stack:
-        folder = Path(
+        folder = keep or Path(
             stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="coatcheck-demo-", ignore_cleanup_errors=True)
             )
         )
+        folder.mkdir(exist_ok=True)
         if store == "file":
             (folder / "store").mkdir()
             yield Place(folder, (folder / "store").as_uri())
@@ -73,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pods", type=int, default=4)
     parser.add_argument("--runs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=random.randrange(SEED_MAX))
+    parser.add_argument("--keep", type=Path, help="an empty folder for all files, which stay")
     parser.add_argument("--keys", choices=("honour", "ignore"), default="honour")
     return parser.parse_args()
 
@@ -81,7 +83,7 @@ def main() -> int:
     options = parse()
     end_in_order()
     console = Console()
-    with place_for(options.store) as place:
+    with place_for(options.store, options.keep) as place:
         console.print(f"[dim]store {place.store}, seed {options.seed}; setting up ...[/]")
         scenario = Scenario(plan_of(options), place)
         show = (Picture if console.is_terminal else Plain)(scenario, console)
