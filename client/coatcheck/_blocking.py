@@ -6,33 +6,19 @@ It has no thread of its own: whoever waits for a reply reads for all, and pushes
 import math
 import socket
 import threading
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from coatcheck import _clock, _ops
-from coatcheck._session import (
-    BACK_OFF_S_MAX,
-    BACK_OFF_S_MIN,
-    HANDSHAKE_S,
-    RECONNECT_S,
-    Ask,
-    Session,
-)
+from coatcheck._desk import BackOff, Desk
+from coatcheck._session import HANDSHAKE_S, Ask, Session
 from coatcheck._tool import Invoke
-from coatcheck.errors import CoatcheckError, ProtocolError, Unavailable, from_wire
-from coatcheck.wire import (
-    PUSH_ID,
-    Assembler,
-    FrameReader,
-    Message,
-    Reply,
-    Request,
-    Retry,
-    WireError,
-    encode_message,
-)
+from coatcheck.errors import CoatcheckError, ProtocolError, Unavailable
+from coatcheck.wire import Assembler, FrameReader, Message, Request, WireError, encode_message
 
-READ_BYTES = 262_144  # a unix socket's default buffer and a bit
+READ_BYTES: Final = 262_144
+"""A unix socket's buffer, and a bit."""
 
 
 class _Link:
@@ -73,20 +59,6 @@ class _Link:
         self._socket.close()
 
 
-class _Waiter:
-    """A request under way: then its reply, or its error."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.is_abandoned = ask.is_posted
-        self.reply: Message | None = None
-        self.error: CoatcheckError | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.reply is not None or self.error is not None
-
-
 class Connection:
     """Performs operations for one session; connects, and connects again, when asked something."""
 
@@ -95,11 +67,10 @@ class Connection:
         self._session = session
         self._path = path
         self._turn = threading.Condition()
+        self._desk = Desk(session)
         self._calls = threading.Semaphore(session.calls_max)
-        self._waiters: dict[int, _Waiter] = {}
         self._is_reading = False
         self._link: _Link | None = None
-        self._error: CoatcheckError | None = None
         self.give_up_at_s = math.inf
         """No reply is waited for, and no sidecar looked for, after this (monotonic)."""
 
@@ -122,38 +93,35 @@ class Connection:
         if isinstance(command, Invoke):
             with command:
                 return command.start()
+        if command.is_posted:
+            return self._send(command, None)
         if command.type is not Request.CALL:
             return self._request(command)
         with self._calls:
             return self._request(command)
 
-    def _request(self, ask: Ask) -> Message | None:
-        waiter = _Waiter(ask)
-        with self._turn:
-            self._send(waiter)
+    def _request(self, ask: Ask) -> Message:
+        future: Future[Message] = Future()
+        self._send(ask, future)
         try:
-            while not (waiter.is_done or ask.is_posted):
-                self._read_or_wait(waiter)
+            while not future.done():
+                self._read_or_wait(future)
         except BaseException:
-            waiter.is_abandoned = True
+            with self._turn:
+                future.cancel()
             raise
-        if waiter.error is not None:
-            raise waiter.error
-        return waiter.reply
+        return future.result()
 
-    def _send(self, waiter: _Waiter) -> None:
-        if self._error is not None:
-            self._session.refused(waiter.ask)
-            raise self._error
-        number = self._session.next_id()
-        self._waiters[number] = waiter
-        if self._link is not None:
-            self._link.send(number, waiter.ask)
+    def _send(self, ask: Ask, future: Future[Message] | None) -> None:
+        with self._turn:
+            number = self._desk.take(ask, future)
+            if self._link is not None:
+                self._link.send(number, ask)
 
-    def _read_or_wait(self, waiter: _Waiter) -> None:
+    def _read_or_wait(self, future: Future[Message]) -> None:
         """Read for all if nobody does; else wait until something came."""
         with self._turn:
-            if waiter.is_done:
+            if future.done():
                 return
             if self._is_reading:
                 self._turn.wait()
@@ -173,11 +141,16 @@ class Connection:
         finally:
             with self._turn:
                 self._is_reading = False
-                for message in messages:
-                    self._received(message)
+                self._take(messages)
                 if error is not None:
-                    self._fail(error)
+                    self._desk.fail(error)
                 self._turn.notify_all()
+
+    def _take(self, messages: list[Message]) -> None:
+        for message in messages:
+            for number, ask in self._desk.received(message):
+                if self._link is not None:
+                    self._link.send(number, ask)
 
     def _left_s(self, most_s: float) -> float | None:
         """How long the socket may be silent; `None` for ever."""
@@ -185,22 +158,13 @@ class Connection:
         return None if left_s == math.inf else max(0.001, left_s)
 
     def _connect(self) -> _Link:
-        started_s, delay_s = _clock.monotonic(), BACK_OFF_S_MIN
+        back_off = BackOff(self._path, give_up_at_s=self.give_up_at_s)
         while True:
             try:
                 return self._try_to_connect()
-            except CoatcheckError as error:
-                if error.retry is not Retry.LATER:
-                    raise
-                failure: Exception = error
-            except OSError as error:
-                failure = error
-            now_s = _clock.monotonic()
-            if now_s + delay_s > min(started_s + RECONNECT_S, self.give_up_at_s):
-                text = f"no sidecar answers at {self._path} for {now_s - started_s:.0f} s: "
-                raise Unavailable(text + str(failure), socket=self._path)
-            _clock.sleep(_clock.uniform(delay_s / 2, delay_s))
-            delay_s = min(delay_s * 2, BACK_OFF_S_MAX)
+            except (OSError, CoatcheckError) as failure:
+                delay_s = back_off.delay_s(failure)
+            _clock.sleep(delay_s)
 
     def _try_to_connect(self) -> _Link:
         link = _Link(self._path)
@@ -212,9 +176,8 @@ class Connection:
         with self._turn:
             self._link = link
             self._calls = threading.Semaphore(self._session.calls_max)
-            for number, waiter in sorted(self._waiters.items()):
-                waiter.ask = waiter.ask.whole or waiter.ask
-                link.send(number, waiter.ask)
+            for number, ask in self._desk.again():
+                link.send(number, ask)
         return link
 
     def _greet(self, link: _Link) -> None:
@@ -222,7 +185,8 @@ class Connection:
         try:
             ask = next(greeting)
             while True:
-                number = self._session.next_id()
+                with self._turn:
+                    number = self._session.next_id()
                 link.send(number, ask)
                 reply = self._reply_to(link, number)
                 self._session.settle(ask, reply)
@@ -232,31 +196,14 @@ class Connection:
 
     def _reply_to(self, link: _Link, number: int) -> Message:
         while True:
-            for message in link.read(self._left_s(HANDSHAKE_S)):
-                if message.id == number:
-                    return message
-                self._received(message)
-
-    def _received(self, message: Message) -> None:
-        """Hand a reply to who waits for it, a push to the session."""
-        waiter = self._waiters.pop(message.id, None)
-        if waiter is not None:
-            self._settle(waiter, message)
-        elif message.id == PUSH_ID and message.type == Reply.ERROR:
-            self._fail(from_wire(message.body))
-        elif message.id == PUSH_ID:
-            self._session.push(message)
-
-    def _settle(self, waiter: _Waiter, message: Message) -> None:
-        is_abandoned = waiter.is_abandoned
-        try:
-            follow_up = self._session.settle(waiter.ask, message, is_abandoned=is_abandoned)
-        except CoatcheckError as error:
-            waiter.error = error
-            return
-        waiter.reply = message
-        if follow_up is not None:
-            self._send(_Waiter(follow_up))
+            messages = link.read(self._left_s(HANDSHAKE_S))
+            replies = [message for message in messages if message.id == number]
+            with self._turn:
+                self._take([message for message in messages if message.id != number])
+                if self._desk.error is not None:
+                    raise self._desk.error
+            if replies:
+                return replies[0]
 
     def _drop(self) -> None:
         with self._turn:
@@ -264,17 +211,9 @@ class Connection:
                 self._link.close()
             self._link = None
 
-    def _fail(self, error: CoatcheckError) -> None:
-        """Give up for good: everything that waits, and all that comes, gets `error`."""
-        self._error = self._error or error
-        for waiter in self._waiters.values():
-            self._session.refused(waiter.ask)
-            waiter.error = error
-        self._waiters.clear()
-
     def close(self) -> None:
         """End the connection; what still waits is refused."""
         with self._turn:
-            self._fail(Unavailable("the connection was closed"))
+            self._desk.fail(Unavailable("the connection was closed"))
             self._turn.notify_all()
         self._drop()

@@ -29,4 +29,4 @@ def random_bytes(count: int) -> bytes:
 
 def uniform(low: float, high: float) -> float:
     """Jitter, which needs no secrecy."""
-    return random.uniform(low, high)  # noqa: S311
+    return random.uniform(low, high)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from coatcheck.errors import Damaged, NotEncodable
 
@@ -40,7 +40,7 @@ def encode(value: Any, name: str) -> bytes:
             # An object can stand where only a plain key may; what can't be read is no checkpoint.
             decode(data)
     except (TypeError, ValueError, OverflowError, Damaged) as error:
-        path, why = next(_faults(value, name, 0), (name, f"can't be encoded: {error}"))
+        path, why = next(_faults(value, name, depth=0), (name, f"can't be encoded: {error}"))
         raise NotEncodable(path, why) from error
     return data
 
@@ -96,7 +96,7 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _faults(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
+def _faults(value: Any, path: str, *, depth: int) -> Iterator[tuple[str, str]]:
     """Where in `value` something can't be encoded, and what to do about it."""
     if depth > DEPTH_MAX:
         yield path.partition("[")[0], f"is nested deeper than {DEPTH_MAX}, or holds itself"
@@ -105,17 +105,17 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
         case dict():
             for key, item in value.items():
                 if isinstance(key, str | int | float | bytes | tuple | None):
-                    yield from _faults(key, f"the key {key!r:.60} of {path}", depth + 1)
+                    yield from _faults(key, f"the key {key!r:.60} of {path}", depth=depth + 1)
                 else:
                     yield path, f"has a key of type {type(key).__name__}; use str"
-                yield from _faults(item, f"{path}[{_quoted(key)}]", depth + 1)
+                yield from _faults(item, f"{path}[{_quoted(key)}]", depth=depth + 1)
         case list() | tuple():
             for at, item in enumerate(value):
-                yield from _faults(item, f"{path}[{at}]", depth + 1)
+                yield from _faults(item, f"{path}[{at}]", depth=depth + 1)
         case str() | int() | float() | bytes() | bytearray() | memoryview() | None:
             yield from ((path, why) for why in _leaf_fault(value))
         case _:
-            yield from _object_faults(value, path, depth)
+            yield from _object_faults(value, path, depth=depth)
 
 
 def _leaf_fault(value: Any) -> list[str]:
@@ -126,7 +126,7 @@ def _leaf_fault(value: Any) -> list[str]:
     return []
 
 
-def _object_faults(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
+def _object_faults(value: Any, path: str, *, depth: int) -> Iterator[tuple[str, str]]:
     try:
         fields = _plain(value)
     except TypeError:
@@ -135,10 +135,10 @@ def _object_faults(value: Any, path: str, depth: int) -> Iterator[tuple[str, str
         yield path, f"is a {kind}, which has no form in msgpack: {mend}"
         return
     if not isinstance(fields, dict):
-        yield from _faults(fields, path, depth + 1)
+        yield from _faults(fields, path, depth=depth + 1)
         return
     for key, item in fields.items():
-        yield from _faults(item, f"{path}.{key}", depth + 1)
+        yield from _faults(item, f"{path}.{key}", depth=depth + 1)
 
 
 def _quoted(key: Any) -> str:

@@ -66,13 +66,13 @@ def handshake(session: Session) -> Op[None]:
         "incarnation": session.incarnation,
     }
     reply = yield Ask(Request.HELLO, body)
-    version, (lowest, highest) = field(reply, "protocol", int), wire.PROTOCOL_VERSIONS
+    version, (lowest, highest) = field(reply, "protocol", kind=int), wire.PROTOCOL_VERSIONS
     if not lowest <= version <= highest:
         raise ProtocolError(
             f"the sidecar speaks protocol {version}, this client {lowest} to {highest}: "
             "upgrade the older one"
         )
-    limits = field(reply, "limits", dict)
+    limits = field(reply, "limits", kind=dict)
     session.state_bytes_max = int(limits.get("state_bytes", session.state_bytes_max))
     session.requests_max = int(limits.get("requests", session.requests_max))
     if session.is_open and not session.is_ended:
@@ -83,7 +83,7 @@ def _resume(session: Session) -> Op[None]:
     resume = {"epoch": session.epoch, "calls": session.report()}
     opening = session.opening._replace(run=session.run, create=False, wait_s=RESUME_WAIT_S)
     reply = yield Ask(Request.OPEN, {**_open_body(opening), "resume": resume})
-    session.epoch = field(reply, "epoch", int)
+    session.epoch = field(reply, "epoch", kind=int)
     session.is_draining = session.is_draining or reply.body.get("draining") is True
     session.base = None
 
@@ -107,16 +107,16 @@ def open_run(session: Session, migrations: Migrations) -> Op[Opened]:
     """Create or claim a run; its newest state, lifted to the schema of this code."""
     opening = session.opening
     reply = yield Ask(Request.OPEN, _open_body(opening), opening.input)
-    session.run = field(reply, "run", str)
-    session.epoch = field(reply, "epoch", int)
-    session.step = field(reply, "step", int)
+    session.run = field(reply, "run", kind=str)
+    session.epoch = field(reply, "epoch", kind=int)
+    session.step = field(reply, "step", kind=int)
     session.is_open = True
     try:
         given = reply.body.get("input")
-        state = _lifted(session, opening.schema, reply, migrations)
+        state = _lifted(session, reply, migrations=migrations)
         return Opened(state, None if given is None else _codec.decode(given))
     except (SchemaMismatch, Damaged) as error:
-        yield from leave(session, "left", str(error))
+        yield from leave(session, "left", error=str(error))
         raise
 
 
@@ -130,8 +130,8 @@ def claim(session: Session, migrations: Migrations) -> Op[Opened]:
                 raise
 
 
-def _lifted(session: Session, schema: int, reply: Message, migrations: Migrations) -> Any:
-    data = reply.attachment
+def _lifted(session: Session, reply: Message, *, migrations: Migrations) -> Any:
+    data, schema = reply.attachment, session.opening.schema
     if data is None or reply.body.get("has_state") is False:
         return None
     state, found = _codec.decode(data), reply.body.get("schema", schema)
@@ -148,25 +148,25 @@ def _lifted(session: Session, schema: int, reply: Message, migrations: Migration
     return state
 
 
-def commit(session: Session, step: int, state: Any, level: str) -> Op[None]:
+def commit(session: Session, step: int, *, state: Any, level: str) -> Op[None]:
     """End a step with a checkpoint, durable at `level` when it returns."""
     data = _state(session, state)
     session.check(step)
     body = {"step": step, "level": level, "schema": session.opening.schema}
-    yield from _ended(session, Ask(Request.COMMIT, body, data, state=data), data)
+    yield from _ended(session, Ask(Request.COMMIT, body, data, state=data), data=data)
 
 
-def finish(session: Session, result: Any, state: Any) -> Op[None]:
+def finish(session: Session, result: Any, *, state: Any) -> Op[None]:
     """End the run with a result, and a last checkpoint unless `state` is `UNSET`."""
     tail = _codec.encode(result, "result")
     session.check(session.step)
     body: dict[str, Any] = {"step": session.step}
     if state is UNSET:
-        yield from _ended(session, Ask(Request.FINISH, body, tail), b"")
+        yield from _ended(session, Ask(Request.FINISH, body, tail), data=b"")
         return
     data = _state(session, state)
     body |= {"schema": session.opening.schema, "state_length": len(data)}
-    yield from _ended(session, Ask(Request.FINISH, body, data + tail), data, tail)
+    yield from _ended(session, Ask(Request.FINISH, body, data + tail), data=data, tail=tail)
 
 
 def _state(session: Session, state: Any) -> bytes:
@@ -181,7 +181,7 @@ def _state(session: Session, state: Any) -> bytes:
     return data
 
 
-def _ended(session: Session, whole: Ask, data: bytes, tail: bytes = b"") -> Op[None]:
+def _ended(session: Session, whole: Ask, *, data: bytes, tail: bytes = b"") -> Op[None]:
     """Send what ends a step: as a patch where that is less, whole if the base is unknown."""
     session.is_committing = True
     patch = wire.make_patch(session.base[1], data) if session.base else None
@@ -207,14 +207,14 @@ def fail(session: Session, error: str) -> Op[None]:
     yield Ask(Request.FAIL, {"error": error})
 
 
-def leave(session: Session, reason: str, error: str | None = None) -> Op[None]:
+def leave(session: Session, reason: str, *, error: str | None = None) -> Op[None]:
     """Give the run up in good order, if there is one to give up."""
     if session.is_open and not session.is_ended and session.fenced is None:
         body = {"reason": reason}
         yield Ask(Request.RELEASE, body if error is None else {**body, "error": error})
 
 
-def wait_for(session: Session, name: str, payload: Any) -> Op[Any]:
+def wait_for(session: Session, name: str, *, payload: Any) -> Op[Any]:
     """The value of a signal; raises `Parked` if it has not come."""
     session.check(session.step)
     body = {"name": name, "step": session.step}
@@ -227,25 +227,25 @@ def result_of(run: str) -> Op[RunResult]:
     """How a run stands, whoever owns it."""
     reply = yield Ask(Request.RESULT, {"run": run})
     value = None if reply.attachment is None else _codec.decode(reply.attachment)
-    return RunResult(field(reply, "status", str), value, reply.body.get("error"))
+    return RunResult(field(reply, "status", kind=str), value, reply.body.get("error"))
 
 
-def call_tool(session: Session, step: int, call: Call) -> ToolOp[Any]:
+def call_tool(session: Session, call: Call) -> ToolOp[Any]:
     """One tool call: asked about, made or answered from its record, its outcome recorded."""
-    session.check(step)
+    session.check(call.step)
     if call.tool.is_unrecorded:
         return (yield Invoke(call, session))
-    ask = Ask(Request.CALL, _call_body(step, call), call.encoded())
+    ask = Ask(Request.CALL, _call_body(call), call.encoded())
     for _ in range(STARTS_MAX):
         reply: Message = yield ask
         if reply.body.get("decision") == "probe":
-            reply = yield from _probe(session, step, call, reply)
+            reply = yield from _probe(session, call, reply=reply)
         match reply.body.get("decision"):
             case "replay":
-                return _replayed(session, step, call, reply)
+                return _replayed(session, call, reply=reply)
             case "go":
                 try:
-                    return (yield from _attempt(session, step, call, reply))
+                    return (yield from _attempt(session, call, go=reply))
                 except TooLate:
                     reason = "its window was over before it could start"
                     yield _done(session, outcome(reply, "not_applied", reason=reason))
@@ -256,10 +256,10 @@ def call_tool(session: Session, step: int, call: Call) -> ToolOp[Any]:
     )
 
 
-def _call_body(step: int, call: Call) -> dict[str, Any]:
+def _call_body(call: Call) -> dict[str, Any]:
     tool = call.tool
     body = {
-        "step": step,
+        "step": call.step,
         "tool": tool.name,
         "effect": tool.effect,
         "key": call.explicit_key(),
@@ -275,8 +275,8 @@ def _call_body(step: int, call: Call) -> dict[str, Any]:
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _attempt(session: Session, step: int, call: Call, go: Message) -> ToolOp[Any]:
-    number = field(go, "call", int)
+def _attempt(session: Session, call: Call, *, go: Message) -> ToolOp[Any]:
+    number = field(go, "call", kind=int)
     session.calls[number] = CallPhase.UNSTARTED
     invoke = Invoke(
         call,
@@ -295,7 +295,7 @@ def _attempt(session: Session, step: int, call: Call, go: Message) -> ToolOp[Any
     except Exception as error:
         yield _done(session, outcome(go, "failed", reason=_said(error)))
         if call.tool.effect == "once":
-            raise _doubt(session, step, call, number, _said(error)) from error
+            raise _doubt(session, call, number=number, why=_said(error)) from error
         raise
     except BaseException as error:
         # The agent is being stopped: say what is known, and don't hold it up.
@@ -312,37 +312,38 @@ def _done(session: Session, ask: Ask) -> Ask:
     return ask
 
 
-def _probe(session: Session, step: int, call: Call, reply: Message) -> ToolOp[Message]:
-    number, probe = field(reply, "call", int), call.tool.probe
+def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message]:
+    number, probe = field(reply, "call", kind=int), call.tool.probe
     if probe is None:
-        raise _doubt(session, step, call, number, "it has no probe to ask")
+        raise _doubt(session, call, number=number, why="it has no probe to ask")
     asked = call._replace(function=probe)
     try:
         value = yield Invoke(asked, session, key=reply.body.get("upstream_key"))
     except NotApplied:
         value = None
     except Exception as error:
-        raise _doubt(session, step, call, number, f"its probe raised {_said(error)}") from error
+        why = f"its probe raised {_said(error)}"
+        raise _doubt(session, call, number=number, why=why) from error
     applied = value is not None and value is not False
-    body = {"call": number, "attempt": field(reply, "attempt", int), "applied": applied}
+    body = {"call": number, "attempt": field(reply, "attempt", kind=int), "applied": applied}
     data = _codec.encode(value, f"the probe of {call.tool.name}") if applied else None
     answer: Message = yield Ask(Request.PROBED, body, data)
     return answer
 
 
-def _replayed(session: Session, step: int, call: Call, reply: Message) -> Any:
+def _replayed(session: Session, call: Call, *, reply: Message) -> Any:
     kind, number = reply.body.get("kind", "result"), reply.body.get("call")
     if kind == "result":
         if reply.attachment is None:
             return None
         return _codec.typed(_codec.decode(reply.attachment), call.function)
     if kind == "unknown":
-        raise _doubt(session, step, call, number, "its effect is unknown")
+        raise _doubt(session, call, number=number, why="its effect is unknown")
     text = f"call {number} of {call.tool.name} took place, but its answer is {kind}"
-    raise Held(text, run=session.run, call=number, tool=call.tool.name, step=step)
+    raise Held(text, run=session.run, call=number, tool=call.tool.name, step=call.step)
 
 
-def _doubt(session: Session, step: int, call: Call, number: Any, why: str) -> CoatcheckError:
+def _doubt(session: Session, call: Call, *, number: Any, why: str) -> CoatcheckError:
     name = call.tool.name
     return InDoubt(
         f"call {number} of {name} may or may not have taken place ({why}): "
@@ -350,7 +351,7 @@ def _doubt(session: Session, step: int, call: Call, number: Any, why: str) -> Co
         run=session.run,
         call=number,
         tool=name,
-        step=step,
+        step=call.step,
     )
 
 

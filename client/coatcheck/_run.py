@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 class Step:
     """The work between two checkpoints."""
 
-    def __init__(self, connection: Connection, session: Session, commit: Any) -> None:
+    def __init__(self, connection: Connection, session: Session, *, commit: Any) -> None:
         self._connection, self._session, self._commit = connection, session, commit
         self.number = session.step
         """From 1; the same when the step is done again."""
@@ -40,7 +40,7 @@ class Step:
         Raises `NotEncodable` with the path of what can't be stored, `StepOver` if the step was
         committed before, `InFlight` while a guarded call is open, `TooLarge`, `Fenced`.
         """
-        await self._commit(self.number, state, durability)
+        await self._commit(self.number, state, level=durability)
 
     @overload
     def tool(
@@ -62,8 +62,8 @@ class Step:
         declared = declare(function, options)
 
         async def guarded(*args: Any, **kwargs: Any) -> Any:
-            call = Call(declared, function, args, kwargs)
-            return await self._connection.perform(_ops.call_tool(self._session, self.number, call))
+            call = Call(self.number, declared, function, args, kwargs)
+            return await self._connection.perform(_ops.call_tool(self._session, call))
 
         return guarded
 
@@ -72,7 +72,7 @@ class Run(RunBase):
     """A run that this process owns, or will: `async with` it, or take it from `claim_runs`."""
 
     def __init__(
-        self, opening: Opening, options: OpenOptions | ClaimOptions, done: Callable[[], None]
+        self, opening: Opening, options: OpenOptions | ClaimOptions, *, done: Callable[[], None]
     ) -> None:
         super().__init__(Session(opening), options.get("migrations"))
         self._connection = Connection(self._session, path=socket_path())
@@ -97,7 +97,7 @@ class Run(RunBase):
         finally:
             self._done()
 
-    async def __aexit__(
+    async def __aexit__(  # noqa: PLR0917 - the language's own signature
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -106,7 +106,8 @@ class Run(RunBase):
         """Release it, unless it ended. `Draining` and `Parked` end here; they are no failure."""
         try:
             async with asyncio.timeout(RELEASE_S):
-                release = _ops.leave(self._session, *exit_reason(self, error))
+                reason, said = exit_reason(self, error)
+                release = _ops.leave(self._session, reason, error=said)
                 await self._connection.perform(release)
         except (CoatcheckError, TimeoutError) as failure:
             # What was committed is safe, and the lease gives the run up in our place; but the first
@@ -120,7 +121,7 @@ class Run(RunBase):
     @property
     def step(self) -> Step:
         """The step under way, for a loop of one's own."""
-        return Step(self._connection, self._session, self._commit)
+        return Step(self._connection, self._session, commit=self._commit)
 
     async def steps(self) -> AsyncIterator[Step]:
         """One step after another, until the run ends or the pod drains. Raises `Fenced`.
@@ -140,10 +141,10 @@ class Run(RunBase):
         Outside `steps()` it raises `Draining` when the state is safe and the pod stops, which ends
         the loop and is absorbed by `async with`.
         """
-        await self._commit(self._session.step, state, durability)
+        await self._commit(self._session.step, state, level=durability)
 
-    async def _commit(self, step: int, state: Any, level: Durability) -> None:
-        await self._connection.perform(_ops.commit(self._session, step, state, level))
+    async def _commit(self, step: int, state: Any, *, level: Durability) -> None:
+        await self._connection.perform(_ops.commit(self._session, step, state=state, level=level))
         self._committed(state)
 
     async def wait_for(self, name: str, payload: Any = None) -> Any:
@@ -151,11 +152,11 @@ class Run(RunBase):
 
         `payload` is shown to whoever is to send the signal.
         """
-        return await self._connection.perform(_ops.wait_for(self._session, name, payload))
+        return await self._connection.perform(_ops.wait_for(self._session, name, payload=payload))
 
     async def finish(self, result: Any = None, *, state: Any = UNSET) -> None:
         """End the run with a result, and a last checkpoint in the same append."""
-        await self._connection.perform(_ops.finish(self._session, result, state))
+        await self._connection.perform(_ops.finish(self._session, result, state=state))
 
     async def fail(self, error: str | BaseException) -> None:
         """End the run as failed, for good."""
@@ -167,7 +168,7 @@ def open_run(run: str | None = None, **options: Unpack[OpenOptions]) -> Run:
 
     `run` is its name, else `COATCHECK_RUN_ID`; for `options` see `OpenOptions`.
     """
-    return Run(opening_of(run, options), options, lambda: None)
+    return Run(opening_of(run, options), options, done=lambda: None)
 
 
 async def claim_runs(
@@ -180,7 +181,7 @@ async def claim_runs(
     slots = asyncio.Semaphore(concurrency)
     while True:
         await slots.acquire()
-        run = Run(claiming_of(queue, options), options, slots.release)
+        run = Run(claiming_of(queue, options), options, done=slots.release)
         try:
             await run._open(_ops.claim(run._session, run._migrations))
         except Draining:

@@ -20,12 +20,6 @@ from coatcheck.wire import Message, Push, Reply, Request
 
 INCARNATION_BYTES: Final = 16
 """Random enough that two agents never share one."""
-RECONNECT_S: Final = 120.0
-"""In all: six times the longest restart of a sidecar seen in a pod."""
-BACK_OFF_S_MIN: Final = 0.05
-"""A sidecar that only reloads is back within half a second."""
-BACK_OFF_S_MAX: Final = 2.0
-"""At most this much is lost when the sidecar is back."""
 HANDSHAKE_S: Final = 15.0
 """A socket that takes a connection and says nothing for this long is as good as gone."""
 RESUME_WAIT_S: Final = 10.0
@@ -173,8 +167,8 @@ class Session:
             self.is_draining = True
         match ask.type:
             case Request.COMMIT:
-                self.step = field(message, "step", int)
-                self.base = (field(message, "seq", int), ask.state or b"")
+                self.step = field(message, "step", kind=int)
+                self.base = (field(message, "seq", kind=int), ask.state or b"")
                 self.checkpoint_wanted = False
             case Request.FINISH | Request.FAIL | Request.RELEASE:
                 self.is_ended = True
@@ -197,6 +191,8 @@ class Session:
                 self.is_ended = True
             case Draining():
                 self.is_draining = True
+            case _:
+                pass
         return error
 
     def push(self, message: Message) -> None:
@@ -215,9 +211,11 @@ class Session:
                 self.deadline_at_s = _clock.monotonic() + float(body.get("left_s", 0.0))
             case Push.SIGNAL:
                 self.signals.add(str(body.get("name")))
+            case _:
+                pass
 
 
-def field(message: Message, name: str, kind: type[Value]) -> Value:
+def field(message: Message, name: str, *, kind: type[Value]) -> Value:
     """One value of a reply. Raises `ProtocolError` if it isn't there, or another type."""
     value = message.body.get(name)
     if not isinstance(value, kind):
@@ -228,8 +226,8 @@ def field(message: Message, name: str, kind: type[Value]) -> Value:
 def outcome(go: Message, kind: str, *, reason: str = "", result: bytes | None = None) -> Ask:
     """What became of the attempt that `go` allowed."""
     body = {
-        "call": field(go, "call", int),
-        "attempt": field(go, "attempt", int),
+        "call": field(go, "call", kind=int),
+        "attempt": field(go, "attempt", kind=int),
         "kind": kind,
     }
     return Ask(Request.OUTCOME, {**body, "reason": reason} if reason else body, result)

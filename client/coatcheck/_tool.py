@@ -129,8 +129,9 @@ def declare(function: Callable[..., Any], options: ToolOptions) -> Declaration:
 
 
 class Call(NamedTuple):
-    """One call about to be made: the declared tool, and how it was called."""
+    """One call about to be made: the step and the declared tool, and how it was called."""
 
+    step: int
     tool: Declaration
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -163,7 +164,7 @@ class Call(NamedTuple):
         key = self.tool.key
         if key is None or self.business is not None:
             return None
-        value = key(*self.args, **self.kwargs) if callable(key) else key
+        value: Any = key(*self.args, **self.kwargs) if callable(key) else key
         if not isinstance(value, str) or not value:
             raise TypeError(f"the key of {self.tool.name} is {value!r}, not a str with characters")
         return value

@@ -46,14 +46,14 @@ Value = TypeVar("Value")
 class Step:
     """The work between two checkpoints."""
 
-    def __init__(self, connection: Connection, session: Session, commit: Any) -> None:
+    def __init__(self, connection: Connection, session: Session, *, commit: Any) -> None:
         self._connection, self._session, self._commit = connection, session, commit
         self.number = session.step
         """From 1; the same when the step is done again."""
 
     def commit(self, state: Any, *, durability: Durability = "node") -> None:
         """End the step with a checkpoint; durable when it returns. Errors as in `coatcheck`."""
-        self._commit(self.number, state, durability)
+        self._commit(self.number, state, level=durability)
 
     def tool(
         self, function: Callable[Params, Value], **options: Unpack[ToolOptions]
@@ -64,8 +64,8 @@ class Step:
         declared = declare(function, options)
 
         def guarded(*args: Params.args, **kwargs: Params.kwargs) -> Value:
-            call = Call(declared, function, args, kwargs)
-            operation = _ops.call_tool(self._session, self.number, call)
+            call = Call(self.number, declared, function, args, kwargs)
+            operation = _ops.call_tool(self._session, call)
             value: Value = self._connection.perform(operation)
             return value
 
@@ -76,7 +76,7 @@ class Run(RunBase):
     """A run that this process owns, or will: `with` it, or take it from `claim_runs`."""
 
     def __init__(
-        self, opening: Opening, options: OpenOptions | ClaimOptions, done: Callable[[], None]
+        self, opening: Opening, options: OpenOptions | ClaimOptions, *, done: Callable[[], None]
     ) -> None:
         super().__init__(Session(opening), options.get("migrations"))
         self._connection = Connection(self._session, path=socket_path())
@@ -101,7 +101,7 @@ class Run(RunBase):
         finally:
             self._done()
 
-    def __exit__(
+    def __exit__(  # noqa: PLR0917 - the language's own signature
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -110,7 +110,8 @@ class Run(RunBase):
         """Release it, unless it ended. `Draining` and `Parked` end here; they are no failure."""
         self._connection.give_up_at_s = _clock.monotonic() + RELEASE_S
         try:
-            self._connection.perform(_ops.leave(self._session, *exit_reason(self, error)))
+            reason, said = exit_reason(self, error)
+            self._connection.perform(_ops.leave(self._session, reason, error=said))
         except CoatcheckError as failure:
             # As in the asyncio client: the lease gives the run up in our place.
             if error is None and not isinstance(failure, Unavailable):
@@ -122,7 +123,7 @@ class Run(RunBase):
     @property
     def step(self) -> Step:
         """The step under way, for a loop of one's own."""
-        return Step(self._connection, self._session, self._commit)
+        return Step(self._connection, self._session, commit=self._commit)
 
     def steps(self) -> Iterator[Step]:
         """One step after another, until the run ends or the pod drains. Raises `Fenced`."""
@@ -135,19 +136,19 @@ class Run(RunBase):
 
     def commit(self, state: Any, *, durability: Durability = "node") -> None:
         """End the step under way. Outside `steps()` raises `Draining` once the state is safe."""
-        self._commit(self._session.step, state, durability)
+        self._commit(self._session.step, state, level=durability)
 
-    def _commit(self, step: int, state: Any, level: Durability) -> None:
-        self._connection.perform(_ops.commit(self._session, step, state, level))
+    def _commit(self, step: int, state: Any, *, level: Durability) -> None:
+        self._connection.perform(_ops.commit(self._session, step, state=state, level=level))
         self._committed(state)
 
     def wait_for(self, name: str, payload: Any = None) -> Any:
         """The value of a signal. Raises `Parked` if it has not come: leave, and be woken by it."""
-        return self._connection.perform(_ops.wait_for(self._session, name, payload))
+        return self._connection.perform(_ops.wait_for(self._session, name, payload=payload))
 
     def finish(self, result: Any = None, *, state: Any = UNSET) -> None:
         """End the run with a result, and a last checkpoint in the same append."""
-        self._connection.perform(_ops.finish(self._session, result, state))
+        self._connection.perform(_ops.finish(self._session, result, state=state))
 
     def fail(self, error: str | BaseException) -> None:
         """End the run as failed, for good."""
@@ -156,7 +157,7 @@ class Run(RunBase):
 
 def open_run(run: str | None = None, **options: Unpack[OpenOptions]) -> Run:
     """Create or claim a run, by `with`; for `options` see `OpenOptions`."""
-    return Run(opening_of(run, options), options, lambda: None)
+    return Run(opening_of(run, options), options, done=lambda: None)
 
 
 def claim_runs(
@@ -169,7 +170,7 @@ def claim_runs(
     slots = threading.Semaphore(concurrency)
     while True:
         slots.acquire()
-        run = Run(claiming_of(queue, options), options, slots.release)
+        run = Run(claiming_of(queue, options), options, done=slots.release)
         try:
             run._open(_ops.claim(run._session, run._migrations))
         except Draining:

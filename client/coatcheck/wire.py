@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 PROTOCOL_VERSIONS: Final = (1, 1)
 """Lowest and highest version of the protocol that this code speaks."""
@@ -154,7 +154,9 @@ class AttachmentTooLarge(WireError):  # noqa: N818 - names what it is
         self.limit_bytes = limit_bytes
 
 
-def encode_frame(type: str, id: int, body: dict[str, Any] | bytes | memoryview) -> bytes:
+def encode_frame(  # noqa: PLR0917 - in the order of the frame
+    type: str, id: int, body: dict[str, Any] | bytes | memoryview
+) -> bytes:
     """One frame as bytes. Raises `WireError` if it would pass `FRAME_BYTES_MAX`."""
     payload: bytes = msgpack.packb((type, id, body))
     if len(payload) > FRAME_BYTES_MAX:
@@ -162,7 +164,7 @@ def encode_frame(type: str, id: int, body: dict[str, Any] | bytes | memoryview) 
     return _LENGTH.pack(len(payload)) + payload
 
 
-def encode_message(
+def encode_message(  # noqa: PLR0917 - in the order of the message
     type: str,
     id: int,
     body: dict[str, Any],
@@ -329,7 +331,7 @@ def make_patch(old: bytes, new: bytes) -> Patch | None:
     return Patch(length, ranges, b"".join(view[at : at + size] for at, size in ranges))
 
 
-def apply_patch(
+def apply_patch(  # noqa: PLR0917 - in the order of the patch
     old: bytes, length: int, ranges: Any, data: bytes, *, length_max: int = STATE_BYTES_MAX
 ) -> bytes:
     """The state that a patch makes of `old`. Raises `WireError` for any bound that is not kept.
@@ -353,15 +355,15 @@ def apply_patch(
             raise WireError(f"a patch writes to {at + size} in a state of {length} bytes")
         if used + size > len(view):
             raise WireError(f"the ranges of a patch need more than its {len(view)} bytes")
-        pieces += _kept(base, end, at)
+        pieces += _kept(base, start=end, end=at)
         pieces.append(view[used : used + size])
         end, used = at + size, used + size
     if used != len(view):
         raise WireError(f"the ranges of a patch take {used} of its {len(view)} bytes")
-    return b"".join(pieces + _kept(base, end, length))
+    return b"".join(pieces + _kept(base, start=end, end=length))
 
 
-def _kept(base: memoryview, start: int, end: int) -> list[bytes | memoryview]:
+def _kept(base: memoryview, *, start: int, end: int) -> list[bytes | memoryview]:
     """What a patch leaves from `start` to `end`: the old bytes, then zeros."""
     old = base[start:end]
     return [old, bytes(end - start - len(old))]

@@ -61,6 +61,10 @@ class Store(Protocol):
     def url(self) -> str:
         """Where it is, without credentials."""
 
+    @property
+    def background_puts_max(self) -> int:
+        """Writes at once, of those that nobody waits for, before they slow down the others."""
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none."""
 

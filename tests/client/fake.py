@@ -1,8 +1,10 @@
 """A sidecar that follows a script, on a real unix socket and a thread: for both drivers.
 
 A script is a list of lines for each connection, in the order in which they come. Whatever the
-client does that the script doesn't say is a fault, and `check` raises it.
+client does that the script doesn't say is a fault, and leaving `with` raises it.
 """
+
+# ruff: noqa: RUF012 - nobody changes what a line says
 
 import os
 import socket
@@ -14,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
+
 from coatcheck.wire import Assembler, FrameReader, Message, encode_frame, encode_message
 
 PATIENCE_S = 10.0
@@ -155,6 +158,7 @@ class Fake:
                     self._listener = self._listen()
         except BaseException as error:
             self._fault = error
+            self._listener.close()
 
 
 class _Player:
@@ -167,7 +171,7 @@ class _Player:
         self._read: list[Message] = []
         self._ids: dict[str, int] = {}
 
-    def play(self, script: Sequence[Line]) -> float:
+    def play(self, script: Sequence[Line]) -> float:  # noqa: C901 - one case for each line
         """How long to be away afterwards."""
         for line in script:
             match line:
@@ -185,16 +189,22 @@ class _Player:
                 case Pause(for_s):
                     time.sleep(for_s)
                 case Quiet(for_s):
-                    self._connection.settimeout(for_s)
-                    with suppress(TimeoutError):
-                        raise AssertionError(f"it was to be quiet, but: {self._next()}")
-                    self._connection.settimeout(PATIENCE_S)
+                    self._hear_nothing(for_s)
                 case Drop(away_s):
                     return away_s
                 case AwaitClose():
-                    message = self._next()
-                    assert message is None, f"unexpected: {message}"
+                    self._await_close()
         return 0.0
+
+    def _hear_nothing(self, for_s: float) -> None:
+        self._connection.settimeout(for_s)
+        with suppress(TimeoutError):
+            raise AssertionError(f"it was to be quiet, but: {self._next()}")
+        self._connection.settimeout(PATIENCE_S)
+
+    def _await_close(self) -> None:
+        message = self._next()
+        assert message is None, f"unexpected: {message}"
 
     def _expect(self, line: Expect) -> None:
         message = self._next()

@@ -3,20 +3,18 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 import coatcheck
-import pytest
-from coatcheck import _clock
-
 from tests.client.fake import (
     HELLO,
     LEFT,
     AwaitClose,
-    Bytes,
     Drop,
     Expect,
     Fake,
+    Line,
     Ok,
     Pause,
     Push,
@@ -163,7 +161,7 @@ async def test_tools_run_at_once(path: Path) -> None:
     with Fake(path, script):
         async with coatcheck.open_run("r", schema=1) as run:
             call = run.step.tool(meet)
-            assert await asyncio.gather(call("a"), call("b")) == ["a by k-a", "b by k-b"]
+            assert list(await asyncio.gather(call("a"), call("b"))) == ["a by k-a", "b by k-b"]
 
 
 async def test_a_plain_function_runs_in_a_thread(path: Path) -> None:
@@ -241,14 +239,14 @@ async def test_a_running_call_is_reported_when_the_sidecar_comes_back(path: Path
 
 
 async def test_pushes_set_flags_at_once(path: Path) -> None:
-    pushes = [
+    pushes: list[Line] = [
         Push("checkpoint_please"),
         Push("signal", {"name": "approval"}),
         Push("deadline", {"left_s": 60.0}),
         Push("from_a_newer_sidecar", {"x": 1}),
         Push("drain", {"deadline_s": 30.0}),
     ]
-    left = [Expect("release", {"reason": "draining"}), Ok({"seq": 1}), AwaitClose()]
+    left: list[Line] = [Expect("release", {"reason": "draining"}), Ok({"seq": 1}), AwaitClose()]
     with Fake(path, [*opened(), *pushes, *left]):
         async with coatcheck.open_run("r", schema=1) as run:
             await eventually(lambda: run.draining)
@@ -287,6 +285,60 @@ async def test_fenced_is_told_and_not_absorbed(path: Path) -> None:
             await loop(run)
 
 
+async def test_what_is_under_way_is_told_of_being_fenced_at_once(path: Path) -> None:
+    fake = Fake(path, [*opened(), Expect("commit"), Push("fenced", {"epoch": 8}), AwaitClose()])
+    with fake, pytest.raises(coatcheck.Fenced, match="epoch 8"):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+
+
+async def test_a_resume_that_is_refused_for_good_ends_it(path: Path) -> None:
+    refused = [*HELLO, Expect("open"), Refuse("fenced", {"epoch": 9}), AwaitClose()]
+    fake = Fake(path, [*opened(), Expect("commit"), Drop()], refused)
+    with fake, pytest.raises(coatcheck.Fenced):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+
+
+async def test_a_resume_that_has_to_wait_is_tried_again(path: Path) -> None:
+    refused = [*HELLO, Expect("open"), Refuse("unavailable", {"retry": "later"}), AwaitClose()]
+    again: list[Line] = [*HELLO, Expect("open", {"resume": {"epoch": 1, "calls": {}}})]
+    done: list[Line] = [Ok({"epoch": 2}), Expect("commit"), Ok({"seq": 1, "step": 2}), *LEFT]
+    with Fake(path, [*opened(), Expect("commit"), Drop()], refused, [*again, *done]):
+        async with coatcheck.open_run("r", schema=1) as run:
+            await run.commit({})
+
+
+async def test_no_more_calls_wait_at_once_than_the_sidecar_takes(path: Path) -> None:
+    limits = {"requests": 2}
+    script = [
+        Expect("hello"),
+        Ok({"protocol": 1, "limits": limits}),
+        Expect("open"),
+        Ok({"run": "r", "epoch": 1, "step": 1, "has_state": False}),
+        Expect("call", name="a"),
+        Quiet(0.1),
+        Ok({**GO, "call": 1}, to="a"),
+        Expect("call", name="b"),
+        Ok({**GO, "call": 2}, to="b"),
+        Expect("outcome", name="x"),
+        Expect("outcome", name="y"),
+        Ok(to="x"),
+        Ok(to="y"),
+        *LEFT,
+    ]
+    gate = asyncio.Barrier(2)
+
+    async def meet(number: int) -> int:
+        await gate.wait()
+        return number
+
+    with Fake(path, script):
+        async with coatcheck.open_run("r", schema=1) as run:
+            call = run.step.tool(meet)
+            assert list(await asyncio.gather(call(1), call(2))) == [1, 2]
+
+
 async def test_parked_is_absorbed_and_not_released(path: Path) -> None:
     script = [
         *opened(),
@@ -311,89 +363,11 @@ async def test_parked_is_absorbed_and_not_released(path: Path) -> None:
     ],
 )
 async def test_why_a_run_is_left(path: Path, error: BaseException, reason: str, text: str) -> None:
-    left = [Expect("release", {"reason": reason, "error": text}), Ok({"seq": 1}), AwaitClose()]
+    left: list[Line] = [
+        Expect("release", {"reason": reason, "error": text}),
+        Ok({"seq": 1}),
+        AwaitClose(),
+    ]
     with Fake(path, [*opened(), *left]), pytest.raises(type(error)):
         async with coatcheck.open_run("r", schema=1):
             raise error
-
-
-async def test_a_run_owned_elsewhere_says_where(path: Path) -> None:
-    refusal = Refuse("owned_elsewhere", {"address": "10.0.0.7:80", "retry": "later", "run": "r"})
-    fake = Fake(path, [*HELLO, Expect("open"), refusal, AwaitClose()])
-    with fake, pytest.raises(coatcheck.OwnedElsewhere) as caught:
-        async with coatcheck.open_run("r", schema=1):
-            pass
-    assert caught.value.address == "10.0.0.7:80"
-    assert (caught.value.retry, caught.value.run) == ("later", "r")
-
-
-async def test_runs_are_claimed_for_ever_but_never_too_many(path: Path) -> None:
-    def given(run: str) -> list[Any]:
-        body = {"run": run, "epoch": 1, "step": 1, "has_state": False, "draining": False}
-        return [*HELLO, Expect("open", {"queue": "q", "run": "(absent)"}), Ok(body)]
-
-    patient = [
-        *HELLO,
-        Expect("open", {"create": False}),
-        Refuse("unavailable", {"retry": "later"}),
-        *given("b")[2:],
-        *LEFT,
-    ]
-    with Fake(path, [*given("a"), *LEFT], patient, [*HELLO, Expect("open"), Refuse("draining")]):
-        claimed = coatcheck.claim_runs("q", concurrency=1, schema=1)
-        first = await anext(claimed)
-        second = asyncio.ensure_future(anext(claimed))
-        await asyncio.sleep(0.1)
-        assert not second.done()
-        async with first as run:
-            assert run.id == "a"
-        async with await second as run:
-            assert run.id == "b"
-        assert [run async for run in claimed] == []
-
-
-async def test_the_result_of_a_run(path: Path) -> None:
-    script = [*HELLO, Expect("result", {"run": "r"}), Ok({"status": "finished"}, packed([1]))]
-    with Fake(path, [*script, AwaitClose()]):
-        assert await coatcheck.result("r") == ("finished", [1], None)
-
-
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (b"\x00\x00\x00\x00", "no frame"),
-        (b"\x00\x00\x00\x01\xc1", "not msgpack"),
-    ],
-)
-async def test_garbage_ends_it_at_once(path: Path, data: bytes, why: str) -> None:
-    fake = Fake(path, [*opened(), Expect("commit"), Bytes(data), AwaitClose()])
-    with fake, pytest.raises(coatcheck.ProtocolError, match=why):
-        async with coatcheck.open_run("r", schema=1) as run:
-            await run.commit({})
-
-
-async def test_a_protocol_that_is_too_new_is_named(path: Path) -> None:
-    hello = [Expect("hello"), Ok({"protocol": 9, "limits": {}}), AwaitClose()]
-    with Fake(path, hello), pytest.raises(coatcheck.ProtocolError, match="protocol 9"):
-        async with coatcheck.open_run("r", schema=1):
-            pass
-
-
-async def test_no_sidecar_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coatcheck._aio.RECONNECT_S", 0.3)
-    before_s = _clock.monotonic()
-    with pytest.raises(coatcheck.Unavailable, match=str(path)):
-        async with coatcheck.open_run("r", schema=1):
-            pass
-    assert _clock.monotonic() - before_s < 2
-
-
-async def test_a_sidecar_that_comes_late_is_waited_for(path: Path) -> None:
-    async def use() -> None:
-        async with coatcheck.open_run("r", schema=1):
-            pass
-
-    task = asyncio.ensure_future(use())
-    await asyncio.sleep(0.2)
-    with Fake(path, [*opened(), *LEFT]):
-        await task

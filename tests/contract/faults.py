@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.ports import Store
+from coatcheck_sidecar.ports import Clock, Store
 from coatcheck_sidecar.stores.objects import Limits
 from coatcheck_sidecar.stores.s3 import open_s3
 from tests.servers import ACCESS_KEY, LOOPBACK, REGION, SECRET_KEY
@@ -20,14 +20,14 @@ URL = "s3://bucket/prefix"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def open_at(endpoint: str, *, limits: Limits = QUICK, url: str = URL) -> Store:
+def open_at(endpoint: str, *, limits: Limits = QUICK, clock: Clock | None = None) -> Store:
     environ = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_REGION": REGION,
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     }
-    return open_s3(urlsplit(url), {}, environ=environ, clock=SystemClock(), limits=limits)
+    return open_s3(urlsplit(URL), {}, environ=environ, clock=clock or SystemClock(), limits=limits)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.ports import Store, StoreError, StoreUnfit
-from coatcheck_sidecar.stores import directory
+from coatcheck_sidecar.stores import directory, files
 from coatcheck_sidecar.stores.directory import DirectoryStore
 from coatcheck_sidecar.stores.files import ASIDE, SETTLED_MAX, Files
 from tests.contract.store_suite import OpenStore, StoreSuite
@@ -155,6 +155,26 @@ async def test_many_folders_are_remembered_within_a_bound(tmp_path: Path) -> Non
     files._settled.update(str(number) for number in range(SETTLED_MAX))
     files.write("runs/a/head", b"x")
     assert len(files._settled) == 1
+
+
+async def test_a_folder_removed_under_a_writer_is_made_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    write_file = files._write_file
+
+    def remove_and_write(path: str, data: bytes, *, stamp_ns: int) -> None:
+        if len(removed) % 2 == 0:
+            (tmp_path / "store" / "runs" / "a").rmdir()
+        removed.append(path)
+        write_file(path, data, stamp_ns=stamp_ns)
+
+    monkeypatch.setattr(files, "_write_file", remove_and_write)
+    await store.put("runs/a/1", b"put")
+    await store.delete("runs/a/1")
+    await store.swap("runs/a/1", b"swap", expected=None)
+    assert len(removed) == 4
+    assert (tmp_path / "store/runs/a/1").read_bytes() == b"swap"
 
 
 async def test_damage_shows_as_changed_bytes(store: Store, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What an object store does when the answer is late, lost, or not what was hoped for."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ from coatcheck_sidecar.ports import Store, StoreError, StoreRefused, StoreUnfit
 from coatcheck_sidecar.stores.objects import Limits
 from coatcheck_sidecar.stores.probe import probe
 from tests.contract.faults import QUICK, CarelessS3, Cutter, answering, deaf, error, open_at
+from tests.contract.store_suite import BIG
 from tests.servers import SECRET_KEY, S3Server, ServerUnavailableError, free_ports, ministack
 
 VERBS: dict[str, Callable[[Store], object]] = {
@@ -161,9 +163,43 @@ async def test_an_answer_without_a_tag_is_an_error() -> None:
 
 
 async def test_a_big_body_has_more_time() -> None:
-    limits = Limits(answer_s=10, bytes_per_s_min=1000)
-    assert limits.for_body(0) == 10
-    assert limits.for_body(20_000) == 30
+    server = CarelessS3()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.4 if request.method == "PUT" else 0.0)
+        answer = await server.handle(request)
+        if request.method != "GET":
+            return answer
+        slow = web.StreamResponse(headers=answer.headers)
+        slow.content_length = 2000
+        await slow.prepare(request)
+        await asyncio.sleep(0.4)
+        await slow.write(bytes(2000))
+        return slow
+
+    async with answering(handle) as endpoint:
+        store = open_at(endpoint, limits=Limits(answer_s=0.2, bytes_per_s_min=1000, tries=1))
+        await store.put("a", bytes(2000))
+        await store.swap("b", bytes(2000), expected=None)
+        assert await store.get("b") is not None
+        with pytest.raises(StoreError, match="no answer in time"):
+            await store.put("a", b"")
+
+
+async def test_a_big_body_is_one_request() -> None:
+    """In parts it could not carry a condition."""
+    server = CarelessS3()
+    asked: list[str] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append(request.method)
+        return await server.handle(request)
+
+    async with answering(handle) as endpoint:
+        store = open_at(endpoint, limits=Limits())
+        await store.put("a", bytes(BIG))
+        await store.swap("b", bytes(BIG), expected=None)
+    assert asked == ["PUT", "PUT"]
 
 
 async def test_a_sound_store_passes_the_probe() -> None:

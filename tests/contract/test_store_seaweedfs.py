@@ -29,6 +29,6 @@ def store(open_store: OpenStore) -> Store:
 
 
 class TestSeaweedFS(StoreSuite):
-    # It makes losers of a race wait in steps of 1 s: fifty take 8 to 17 s, with one winner.
-    racers = 12
+    # It makes losers of a race wait in steps of 1 s: fifty take 8 to 17 s (one wins).
+    racers = 8
     rounds = 2

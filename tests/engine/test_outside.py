@@ -28,6 +28,7 @@ from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine import outside as outside_module
+from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
@@ -65,7 +66,7 @@ class Silent:
 
 
 def doors(store: Store) -> Doors:
-    return Doors(store, SystemClock(), Settings(), Silent(), asyncio.Semaphore(16))
+    return Doors(store, SystemClock(), Settings(), Silent(), asyncio.Semaphore(16), Lane(16))
 
 
 async def ship(store: Store, log: RunLog, *events: Event) -> RunLog:

@@ -15,17 +15,18 @@ The rest is the payload. `docs/format.md` has examples.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgpack
 
 from coatcheck_sidecar.core.delta import Chain, Delta
 from coatcheck_sidecar.core.model import ObjectRef, Status
+from coatcheck_sidecar.core.plain import plain_of, take, take_all, take_plain
 from coatcheck_sidecar.core.record import (
-    BadRecord,
+    DIGEST_BYTES,
     Record,
     bodies_of,
     from_fields,
@@ -34,6 +35,8 @@ from coatcheck_sidecar.core.record import (
     unpack_ref,
 )
 
+T = TypeVar("T")
+
 MAGIC: Final = b"CCK1"
 FORMAT: Final = 1
 """What this release writes, and the newest that it reads."""
@@ -41,10 +44,6 @@ OLDEST_READER: Final = 1
 """The oldest format whose readers understand what this release writes."""
 NO_KEY: Final = bytes(16)
 HEADER_BYTES: Final = 24
-DIGEST_BYTES: Final = 32
-NONCE_BYTES: Final = 16
-HEAD_BYTES_MAX: Final = 262_144
-"""A head above this is a fault of ours: deltas and tail go to objects long before."""
 
 
 class Kind(Enum):
@@ -66,6 +65,10 @@ class Codec(Enum):
     NONE = 0
     ZSTD = 1
     ZSTD_AGAINST_BASE = 2
+
+
+CODECS: Final = {Kind.BASE: Codec.ZSTD, Kind.MID: Codec.ZSTD_AGAINST_BASE}
+"""How this format writes a kind of object; all others uncompressed."""
 
 
 class BadObject(ValueError):  # noqa: N818 - named for what was read
@@ -116,8 +119,10 @@ class Head:
     """Those that still matter and are in no pack, in order."""
     tombstones: tuple[Tombstone, ...] = ()
     packs: tuple[PackRef, ...] = ()
+    calls: tuple[int, ...] = ()
+    """Calls whose records in packs still count; those of others are left out of a restore."""
     bodies: tuple[ObjectRef, ...] = ()
-    """Bodies that live records in packs name, so that a restore can read all at once."""
+    """Bodies that records of these calls name, so that a restore can read all at once."""
     blobs: tuple[ObjectRef, ...] = ()
     commands: tuple[str, ...] = ()
     """Ids of the newest commands from outside, so that each is carried out once."""
@@ -132,8 +137,9 @@ class Head:
         return refs
 
 
-def seal(kind: Kind, payload: bytes, *, codec: Codec = Codec.NONE) -> bytes:
+def seal(kind: Kind, payload: bytes) -> bytes:
     """An object's bytes."""
+    codec = CODECS.get(kind, Codec.NONE)
     header = MAGIC + kind.value + bytes((FORMAT, OLDEST_READER, codec.value)) + NO_KEY
     return b"".join((header, _digest(header, payload), payload))
 
@@ -155,10 +161,19 @@ def unseal(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, Codec]:
         )
     if header[8:24] != NO_KEY:
         raise BadObject(f"{name}: encrypted with key {header[8:24].hex()}, and there is no key")
+    codec = CODECS.get(kind, Codec.NONE)
+    if header[7] != codec.value:
+        raise BadObject(f"{name}: of codec {header[7]}, expected {codec.value}")
+    return payload, codec
+
+
+def decode_object(name: str, data: bytes, *, kind: Kind, read: Callable[[Any], T]) -> T:
+    """What `read` makes of an object's msgpack payload; raises `BadObject`, naming the object."""
+    payload, _ = unseal(name, data, kind=kind)
     try:
-        return payload, Codec(header[7])
-    except ValueError as error:
-        raise BadObject(f"{name}: unknown codec {header[7]}") from error
+        return read(msgpack.unpackb(payload))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadObject(f"{name}: not a {kind.name.lower()}: {error}") from error
 
 
 def _digest(header: bytes, payload: bytes) -> bytes:
@@ -184,26 +199,15 @@ def check(ref: ObjectRef, data: bytes | None) -> bytes:
 def encode_head(head: Head) -> bytes:
     """The head's bytes."""
     fields = {
-        "run": head.run,
-        "epoch": head.epoch,
-        "owner": head.owner,
-        "nonce": head.nonce,
-        "seq": head.seq,
+        **plain_of(head),
         "status": head.status.value,
-        "reason": head.reason,
-        "queue": head.queue,
-        "step": head.step,
-        "step_high": head.step_high,
-        "code_version": head.code_version,
-        "state_schema": head.state_schema,
-        "pinned": head.pinned,
-        "not_before_ms": head.not_before_ms,
         "base": pack_ref(head.chain.base),
         "mid": pack_ref(head.chain.mid),
         "deltas": [[delta.seq, delta.data] for delta in head.chain.deltas],
         "records": [to_fields(record, inline=False) for record in head.records],
         "tombstones": _pack_tombstones(head.tombstones),
         "packs": [[pack.last, pack_ref(pack.ref), pack.tombstones] for pack in head.packs],
+        "calls": list(head.calls),
         "bodies": [pack_ref(ref) for ref in head.bodies],
         "blobs": [pack_ref(ref) for ref in head.blobs],
         "commands": list(head.commands),
@@ -213,41 +217,31 @@ def encode_head(head: Head) -> bytes:
 
 def decode_head(name: str, data: bytes) -> Head:
     """Inverse of `encode_head`; raises `BadObject`, naming the object."""
-    payload, _ = unseal(name, data, kind=Kind.HEAD)
-    try:
-        return _head_of(msgpack.unpackb(payload))
-    except (BadRecord, KeyError, TypeError, ValueError) as error:
-        raise BadObject(f"{name}: not a head: {error!r}") from error
+    return decode_object(name, data, kind=Kind.HEAD, read=_head_of)
 
 
 def _head_of(raw: Any) -> Head:
     return Head(
-        run=raw["run"],
-        epoch=raw["epoch"],
-        owner=raw["owner"],
-        nonce=raw["nonce"],
-        seq=raw["seq"],
+        **take_plain(Head, raw),
         status=Status(raw["status"]),
-        reason=raw["reason"],
-        queue=raw["queue"],
-        step=raw["step"],
-        step_high=raw["step_high"],
-        code_version=raw["code_version"],
-        state_schema=raw["state_schema"],
-        pinned=raw["pinned"],
-        not_before_ms=raw["not_before_ms"],
         chain=Chain(
             base=None if raw["base"] is None else unpack_ref(raw["base"]),
             mid=None if raw["mid"] is None else unpack_ref(raw["mid"]),
-            deltas=tuple(Delta(seq, data) for seq, data in raw["deltas"]),
+            deltas=tuple(Delta(*take(item, int, bytes)) for item in raw["deltas"]),
         ),
         records=tuple(from_fields(fields) for fields in raw["records"]),
         tombstones=_unpack_tombstones(raw["tombstones"]),
-        packs=tuple(PackRef(last, unpack_ref(ref), dead) for last, ref, dead in raw["packs"]),
+        packs=tuple(_pack_ref_of(item) for item in raw["packs"]),
+        calls=take_all(raw["calls"], int),
         bodies=tuple(unpack_ref(ref) for ref in raw["bodies"]),
         blobs=tuple(unpack_ref(ref) for ref in raw["blobs"]),
-        commands=tuple(raw["commands"]),
+        commands=take_all(raw["commands"], str),
     )
+
+
+def _pack_ref_of(raw: Any) -> PackRef:
+    last, ref, tombstones = take(raw, int, list, int)
+    return PackRef(last, unpack_ref(ref), tombstones)
 
 
 def encode_pack(records: Sequence[Record], tombstones: Sequence[Tombstone]) -> bytes:
@@ -261,31 +255,28 @@ def encode_pack(records: Sequence[Record], tombstones: Sequence[Tombstone]) -> b
 
 def decode_pack(name: str, data: bytes) -> tuple[tuple[Record, ...], tuple[Tombstone, ...]]:
     """Inverse of `encode_pack`; raises `BadObject`."""
-    payload, _ = unseal(name, data, kind=Kind.PACK)
-    try:
-        raw = msgpack.unpackb(payload)
-        records = tuple(from_fields(fields) for fields in raw["records"])
-        return records, _unpack_tombstones(raw["tombstones"])
-    except (BadRecord, KeyError, TypeError, ValueError) as error:
-        raise BadObject(f"{name}: not a pack: {error!r}") from error
+    return decode_object(name, data, kind=Kind.PACK, read=_pack_of)
 
 
-def encode_sealed(kind: Kind, data: bytes, *, codec: Codec, head_copy: bytes) -> bytes:
+def _pack_of(raw: Any) -> tuple[tuple[Record, ...], tuple[Tombstone, ...]]:
+    records = tuple(from_fields(fields) for fields in raw["records"])
+    return records, _unpack_tombstones(raw["tombstones"])
+
+
+def encode_sealed(kind: Kind, data: bytes, *, head_copy: bytes) -> bytes:
     """A base or mid: the compressed state, and a copy of the head that first named it.
 
     The copy (without the object's own reference) lets a damaged head be rebuilt.
     """
-    return seal(kind, msgpack.packb([head_copy, data]), codec=codec)
+    return seal(kind, msgpack.packb([head_copy, data]))
 
 
 def decode_sealed(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, bytes]:
     """(head copy, compressed state); raises `BadObject`."""
-    payload, _ = unseal(name, data, kind=kind)
-    match msgpack.unpackb(payload):
-        case [bytes(head_copy), bytes(state)]:
-            return head_copy, state
-        case _:
-            raise BadObject(f"{name}: not a sealed state")
+    head_copy, state = decode_object(
+        name, data, kind=kind, read=lambda raw: take(raw, bytes, bytes)
+    )
+    return head_copy, state
 
 
 def _pack_tombstones(tombstones: Sequence[Tombstone]) -> list[list[Any]]:
@@ -293,4 +284,4 @@ def _pack_tombstones(tombstones: Sequence[Tombstone]) -> list[list[Any]]:
 
 
 def _unpack_tombstones(raw: Any) -> tuple[Tombstone, ...]:
-    return tuple(Tombstone(*fields) for fields in raw)
+    return tuple(Tombstone(*take(fields, str, int, str, bytes, str)) for fields in raw)

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import msgpack
 
-from coatcheck_sidecar.core.head import BadObject, Head, Kind, seal, unseal
+from coatcheck_sidecar.core.head import Head, Kind, decode_object, seal
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.plain import plain_of, take_plain
 
 GAP_SHARE_MAX: Final = 0.5
 """A look that comes, or takes, longer than this share of the lease starts its window anew."""
@@ -24,8 +25,8 @@ FREE_CRASHES: Final = 2
 DELAY_BASE_S: Final = 1.0
 DELAY_MAX_S: Final = 60.0
 """Growing delays of the crash-loop breaker: 1, 2, 4 ... 60 s."""
-BREAKER_CRASHES: Final = 5
-"""Crashes without progress after which a run is held for an operator."""
+DOUBLINGS_MAX: Final = 6
+"""Beyond these the delay is at its longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,49 +60,36 @@ class Heartbeat:
 
 def pod_of(owner: str) -> str:
     """An owner is `<pod uid>.<start id>`: the same pod outlives its containers' starts."""
-    return owner.rpartition(".")[0]
+    return owner.rpartition(".")[0] or owner
 
 
 def encode_summary(summary: RunSummary) -> bytes:
     """A ready, held or parked marker."""
-    return seal(Kind.MARKER, msgpack.packb(_summary_fields(summary)))
+    return seal(Kind.MARKER, msgpack.packb(plain_of(summary)))
 
 
 def decode_summary(name: str, data: bytes) -> RunSummary:
     """Inverse of `encode_summary`; raises `BadObject`."""
-    payload, _ = unseal(name, data, kind=Kind.MARKER)
-    try:
-        return _summary_of(msgpack.unpackb(payload))
-    except (TypeError, ValueError) as error:
-        raise BadObject(f"{name}: not a marker: {error}") from error
+    return decode_object(name, data, kind=Kind.MARKER, read=_summary_of)
 
 
 def encode_heartbeat(beat: Heartbeat) -> bytes:
     """The heartbeat's object."""
-    runs = [_summary_fields(summary) for summary in beat.runs]
-    return seal(
-        Kind.HEARTBEAT,
-        msgpack.packb([beat.owner, beat.beat, beat.address, beat.is_draining, runs]),
-    )
+    runs = [plain_of(summary) for summary in beat.runs]
+    return seal(Kind.HEARTBEAT, msgpack.packb({**plain_of(beat), "runs": runs}))
 
 
 def decode_heartbeat(name: str, data: bytes) -> Heartbeat:
     """Inverse of `encode_heartbeat`; raises `BadObject`."""
-    payload, _ = unseal(name, data, kind=Kind.HEARTBEAT)
-    try:
-        owner, number, address, is_draining, runs = msgpack.unpackb(payload)
-        summaries = tuple(_summary_of(fields) for fields in runs)
-    except (TypeError, ValueError) as error:
-        raise BadObject(f"{name}: not a heartbeat: {error}") from error
-    return Heartbeat(owner, number, address, is_draining, summaries)
+    return decode_object(name, data, kind=Kind.HEARTBEAT, read=_heartbeat_of)
 
 
-def _summary_fields(summary: RunSummary) -> dict[str, Any]:
-    return {name: getattr(summary, name) for name in RunSummary.__slots__}
+def _summary_of(raw: Any) -> RunSummary:
+    return RunSummary(**take_plain(RunSummary, raw))
 
 
-def _summary_of(fields: dict[str, Any]) -> RunSummary:
-    return RunSummary(**{k: v for k, v in fields.items() if k in RunSummary.__slots__})
+def _heartbeat_of(raw: Any) -> Heartbeat:
+    return Heartbeat(**take_plain(Heartbeat, raw), runs=tuple(map(_summary_of, raw["runs"])))
 
 
 @dataclass(slots=True)
@@ -148,7 +136,7 @@ class Watch:
 
     def is_lapsed(self, *names: str) -> bool:
         """All of these stood still for the lease."""
-        return all(self.unchanged_s(name) >= self.lease_s for name in names)
+        return bool(names) and all(self.unchanged_s(name) >= self.lease_s for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +195,10 @@ def decide_claim(head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: 
 
 def crash_delay_s(crashes: int) -> float:
     """How long a run waits before its next owner, after this many crashes without progress."""
-    if crashes <= FREE_CRASHES:
+    doublings = crashes - FREE_CRASHES - 1
+    if doublings < 0:
         return 0.0
-    return float(min(DELAY_MAX_S, DELAY_BASE_S * 2 ** (crashes - FREE_CRASHES - 1)))
+    return min(DELAY_MAX_S, DELAY_BASE_S * 2.0 ** min(doublings, DOUBLINGS_MAX))
 
 
 @dataclass(frozen=True, slots=True)

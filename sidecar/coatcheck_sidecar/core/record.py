@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
 import msgpack
 
 from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, ObjectRef, OutcomeKind
+from coatcheck_sidecar.core.plain import take, take_all
 
-FUTURE_KIND: Final = "a record of kind {kind!r}, which this release does not know; upgrade it"
+DIGEST_BYTES: Final = 32
+"""SHA-256."""
 
 
 class BadRecord(ValueError):  # noqa: N818 - named for what was read
@@ -203,6 +205,15 @@ Event = (
     | Parked | Signalled | Commanded | Released | Held | Finished | Failed
 )  # fmt: skip
 
+BODY_FIELDS: Final[dict[type, str]] = {
+    Created: "input",
+    CallOutcome: "body",
+    Resolved: "body",
+    Parked: "payload",
+    Signalled: "value",
+    Finished: "result",
+}
+"""Where a record has its body; a checkpoint's delta is none, see there."""
 KINDS: Final[dict[str, type]] = {cls.kind: cls for cls in get_args(Event)}
 
 
@@ -218,30 +229,15 @@ class Record:
 
 def bodies_of(record: Record) -> list[Body]:
     """The bodies that a record carries or names; a checkpoint's delta is none of them."""
-    match record.event:
-        case Created(input=Body() as body) | Signalled(value=body) | Parked(payload=body):
-            return [body]
-        case CallOutcome(body=body) | Resolved(body=body) | Finished(result=body):
-            return [body]
-        case _:
-            return []
+    field = BODY_FIELDS.get(type(record.event))
+    body = getattr(record.event, field) if field else None
+    return [] if body is None else [body]
 
 
 def with_body(record: Record, body: Body) -> Record:
     """The same record with its one body replaced."""
-    match record.event:
-        case Created() as event:
-            return replace(record, event=replace(event, input=body))
-        case Signalled() as event:
-            return replace(record, event=replace(event, value=body))
-        case Parked() as event:
-            return replace(record, event=replace(event, payload=body))
-        case CallOutcome() | Resolved() as event:
-            return replace(record, event=replace(event, body=body))
-        case Finished() as event:
-            return replace(record, event=replace(event, result=body))
-        case _:
-            return record
+    changed: Any = {BODY_FIELDS[type(record.event)]: body}
+    return replace(record, event=replace(record.event, **changed))
 
 
 def pack_body(body: Body, *, inline: bool) -> Any:
@@ -265,10 +261,10 @@ def pack_ref(ref: ObjectRef | None) -> list[Any] | None:
 
 def unpack_ref(raw: Any) -> ObjectRef:
     """Inverse of `pack_ref`; raises `BadRecord`."""
-    match raw:
-        case [str(name), bytes(digest), int(length)] if len(digest) == 32 and length >= 0:
-            return ObjectRef(name, digest, length)
-    raise BadRecord("a reference to an object is not [name, digest of 32 bytes, length]")
+    name, digest, length = take(raw, str, bytes, int)
+    if len(digest) != DIGEST_BYTES or length < 0:
+        raise BadRecord(f"the reference to {name} has no digest of {DIGEST_BYTES} bytes or length")
+    return ObjectRef(name, digest, length)
 
 
 def encode_record(record: Record, *, inline: bool = True) -> bytes:
@@ -286,22 +282,23 @@ def to_fields(record: Record, *, inline: bool) -> list[Any]:
 def decode_record(data: bytes) -> Record:
     """Inverse of `encode_record`; raises `BadRecord`."""
     try:
-        raw = msgpack.unpackb(data, use_list=True)
-    except (ValueError, msgpack.UnpackException) as error:
+        raw = msgpack.unpackb(data)
+    except ValueError as error:
         raise BadRecord(f"a record is not msgpack: {error}") from error
     return from_fields(raw)
 
 
 def from_fields(raw: Any) -> Record:
     """Inverse of `to_fields`; raises `BadRecord`."""
-    match raw:
-        case [int(seq), int(epoch), str(kind), int(at_ms), dict(values)]:
-            pass
-        case _:
-            raise BadRecord("a record is not [seq, epoch, kind, at_ms, {...}]")
+    try:
+        seq, epoch, kind, at_ms, values = take(raw, int, int, str, int, dict)
+    except ValueError as error:
+        raise BadRecord(f"a record is not [seq, epoch, kind, at_ms, {{...}}]: {error}") from error
     cls = KINDS.get(kind)
     if cls is None:
-        raise BadRecord(f"record {seq} is " + FUTURE_KIND.format(kind=kind))
+        raise BadRecord(
+            f"record {seq} is of kind {kind!r:.40}, which this release does not know: upgrade it"
+        )
     try:
         return Record(seq, epoch, at_ms, _unpack(cls, values))
     except (TypeError, ValueError) as error:
@@ -315,6 +312,8 @@ def _pack(value: Any, *, inline: bool) -> dict[str, Any]:
     packed = {}
     for name, default, kind in _PLANS[type(value)]:
         field = getattr(value, name)
+        if name == "delta" and not inline:
+            continue
         if field == default and default is not MISSING:
             continue
         if kind is Body:
@@ -335,16 +334,16 @@ def _unpack(cls: type, values: dict[str, Any]) -> Any:
         raw = values[name]
         if kind is Body:
             known[name] = unpack_body(raw)
-        elif kind is Birth:
+        elif kind is Birth and type(raw) is dict:
             known[name] = _unpack(Birth, raw)
         elif kind is CallClass or kind is OutcomeKind:
             known[name] = kind(raw)
         elif kind is tuple:
-            known[name] = tuple(raw)
-        elif isinstance(raw, kind):
+            known[name] = take_all(raw, int)
+        elif type(raw) is kind or (kind is float and type(raw) is int):
             known[name] = raw
         else:
-            raise BadRecord(f"{name} is of the wrong type: {type(raw).__name__}")
+            raise BadRecord(f"{name} is {raw!r:.40}, not {kind.__name__}")
     return cls(**known)
 
 
@@ -356,8 +355,7 @@ def _plan(cls: type) -> tuple[tuple[str, Any, Any], ...]:
 def _codec(hint: Any) -> Any:
     if get_origin(hint) is tuple:
         return tuple
-    inner = next(option for option in (*get_args(hint), hint) if option is not type(None))
-    return (int, float) if inner is float else inner
+    return next(option for option in (*get_args(hint), hint) if option is not type(None))
 
 
 _PLANS: Final = {cls: _plan(cls) for cls in (*KINDS.values(), Birth)}

@@ -17,7 +17,6 @@ from typing import Final
 
 from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delta, needs_new_base
 from coatcheck_sidecar.core.head import (
-    Codec,
     Head,
     Kind,
     PackRef,
@@ -27,7 +26,7 @@ from coatcheck_sidecar.core.head import (
     encode_sealed,
     reference,
 )
-from coatcheck_sidecar.core.model import Body, CallState, ObjectRef
+from coatcheck_sidecar.core.model import CallState, ObjectRef
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -64,8 +63,8 @@ def judge(seen: Head | None, *, expected: bytes | None, written: AbstractSet[byt
     """Judge a head read after a swap was refused or got no clear answer.
 
     `expected` is the nonce of the head that the swap was to replace (`None`: no head), `written`
-    are the nonces of every head that we tried to write in this epoch. An older one of ours can be
-    the one that stands: its answer was lost, and it landed before the newer one.
+    are the nonces of every head that we tried to write since. An older one of ours can be the one
+    that stands: its answer was lost, and it landed before the newer one.
     """
     if seen is None:
         return Verdict.UNCHANGED if expected is None else Verdict.FENCED
@@ -92,9 +91,8 @@ class Snapshot:
     state: bytes
     """The state of the last checkpoint, for sealing."""
     puts: tuple[tuple[str, bytes], ...] = ()
-    has_new_pack: bool = False
-    tombstones: int = 0
-    """How many there were outside of packs."""
+    buried: int = 0
+    """How many tombstones a new pack among `puts` takes over from the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,6 @@ class Written:
     mid: ObjectRef | None
     packs: tuple[PackRef, ...]
     buried: int
-    """Tombstones that went into its new pack."""
 
 
 class RunLog:
@@ -115,7 +112,8 @@ class RunLog:
     def __init__(self, state: RunState) -> None:
         """Begin with what was restored, or with nothing."""
         self.state = state
-        self.chain = Chain()
+        self._sealed: tuple[ObjectRef | None, ObjectRef | None] = (None, None)
+        self._deltas: list[Delta] = []
         self.packs: tuple[PackRef, ...] = ()
         self.checkpoint_bytes = b""
         self.shipped_seq = 0
@@ -125,9 +123,17 @@ class RunLog:
         self.written: dict[bytes, Written] = {}
         """By nonce: what we tried to write since then."""
 
+    @property
+    def chain(self) -> Chain:
+        """How the next head says to build the state."""
+        return Chain(*self._sealed, tuple(self._deltas))
+
+    @chain.setter
+    def chain(self, chain: Chain) -> None:
+        self._sealed, self._deltas = (chain.base, chain.mid), list(chain.deltas)
+
     def claim(self, event: Claimed, *, at_ms: int) -> Record:
         """Begin a new epoch: the next head swapped in fences every earlier owner."""
-        self.written = {}
         self.state.epoch += 1
         return self.append(event, at_ms=at_ms)
 
@@ -141,9 +147,7 @@ class RunLog:
         """Take in a record that has its place: ours, or one from the journal of a former life."""
         event = record.event
         if isinstance(event, Checkpoint):
-            delta = Delta(record.seq, event.delta.data or b"")
-            self.chain = replace(self.chain, deltas=(*self.chain.deltas, delta))
-            record = replace(record, event=replace(event, delta=Body(None)))
+            self._deltas.append(Delta(record.seq, event.delta.data or b""))
         self.state.apply(record)
 
     def replay(self, record: Record, *, bytes_max: int) -> None:
@@ -164,9 +168,8 @@ class RunLog:
         """What `commit` of this state will add; may run in a thread, between two commits."""
         return encode_delta(self.checkpoint_bytes, state)
 
-    def commit(self, event: Checkpoint, state: bytes, *, delta: bytes, at_ms: int) -> Record:
-        """Append a checkpoint; the record returned carries its delta, for the journal."""
-        event = replace(event, length=len(state), delta=Body(delta))
+    def commit(self, event: Checkpoint, state: bytes, *, at_ms: int) -> Record:
+        """Append a checkpoint that makes `state` of the one before."""
         record = self.append(event, at_ms=at_ms)
         self.checkpoint_bytes = state
         return record
@@ -179,21 +182,14 @@ class RunLog:
     def snapshot(self, *, nonce: bytes, random: bytes) -> Snapshot:
         """The next head: everything up to now. Objects in `puts` go before it."""
         state, packs = self.state, self._live_packs()
-        covered = packs[-1].last if packs else 0
-        tail = [r for r in state.records.values() if not _is_packed(r, covered)]
-        stones: Sequence[Tombstone] = state.tombstones
-        puts: list[tuple[str, bytes]] = []
-        has_new_pack = False
-        if _tail_bytes(tail, stones) > TAIL_BYTES_MAX:
-            if len(packs) >= PACKS_MAX:
-                packs, covered, stones = (), 0, self._all_tombstones()
+        puts: tuple[tuple[str, bytes], ...] = ()
+        tombstones, buried = tuple(state.tombstones), 0
+        if _tail_bytes(_tail(state, packs), tombstones) > TAIL_BYTES_MAX:
             name = object_name(state.run, epoch=state.epoch, seq=state.seq, random=random)
-            calls = [r for r in state.records.values() if _is_call(r) and r.seq > covered]
-            data = encode_pack(calls, stones)
-            puts.append((name, data))
-            packs = (*packs, PackRef(state.seq, reference(name, data), len(stones)))
-            has_new_pack, stones = True, ()
-            tail = [r for r in state.records.values() if not _is_call(r)]
+            packs, data = self._pack(packs, name=name)
+            puts, tombstones, buried = ((name, data),), (), len(tombstones)
+        covered = _covered(packs)
+        packed = [r for r in state.records.values() if _is_packed(r, covered)]
         head = Head(
             run=state.run,
             epoch=state.epoch,
@@ -210,31 +206,40 @@ class RunLog:
             pinned=state.created.pinned,
             not_before_ms=state.not_before_ms,
             chain=self.chain,
-            records=tuple(sorted(tail, key=lambda record: record.seq)),
-            tombstones=tuple(stones),
+            records=tuple(_tail(state, packs)),
+            tombstones=tombstones,
             packs=packs,
-            bodies=self._packed_bodies(packs[-1].last if packs else 0),
+            calls=tuple(dict.fromkeys(call_of(record) for record in packed)),
+            bodies=tuple(b.ref for r in packed for b in bodies_of(r) if b.ref is not None),
             commands=state.commands,
         )
-        return Snapshot(
-            head, self.checkpoint_bytes, tuple(puts), has_new_pack, len(state.tombstones)
-        )
+        return Snapshot(head, self.checkpoint_bytes, puts, buried)
 
     def remember(self, snapshot: Snapshot) -> None:
         """The swap of this head is about to be sent."""
         head, chain = snapshot.head, snapshot.head.chain
-        buried = snapshot.tombstones if snapshot.has_new_pack else 0
-        self.written[head.nonce] = Written(head.seq, chain.base, chain.mid, head.packs, buried)
+        self.written[head.nonce] = Written(
+            head.seq, chain.base, chain.mid, head.packs, snapshot.buried
+        )
 
     def shipped(self, nonce: bytes, *, tag: str) -> None:
         """One of the heads that we wrote stands in the store; what it sealed leaves the next."""
         done = self.written[nonce]
         self.written = {}
         self.tag, self.nonce, self.shipped_seq = tag, nonce, done.seq
-        if (done.base, done.mid) != (self.chain.base, self.chain.mid):
-            self.chain = Chain(done.base, done.mid, self.chain.after(done.seq))
+        if (done.base, done.mid) != self._sealed:
+            self._sealed = (done.base, done.mid)
+            self._deltas = [delta for delta in self._deltas if delta.seq > done.seq]
         self.packs = done.packs
         del self.state.tombstones[: done.buried]
+
+    def _pack(self, packs: tuple[PackRef, ...], *, name: str) -> tuple[tuple[PackRef, ...], bytes]:
+        """One more pack, with the tail's calls; past `PACKS_MAX` one in place of all."""
+        tombstones: Sequence[Tombstone] = self.state.tombstones
+        if len(packs) >= PACKS_MAX:
+            packs, tombstones = (), self._all_tombstones()
+        data = encode_pack([r for r in _tail(self.state, packs) if _is_call(r)], tombstones)
+        return (*packs, PackRef(self.state.seq, reference(name, data), len(tombstones))), data
 
     def _live_packs(self) -> tuple[PackRef, ...]:
         """Packs that still hold a tombstone or a record that counts."""
@@ -253,15 +258,6 @@ class RunLog:
             if call.state is CallState.TOMBSTONE
         ]
 
-    def _packed_bodies(self, covered: int) -> tuple[ObjectRef, ...]:
-        return tuple(
-            body.ref
-            for record in self.state.records.values()
-            if _is_packed(record, covered)
-            for body in bodies_of(record)
-            if body.ref is not None
-        )
-
 
 def seal_state(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -> Snapshot:
     """The same head with its deltas folded into a mid, or a new base, put before it.
@@ -275,13 +271,11 @@ def seal_state(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -
         delta = encode_delta(base_state, state)
         if not needs_new_base(base.length, len(delta)):
             bare = replace(head, chain=Chain(base))
-            data = encode_sealed(
-                Kind.MID, delta, codec=Codec.ZSTD_AGAINST_BASE, head_copy=encode_head(bare)
-            )
+            data = encode_sealed(Kind.MID, delta, head_copy=encode_head(bare))
             return _sealed(snapshot, name=name, data=data, base=base)
     bare = replace(head, chain=Chain())
     whole = encode_delta(b"", state)
-    data = encode_sealed(Kind.BASE, whole, codec=Codec.ZSTD, head_copy=encode_head(bare))
+    data = encode_sealed(Kind.BASE, whole, head_copy=encode_head(bare))
     return _sealed(snapshot, name=name, data=data, base=None)
 
 
@@ -292,12 +286,27 @@ def _sealed(snapshot: Snapshot, *, name: str, data: bytes, base: ObjectRef | Non
     return replace(snapshot, head=head, puts=(*snapshot.puts, (name, data)))
 
 
+def call_of(record: Record) -> int:
+    """The number of the call that a record is of; 0: of none."""
+    return record.event.call if isinstance(record.event, CallEvent) else 0
+
+
 def _is_call(record: Record) -> bool:
     return isinstance(record.event, CallEvent)
 
 
 def _is_packed(record: Record, covered: int) -> bool:
     return record.seq <= covered and _is_call(record)
+
+
+def _covered(packs: Sequence[PackRef]) -> int:
+    """Call records up to this sequence number are in packs."""
+    return packs[-1].last if packs else 0
+
+
+def _tail(state: RunState, packs: Sequence[PackRef]) -> list[Record]:
+    covered = _covered(packs)
+    return [record for record in state.records.values() if not _is_packed(record, covered)]
 
 
 def _tail_bytes(tail: Sequence[Record], tombstones: Sequence[Tombstone]) -> int:
@@ -313,11 +322,12 @@ def restore(
     bodies: Mapping[str, bytes],
 ) -> RunLog:
     """The log that a head and the packs and bodies it names describe; its state is not built."""
-    records = [*head.records, *(record for pack, _ in packs for record in pack)]
-    records.sort(key=lambda record: record.seq)
-    stones = [stone for _, pack_stones in packs for stone in pack_stones]
+    calls = set(head.calls)
+    packed = [record for pack, _ in packs for record in pack if call_of(record) in calls]
+    records = sorted((*head.records, *packed), key=lambda record: record.seq)
+    buried = [tombstone for _, pack_tombstones in packs for tombstone in pack_tombstones]
     state = fold(
-        head.run, [_filled(r, bodies) for r in records], tombstones=[*stones, *head.tombstones]
+        head.run, [_filled(r, bodies) for r in records], tombstones=[*buried, *head.tombstones]
     )
     state.tombstones = list(head.tombstones)
     state.seq, state.epoch, state.commands = head.seq, head.epoch, head.commands

@@ -1,12 +1,15 @@
 """What the records of a run add up to.
 
-The fold law, on which every head's size rests: a record that a newer one supersedes can be left
-out. So `fold(kept) == fold(all)`, for every set of records between those kept and all of them.
-Records of calls may lie in packs, where superseded ones stay until their pack goes; all others
-stand in the head, and leave it the moment they are superseded.
+The fold law, on which every head's size rests: a record that no longer matters is left out, and
+nothing changes. So `fold(records kept, tombstones) == fold(all records)`.
+
+- Of the kinds that share a place only the newest record is kept, and each older one that put a call
+  in doubt, as long as that call is kept: without it the doubt would be forgotten.
+- A signal goes with the checkpoint that consumes it.
+- The records of a call go all at once, with the checkpoint after which it is over.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Final, assert_never
 
@@ -31,6 +34,7 @@ from coatcheck_sidecar.core.model import (
     Status,
 )
 from coatcheck_sidecar.core.record import (
+    BadRecord,
     Birth,
     CallOutcome,
     Checkpoint,
@@ -57,6 +61,8 @@ CallEvent = Intent | Dispatched | CallOutcome | Resolved
 BIRTH: Final = tuple(Birth.__slots__)
 IN_DOUBT: Final = "in_doubt"
 """How the reason of a run begins that is held until its calls in doubt are decided."""
+TOOK_PLACE: Final = frozenset({CallState.DONE, CallState.COMPENSATED})
+"""Calls that must never be made again under their key."""
 StatusEvent = Claimed | Parked | Released | Held | Finished | Failed
 RunEvent = Created | Checkpoint | Signalled | Commanded | StatusEvent
 PLACE: Final[dict[type, str]] = {
@@ -69,7 +75,7 @@ PLACE: Final[dict[type, str]] = {
     Finished: "status",
     Failed: "status",
 }
-"""Of the kinds that share a place only the newest record counts."""
+"""Of the kinds that share a place the newest record says it all."""
 
 
 class RunState:
@@ -97,6 +103,8 @@ class RunState:
         self.tombstones: list[Tombstone] = []
         """Those not in a pack."""
         self._places: dict[str, int] = {}
+        self._doubts: dict[int, set[int]] = {}
+        """By record: the calls that it put in doubt."""
 
     @property
     def step(self) -> int:
@@ -109,7 +117,15 @@ class RunState:
             self.by_key[stone.key] = _tombstone_call(stone)
 
     def apply(self, record: Record) -> None:
-        """Take in the next record; `seq` may jump over records that were superseded."""
+        """Take in the next record; `seq` may jump over records that were left out.
+
+        Raises `BadRecord` for one that can't come here.
+        """
+        if record.seq <= self.seq or record.epoch < self.epoch:
+            raise BadRecord(
+                f"record {record.seq} of epoch {record.epoch} after "
+                f"record {self.seq} of epoch {self.epoch}"
+            )
         self.seq = record.seq
         self.epoch = record.epoch
         event = record.event
@@ -120,8 +136,9 @@ class RunState:
         self.records[record.seq] = record
         place = PLACE.get(type(event))
         if place is not None:
-            self.records.pop(self._places.get(place, 0), None)
+            former = self._places.get(place, 0)
             self._places[place] = record.seq
+            self._drop_if_superseded(former)
         command = getattr(event, "command", "")
         if command and command not in self.commands:
             self.commands = (*self.commands, command)[-COMMANDS_MAX:]
@@ -135,79 +152,93 @@ class RunState:
             case Signalled():
                 self.signals[record.seq] = event
                 if self.parked is not None and self.parked.name == event.name:
-                    self._set_ready_if(Status.PARKED)
+                    self._set_status(Status.READY)
             case Commanded():
                 if event.what == "retry" and not event.refused:
                     self.crashes = 0
-                    self._set_ready_if(Status.HELD)
+                    if self.status is Status.HELD:
+                        self._set_status(Status.READY)
             case _:
                 self._apply_status(record, event)
 
     def _apply_status(self, record: Record, event: StatusEvent) -> None:
+        self._interrupt(record)
         match event:
             case Claimed():
-                self._interrupt(record)
-                self.claimed, self.status, self.reason = event, Status.OWNED, ""
-                self.crashes, self.not_before_ms = event.crashes, 0
+                self._set_status(Status.OWNED)
+                self.claimed, self.crashes = event, event.crashes
             case Parked():
-                self.status, self.reason, self.parked = Status.PARKED, event.name, event
+                self._set_status(Status.PARKED, event.name)
+                self.parked = event
             case Released():
-                self._interrupt(record)
-                self.status, self.reason = Status.READY, event.error or event.reason
+                self._set_status(Status.READY, event.error or event.reason)
                 self.crashes, self.not_before_ms = event.crashes, event.not_before_ms
             case Held():
-                self._interrupt(record)
-                self.status, self.reason = Status.HELD, event.reason
+                self._set_status(Status.HELD, event.reason)
             case Finished():
-                self.status, self.reason, self.result = Status.FINISHED, "", event.result
+                self._set_status(Status.FINISHED)
+                self.result = event.result
             case Failed():
-                self.status = Status.CANCELLED if event.is_cancelled else Status.FAILED
-                self.reason = event.error
+                status = Status.CANCELLED if event.is_cancelled else Status.FAILED
+                self._set_status(status, event.error)
             case _:
                 assert_never(event)
 
-    def _set_ready_if(self, status: Status) -> None:
-        if self.status is status:
-            self.status, self.reason, self.not_before_ms = Status.READY, "", 0
+    def _set_status(self, status: Status, reason: str = "") -> None:
+        """Whatever only an earlier status had to say is over."""
+        self.status, self.reason, self.not_before_ms, self.parked = status, reason, 0, None
 
     def _interrupt(self, record: Record) -> None:
-        """An ownership ends: calls in flight are in doubt, until somebody adopts them."""
-        for call in list(self.calls.values()):
+        """An ownership begins or ends: calls in flight are in doubt, until somebody adopts them."""
+        in_flight = [c for c in self.calls.values() if c.state is CallState.DISPATCHED]
+        for call in in_flight:
             self._set(with_restart(call, at_ms=record.at_ms))
+        if in_flight:
+            self._doubts[record.seq] = {call.number for call in in_flight}
 
     def _apply_checkpoint(self, seq: int, event: Checkpoint) -> None:
         self.checkpoint, self.checkpoint_seq, self.crashes = event, seq, 0
         for number in event.consumed:
             self.signals.pop(number, None)
             self.records.pop(number, None)
-        self.parked = None
         over = [
             call
             for call in self.calls.values()
-            if call.step <= event.step and not call.is_open and not call.is_unsettled
+            if call.step <= event.step
+            and call.state is not CallState.DISPATCHED
+            and not call.is_unsettled
         ]
         for call in over:
             self._retire(call)
         gone = {call.number for call in over}
         for number in [n for n, r in self.records.items() if _is_superseded(r, gone=gone, seq=seq)]:
             del self.records[number]
+        for number, doubted in list(self._doubts.items()):
+            doubted -= gone
+            self._drop_if_superseded(number)
+
+    def _drop_if_superseded(self, seq: int) -> None:
+        if not self._doubts.get(seq):
+            self._doubts.pop(seq, None)
+            if seq not in self._places.values():
+                self.records.pop(seq, None)
 
     def _retire(self, call: Call) -> None:
+        """Its step is over: if it took place its key is kept, else it is as if never asked."""
         del self.calls[call.number]
-        if not call.is_named:
-            del self.by_key[call.key]
-            return
-        stone = Tombstone(call.key, call.number, call.tool, call.fingerprint, call.state.value)
-        self.tombstones.append(stone)
-        self.by_key[call.key] = _tombstone_call(stone)
+        del self.by_key[call.key]
+        if call.is_named and call.state in TOOK_PLACE:
+            stone = Tombstone(call.key, call.number, call.tool, call.fingerprint, call.state.value)
+            self.tombstones.append(stone)
+            self.bury([stone])
 
     def _apply_call(self, record: Record, event: CallEvent) -> None:
         call = self.calls.get(event.call)
         match event:
             case Intent():
-                call = _born(event)
+                call = self._born(record, event)
             case _ if call is None:
-                return
+                raise BadRecord(f"record {record.seq}: there is no call {event.call}")
             case Dispatched():
                 call = with_dispatched(
                     call, attempt=event.attempt, epoch=record.epoch, at_ms=record.at_ms
@@ -227,7 +258,15 @@ class RunState:
                 assert_never(event)
         self._set(call)
         if self.status is Status.HELD and self.reason.startswith(IN_DOUBT) and not self.in_doubt:
-            self._set_ready_if(Status.HELD)
+            self._set_status(Status.READY)
+
+    def _born(self, record: Record, event: Intent) -> Call:
+        if event.call != record.seq or event.birth.key in self.by_key:
+            raise BadRecord(
+                f"record {record.seq}: call {event.call} can't be new under key {event.birth.key!r}"
+            )
+        birth = {name: getattr(event.birth, name) for name in BIRTH}
+        return Call(number=event.call, state=CallState.INTENT, **birth)
 
     def _set(self, call: Call) -> None:
         self.calls[call.number] = call
@@ -244,11 +283,6 @@ def _is_superseded(record: Record, *, gone: AbstractSet[int], seq: int) -> bool:
     if isinstance(event, CallEvent):
         return event.call in gone
     return isinstance(event, Commanded) and record.seq < seq
-
-
-def _born(event: Intent) -> Call:
-    birth = {name: getattr(event.birth, name) for name in BIRTH}
-    return Call(number=event.call, state=CallState.INTENT, **birth)
 
 
 def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:
@@ -275,7 +309,7 @@ def _tombstone_call(stone: Tombstone) -> Call:
     return with_tombstone(call)
 
 
-def fold(run: str, records: Sequence[Record], tombstones: Iterable[Tombstone] = ()) -> RunState:
+def fold(run: str, records: Iterable[Record], *, tombstones: Iterable[Tombstone] = ()) -> RunState:
     """The state of records in order of their sequence numbers."""
     state = RunState(run)
     state.bury(tombstones)

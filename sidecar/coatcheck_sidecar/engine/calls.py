@@ -47,6 +47,7 @@ from coatcheck_sidecar.engine.keeper import Keeper
 
 KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
+NOTHING_ASKED: Final = AskedSoFar()
 SUMMARIES_MAX: Final = 20
 """Calls that a refusal lists."""
 
@@ -96,17 +97,17 @@ class Calls:
         self._state = keeper.log.state
         settings = keeper.doors.settings
         self._rules = Rules(pause_max_s=settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
-        self._asked = AskedSoFar()
+        self._asked = NOTHING_ASKED
         self._reads: dict[int, Call] = {}
         self._reads_by_key: dict[str, Call] = {}
         self._next_read = -1
         self._probing: dict[int, _Pending] = {}
-        self._change = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
         keeper.on_new_step = self.begin
 
     def begin(self) -> None:
         """A new step, or a new life of the agent: ordinals begin anew."""
-        self._asked = AskedSoFar()
+        self._asked = NOTHING_ASKED
         self._reads.clear()
         self._reads_by_key.clear()
         self._probing.clear()
@@ -114,8 +115,10 @@ class Calls:
 
     def changed(self) -> None:
         """Whoever waits for a call looks again."""
-        self._change.set()
-        self._change = asyncio.Event()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     async def resume(self, epoch: int, lives: Mapping[int, Life], *, is_known: bool) -> None:
         """The same agent is back on a new connection: calls of its epoch stand as it says.
@@ -325,11 +328,9 @@ class Calls:
         return self._keeper.shipper.owned_from_s + self._keeper.doors.settings.lease_s
 
     async def _wait_for_change(self, delay_s: float) -> None:
-        try:
-            async with asyncio.timeout(delay_s):
-                await self._change.wait()
-        except TimeoutError:
-            pass
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await asyncio.wait([waiter], timeout=delay_s)
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
         numbers = effect.calls if isinstance(effect, Hold) else ()

@@ -28,6 +28,7 @@ from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import inbox_prefix
+from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
@@ -76,7 +77,8 @@ class Done:
     id: str
     refused: str
     """Why it was not carried out; empty if it was."""
-    status: Status
+    status: Status | None
+    """Of the run afterwards; `None` if that is not known."""
 
 
 class Outside:
@@ -89,11 +91,8 @@ class Outside:
         self._settings = settings or Settings()
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
-        self._doors = Doors(store, clock, self._settings, self._trouble, gate)
-
-    def new_id(self) -> str:
-        """A command's id."""
-        return self._clock.random_bytes(8).hex()
+        background = Lane(self._settings.puts_max)
+        self._doors = Doors(store, clock, self._settings, self._trouble, gate, background)
 
     # Reading
 

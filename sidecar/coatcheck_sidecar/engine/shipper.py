@@ -28,6 +28,7 @@ from coatcheck_sidecar.core.runlog import (
     seal_state,
 )
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.ports import Clock, Observer, Store, StoreError, StoreRefused
 
@@ -49,6 +50,8 @@ class Doors:
     observer: Observer
     gate: asyncio.Semaphore
     """Bounds the puts of the whole pod."""
+    background: Lane
+    """For ships that nobody waits for, so that they don't stand in the way of the others."""
 
 
 def marker_name(head: Head) -> str:
@@ -76,6 +79,7 @@ class Shipper:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._is_urgent = asyncio.Event()
+        self._turn: asyncio.Future[bool] | None = None
         self._uploads: dict[int, asyncio.Future[ObjectRef]] = {}
         self._last_s = float("-inf")
         self._failures = 0
@@ -104,20 +108,37 @@ class Shipper:
             self._waiters.append((seq, future))
             self._is_urgent.set()
             self._wake.set()
+            self._pass()
         return future
+
+    def _pass(self) -> None:
+        """Somebody waits: don't queue for a place in the background."""
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(False)
 
     async def run(self) -> None:
         """Ship until fenced or cancelled."""
         while not self.is_fenced:
             await self._wake.wait()
             await self._pace()
-            self._wake.clear()
-            self._is_urgent.clear()
-            await self._attempt()
+            self._turn = self._doors.background.enter()
+            if self._is_urgent.is_set():
+                self._pass()
+            has_place = await self._turn
+            try:
+                await self._next()
+            finally:
+                if has_place:
+                    self._doors.background.leave()
             if self.log.unshipped and not self.is_fenced:
                 self._wake.set()
                 if self._waiters:
                     self._is_urgent.set()
+
+    async def _next(self) -> None:
+        self._wake.clear()
+        self._is_urgent.clear()
+        await self._attempt()
 
     async def ship_all(self) -> None:
         """Ship everything there is now; raises `Refusal` (fenced). Not beside `run`."""

@@ -15,6 +15,7 @@ from coatcheck_sidecar.engine.claims import Claimer, Wants
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.heart import Heart
 from coatcheck_sidecar.engine.keeper import Agent, Keeper
+from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.local import LocalLog, Spool
 from coatcheck_sidecar.engine.restore import Restored, read_head, read_run
 from coatcheck_sidecar.engine.scan import scan_heads
@@ -69,7 +70,8 @@ class Sidecar:
         self._store = store
         self._tasks = TaskSet(self._task_failed)
         gate = asyncio.Semaphore(settings.puts_max)
-        self.doors = Doors(store, clock, settings, observer, gate)
+        background = Lane(store.background_puts_max)
+        self.doors = Doors(store, clock, settings, observer, gate, background)
         self._local = LocalLog(journal, spool, tasks=self._tasks, note=observer)
         self._offset_ms = 0
         self.fleet = Fleet(me, self.doors)

@@ -151,9 +151,7 @@ class Connection(asyncio.Protocol):
             self._refuse(message.id, error)
             return
         work = self._answer(request, message)
-        task = self._tasks.start(work, name=request.value)
-        self._under_way[message.id] = task
-        task.add_done_callback(lambda _: self._under_way.pop(message.id, None))
+        self._under_way[message.id] = self._tasks.start(work, name=request.value)
 
     async def _answer(self, request: Request, message: Message) -> None:
         try:
@@ -175,6 +173,8 @@ class Connection(asyncio.Protocol):
         else:
             self._after(request, is_open=answered.is_open)
             self._write(Reply.OK, message.id, answered.body, answered.attachment)
+        finally:
+            self._under_way.pop(message.id, None)
 
     def _after(self, request: Request, *, is_open: bool) -> None:
         if request is Request.OPEN:
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         """The agent left, died, or will be back on a new connection."""
         self._known.discard(self)
         self._transport = None
-        for task in self._under_way.values():
+        for task in list(self._under_way.values()):
             task.cancel()
         self._requests.lost()
 

@@ -16,6 +16,8 @@ from coatcheck_sidecar.stores.files import BUSY, Files
 from coatcheck_sidecar.stores.mounts import network_file_system
 from coatcheck_sidecar.stores.names import check_name, check_prefix
 
+BACKGROUND_PUTS_MAX: Final = 1
+"""With two, commits at `node` wait twice as long for the disk (see `bench`)."""
 THREADS: Final = 8
 """Enough for fsyncs to share a commit of the file system; a stuck disk holds no more than these."""
 
@@ -56,6 +58,11 @@ class DirectoryStore:
     def url(self) -> str:
         """`file:///path`."""
         return self._url
+
+    @property
+    def background_puts_max(self) -> int:
+        """One: each put syncs three times, and the journal syncs on the same disk."""
+        return BACKGROUND_PUTS_MAX
 
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none. Raises `StoreError`."""

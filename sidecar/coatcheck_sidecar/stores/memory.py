@@ -34,6 +34,11 @@ class MemoryStore:
         """Always the same: nothing else could open it."""
         return "memory://"
 
+    @property
+    def background_puts_max(self) -> int:
+        """As an object store's."""
+        return 12
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none."""
         check_name(name)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 CHUNK: Final = 1000
 """Lines of a listing taken at once: what S3 gives with one answer."""
 
-CLOCK_AGE_MAX_S: Final = 10.0
-"""How long one reading of the store's clock is carried on by ours; both drift far less in that."""
+CLOCK_AGE_MAX_S: Final = 60.0
+"""How long one reading of the store's clock is carried on by ours: 6 ms at a drift of 100 ppm."""
 
 CLOCK_NAMES: Final = 256
 """So many objects serve all sidecars of a store as clocks: little litter, few writes to each."""
@@ -61,6 +61,10 @@ class Limits:
         return self.answer_s + length / self.bytes_per_s_min
 
 
+BACKGROUND_PUTS_MAX: Final = 12
+"""Of the 16 that a pod sends at once."""
+
+
 class ObjectStore:
     """Implements `ports.Store`. Tags are ETags: digests of the content on most stores."""
 
@@ -81,6 +85,11 @@ class ObjectStore:
     def url(self) -> str:
         """As given, which is without credentials."""
         return self._url
+
+    @property
+    def background_puts_max(self) -> int:
+        """Most of a pod's puts; the rest is for those that somebody waits for."""
+        return BACKGROUND_PUTS_MAX
 
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none. Raises `StoreError`."""
@@ -155,14 +164,15 @@ class ObjectStore:
 
         obstore shows no `Date`, so a small object is written and the time that the store gave it
         is read. That lies between our asking and the answer, also if another sidecar writes the
-        same object meanwhile; it is cut to whole seconds by S3. Carried on for some seconds by
+        same object meanwhile; it is cut to whole seconds by S3. Carried on for a minute by
         this machine's clock that counts suspended time.
         """
         async with self._clock_lock:
             read = self._clock_read
             if read is None or self._clock.boottime() - read[0] > CLOCK_AGE_MAX_S:
                 asked_s = self._clock.boottime()
-                await self.put(self._clock_name, b"")
+                # Not empty: some servers then leave out the length, and obstore wants one.
+                await self.put(self._clock_name, b"tick")
                 read = self._clock_read = (asked_s, await self._written_ms(self._clock_name))
             return read[1] + int((self._clock.boottime() - read[0]) * 1000)
 

@@ -1,6 +1,7 @@
 """From a store's URL to the store. A library is imported only for the kind that needs it."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,9 @@ from coatcheck_sidecar.ports import Clock, Store
 
 QUERY_KEYS: Final = {"file": (), "memory": (), "s3": ("endpoint", "region", "style")}
 """What may follow the question mark, by scheme."""
+
+_USER: Final = re.compile(r"(?<=//)[^/@]*@")
+"""User and password, of the URL itself or of an endpoint in its query."""
 
 
 def open_store(url: str, *, clock: Clock, environ: Mapping[str, str] | None = None) -> Store:
@@ -74,6 +78,4 @@ def _directory(parts: SplitResult) -> Path:
 
 def _without_secrets(url: str) -> str:
     """Error messages are logged; whoever put a password into the URL should not find it there."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    return _USER.sub("", url)

@@ -1,0 +1,72 @@
+"""The error tree, the names of the package, and what its import costs."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import coatcheck
+from coatcheck import _base, errors
+from coatcheck.wire import ErrorCode, Retry
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_each_code_has_its_error_and_survives_the_wire(code: ErrorCode) -> None:
+    body = {"code": str(code), "message": "what and why", "retry": "same_key", "run": "r"}
+    error = errors.from_wire(body)
+    assert type(error).__name__ == code.title().replace("_", "")
+    assert getattr(coatcheck, type(error).__name__) is type(error)
+    assert (error.code, error.retry, error.run, str(error)) == (
+        code,
+        "same_key",
+        "r",
+        body["message"],
+    )
+    assert error.to_wire() == body
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert again.to_wire() == body
+
+
+def test_a_code_of_a_newer_sidecar_is_kept() -> None:
+    error = errors.from_wire({"code": "too_sunny", "message": "m", "retry": "at noon"})
+    assert (error.code, error.retry) == ("too_sunny", Retry.NEVER)
+    assert error.to_wire() == {"code": "too_sunny", "message": "m", "retry": "never"}
+    assert errors.from_wire({}).code == ErrorCode.PROTOCOL_ERROR
+
+
+def test_errors_know_what_they_are_about() -> None:
+    held = errors.Held("m", call=3, tool="charge", step=2, first_sent_ms=5, calls=[{"call": 1}])
+    assert (held.call, held.tool, held.step, held.first_sent_ms) == (3, "charge", 2, 5)
+    assert held.calls == [{"call": 1}]
+    assert errors.Unavailable("m", retry=Retry.NEVER).retry == "never"
+
+
+def test_every_name_is_there() -> None:
+    for name in coatcheck.__all__:
+        assert getattr(coatcheck, name) is not None
+    with pytest.raises(AttributeError, match="nothing_such"):
+        _ = coatcheck.nothing_such
+
+
+def test_the_import_loads_neither_asyncio_nor_msgpack() -> None:
+    code = "import sys, coatcheck; print({'asyncio', 'msgpack', 'typing'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["", "-a", ".a", "a/b", "a b", "é", "a" * 129, "a\n"])
+def test_a_name_that_could_harm_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COATCHECK_RUN_ID", raising=False)
+    with pytest.raises(ValueError, match=r"name|which run"):
+        coatcheck.open_run(name, schema=1)
+
+
+def test_what_is_not_said_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COATCHECK_RUN_ID", "from-env")
+    assert _base.opening_of(None, {"schema": 1}).run == "from-env"
+    monkeypatch.delenv("COATCHECK_SOCKET", raising=False)
+    assert _base.socket_path() == "/run/coatcheck/agent.sock"
+    monkeypatch.delenv("COATCHECK_RUN_ID")
+    with pytest.raises(ValueError, match="COATCHECK_RUN_ID"):
+        coatcheck.open_run(schema=1)
