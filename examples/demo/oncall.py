@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 
-from examples.demo.command import Command, CommandFailedError
+from examples.demo.command import Command, CommandFailedError, Doubt
 from examples.demo.payments import SETTLE_S
 from examples.demo.pods import PAUSE_MAX_S
 
@@ -42,24 +42,23 @@ class OnCall:
         """Resolve what is in doubt now; what can't be resolved yet is there the next time."""
         fresh = []
         for doubt in await self._command.doubts():
-            if (doubt["run"], doubt["call"]) in self.resolved:
+            if (doubt.run, doubt.call) in self.resolved:
                 continue
             with contextlib.suppress(CommandFailedError):
                 fresh.append(await self._resolve(doubt))
         self.verdicts += fresh
         return fresh
 
-    async def _resolve(self, doubt: dict[str, Any]) -> Verdict:
-        run, call, ref = str(doubt["run"]), int(doubt["call"]), str(doubt["business_key"])
-        charge = await self._find(ref)
+    async def _resolve(self, doubt: Doubt) -> Verdict:
+        charge = await self._find(doubt.ref)
         if charge is None:
             await asyncio.sleep(LOOK_AFTER_S)
-            charge = await self._find(ref)
+            charge = await self._find(doubt.ref)
         if charge is None:
-            await self._command.resolve_not_applied(run, call)
+            await self._command.resolve_not_applied(doubt.run, doubt.call)
         else:
-            await self._command.resolve_applied(run, call, value=charge)
-        return Verdict(run, call, ref, charge)
+            await self._command.resolve_applied(doubt.run, doubt.call, value=charge)
+        return Verdict(doubt.run, doubt.call, doubt.ref, charge)
 
     async def _find(self, ref: str) -> str | None:
         url = f"{self._payments}/charges"

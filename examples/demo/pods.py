@@ -50,7 +50,7 @@ class Wiring:
     model: str
     """An OpenAI base URL."""
     witness: Path
-    queue: str = "demo"
+    queue: str
     levels: str = "node"
     """Durability of each agent's commits, in turn, separated by commas."""
     concurrency: int = 2
