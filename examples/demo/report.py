@@ -114,7 +114,7 @@ def _cost(scenario: Scenario, bill: Bill) -> Lines:
     meters = scenario.meters
     needed = sum(order.steps for order in scenario.orders)
     bought = str(scenario.completions) if real_model() is None else "-"
-    replayed = meters.total("coatcheck_calls_total", tool="ask_model", decision="replay")
+    replayed = meters.total("coatcheck_calls_total", tool="ask_model", decision="recorded")
     shipped = meters.total("coatcheck_shipped_bytes_total")
     puts = meters.total("coatcheck_store_puts_total")
     lines = [
