@@ -22,6 +22,7 @@ STEPS, PAUSE_S, END = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 async def main():
     async with coatcheck.open_run("r1", schema=1) as run:
         state = run.state or {"n": 0}
+        print("opened", file=sys.stderr, flush=True)
         async for step in run.steps():
             await asyncio.sleep(PAUSE_S)
             state["n"] += 1
@@ -231,7 +232,9 @@ def test_commands_reach_a_run_that_its_sidecar_owns(tmp_path: Path) -> None:
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     with started(run_args(tmp_path, steps=2, pause_s=60), environ()) as process:
-        time.sleep(2.0)
+        assert process.stderr is not None
+        while process.stderr.readline() != "opened\n":
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert process.poll() is None
