@@ -121,6 +121,11 @@ TABLE: Final[Mapping[str, Line]] = {
         ),
     ),
     "alarm": _count("error", "alarms", help="Outcomes that contradict what was decided."),
+    "let_go": Line("info", (Count("let_go", "Runs given up, by what they are now.", ("status",)),)),
+    "look_failed": _count("warning", "look_failures", help="Reads that failed and are repeated."),
+    "passed_over": Line("debug"),
+    "adopt_failed": Line("warning"),
+    "drain_cut": _count("error", "drains_cut", help="Drains that the deadline ended."),
     "drain": _count("info", "drains", help="Drains begun."),
 }
 """Every event that the engine notes."""

@@ -35,6 +35,11 @@ EVENTS: dict[str, dict[str, object]] = {
     "restored": {"run": "r", "seconds": 0.2, "objects": 5},
     "alarm": {"run": "r", "call": 7, "reason": "contradicted"},
     "drain": {"deadline_s": 29.0},
+    "let_go": {"run": "r", "status": "ready", "reason": "left"},
+    "look_failed": {"error": "reset"},
+    "passed_over": {"run": "r", "error": "pinned"},
+    "adopt_failed": {"run": "r", "error": "schema"},
+    "drain_cut": {"runs": 2},
 }
 
 

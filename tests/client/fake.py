@@ -189,14 +189,7 @@ class _Player:
                 case Pause(for_s):
                     time.sleep(for_s)
                 case Quiet(for_s):
-<<<<<<< HEAD
                     self._hear_nothing(for_s)
-=======
-                    self._connection.settimeout(for_s)
-                    with suppress(TimeoutError):
-                        raise AssertionError(f"it was to be quiet, but: {self._next()}")
-                    self._connection.settimeout(PATIENCE_S)
->>>>>>> config
                 case Drop(away_s):
                     return away_s
                 case AwaitClose():

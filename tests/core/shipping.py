@@ -22,8 +22,18 @@ from coatcheck_sidecar.core.head import (
     seal,
     unseal,
 )
-from coatcheck_sidecar.core.model import NO_BODY
-from coatcheck_sidecar.core.record import Checkpoint, Claimed, Event, Record, bodies_of
+from coatcheck_sidecar.core.model import Body, CallClass, CallState
+from coatcheck_sidecar.core.record import (
+    Birth,
+    CallOutcome,
+    Checkpoint,
+    Claimed,
+    Dispatched,
+    Event,
+    Intent,
+    Record,
+    bodies_of,
+)
 from coatcheck_sidecar.core.runlog import (
     RunLog,
     Snapshot,
@@ -34,8 +44,8 @@ from coatcheck_sidecar.core.runlog import (
     restore,
     seal_state,
 )
-from coatcheck_sidecar.core.runstate import RunState
-from tests.core.histories import History
+from coatcheck_sidecar.core.runstate import RunState, fold
+from tests.core.histories import History, observed
 
 HEAD = head_name("run")
 STATE_BYTES_MAX = 1 << 20
@@ -72,8 +82,8 @@ class Shipping(History):
             record = self.log.claim(event, at_ms=at_ms)
         elif isinstance(event, Checkpoint):
             state = self.log.checkpoint_bytes[-300:] + self.chance() * 3
-            changes = self.log.delta_to(state)
-            record = self.log.commit(event, state, delta=changes, at_ms=at_ms)
+            event = replace(event, length=len(state), delta=Body(self.log.delta_to(state)))
+            record = self.log.commit(event, state, at_ms=at_ms)
             self.states[record.seq] = state
         else:
             record = self.log.append(event, at_ms=at_ms)
@@ -171,10 +181,50 @@ class Shipping(History):
         self.records = [r for r in self.records if r.seq <= self.seq]
 
     def up_to(self, seq: int) -> Iterable[Record]:
-        """All records, as a head carries them."""
-        for record in self.records:
-            event = record.event
-            if isinstance(event, Checkpoint):
-                record = replace(record, event=replace(event, delta=NO_BODY))
-            if record.seq <= seq:
-                yield record
+        """All records, as they were appended."""
+        return [record for record in self.records if record.seq <= seq]
+
+
+def assert_restores(run: Shipping) -> None:
+    """What the head describes is the fold of all records up to it, and its state."""
+    head, log = run.head(), run.restored()
+    assert head is not None
+    whole = fold("run", run.up_to(head.seq))
+    assert observed(log.state) == observed(whole)
+    assert log.state.commands == whole.commands
+    assert (head.status, head.reason, head.step) == (whole.status, whole.reason, whole.step)
+    assert log.checkpoint_bytes == run.states[whole.checkpoint_seq]
+    stones = run.tombstones()
+    dead = {key for key, call in whole.by_key.items() if call.state is CallState.TOMBSTONE}
+    assert sorted(stone.key for stone in stones) == sorted(dead)
+
+
+def call(run: Shipping, *, key: str, size: int = 500, named: bool = True) -> int:
+    at = run.seq + 1
+    birth = Birth(
+        key=key,
+        step=run.state.step + 1,
+        tool="charge",
+        call_class=CallClass.ONCE,
+        fingerprint=bytes(32),
+        is_named=named,
+        summary="x" * size,
+    )
+    run.append(Intent(call=at, birth=birth))
+    run.append(Dispatched(call=at, attempt=1))
+    return at
+
+
+def done(run: Shipping, number: int) -> None:
+    run.append(CallOutcome(call=number, attempt=1, what="done", body=Body(b"ok")))
+
+
+def checkpoint(run: Shipping) -> None:
+    step = run.state.step + 1
+    run.append(Checkpoint(step=step, step_high=step))
+
+
+def owned() -> Shipping:
+    run = Shipping()
+    run.append(Claimed(owner="pod.a"))
+    return run

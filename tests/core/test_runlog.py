@@ -12,54 +12,37 @@ from coatcheck_sidecar.core.head import (
     decode_head,
     decode_sealed,
     encode_head,
-    reference,
 )
-from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, CallState, Status
+from coatcheck_sidecar.core.model import NO_BODY, Body, CallState, Status
 from coatcheck_sidecar.core.record import (
-    Birth,
-    CallOutcome,
     Checkpoint,
     Claimed,
     Created,
-    Dispatched,
-    Finished,
     Held,
-    Intent,
-    Parked,
     Signalled,
     decode_record,
     encode_record,
 )
 from coatcheck_sidecar.core.runlog import (
-    BODY_BYTES_MAX,
-    PACKS_MAX,
-    TAIL_BYTES_MAX,
     RunLog,
     Verdict,
     judge,
     object_name,
-    restore,
     seal_state,
 )
-from coatcheck_sidecar.core.runstate import RunState, fold
+from coatcheck_sidecar.core.runstate import RunState
 from tests.core.histories import CHOICES, observed
-from tests.core.shipping import STATE_BYTES_MAX, Shipping, small_limits
+from tests.core.shipping import (
+    STATE_BYTES_MAX,
+    Shipping,
+    assert_restores,
+    call,
+    checkpoint,
+    owned,
+    small_limits,
+)
 
 # A restored log is the log that was shipped
-
-
-def assert_restores(run: Shipping) -> None:
-    """What the head describes is the fold of all records up to it, and its state."""
-    head, log = run.head(), run.restored()
-    assert head is not None
-    whole = fold("run", run.up_to(head.seq))
-    assert observed(log.state) == observed(whole)
-    assert log.state.commands == whole.commands
-    assert (head.status, head.reason, head.step) == (whole.status, whole.reason, whole.step)
-    assert log.checkpoint_bytes == run.states[whole.checkpoint_seq]
-    stones = run.tombstones()
-    dead = {key for key, call in whole.by_key.items() if call.state is CallState.TOMBSTONE}
-    assert sorted(stone.key for stone in stones) == sorted(dead)
 
 
 @given(CHOICES, st.integers(1, 12))
@@ -136,158 +119,6 @@ def test_a_journal_row_without_its_delta_is_damage() -> None:
     assert log.state.seq == 0
 
 
-# Packs
-
-
-def call(run: Shipping, *, key: str, size: int = 500, named: bool = True) -> int:
-    at = run.seq + 1
-    birth = Birth(
-        key=key,
-        step=run.state.step + 1,
-        tool="charge",
-        call_class=CallClass.ONCE,
-        fingerprint=bytes(32),
-        is_named=named,
-        summary="x" * size,
-    )
-    run.append(Intent(call=at, birth=birth))
-    run.append(Dispatched(call=at, attempt=1))
-    return at
-
-
-def done(run: Shipping, number: int) -> None:
-    run.append(CallOutcome(call=number, attempt=1, what="done", body=Body(b"ok")))
-
-
-def checkpoint(run: Shipping) -> None:
-    step = run.state.step + 1
-    run.append(Checkpoint(step=step, step_high=step))
-
-
-def owned() -> Shipping:
-    run = Shipping()
-    run.append(Claimed(owner="pod.a"))
-    return run
-
-
-def test_a_tail_past_its_limit_goes_to_a_pack_and_the_head_stays_small() -> None:
-    run = owned()
-    while not run.ship().packs:
-        call(run, key=f"k{run.seq}")
-    head = run.ship()
-    assert TAIL_BYTES_MAX < head.packs[0].ref.length < TAIL_BYTES_MAX + 2_000
-    assert len(encode_head(head)) < 2_000
-    assert set(head.calls) == set(run.state.calls)
-    assert not any(isinstance(record.event, Intent) for record in head.records)
-    assert_restores(run)
-
-
-def test_a_pack_goes_when_nothing_in_it_counts_any_more() -> None:
-    run = owned()
-    numbers = [call(run, key=f"k{n}", named=False) for n in range(40)]
-    assert len(run.ship().packs) == 1
-    for number in numbers:
-        done(run, number)
-    checkpoint(run)
-    head = run.ship()
-    assert (head.packs, head.calls, head.tombstones) == ((), (), ())
-
-
-def test_past_eight_packs_all_become_one_and_keep_their_tombstones() -> None:
-    run = owned()
-    seen = set()
-    for step in range(24):
-        numbers = [call(run, key=f"k{step}-{n}", size=900) for n in range(20)]
-        for number in numbers[1:]:
-            done(run, number)
-        run.ship()
-        run.append(CallOutcome(call=numbers[0], attempt=1, what="in_doubt"))
-        checkpoint(run)
-        head = run.ship()
-        seen.add(len(head.packs))
-        assert_restores(run)
-    assert max(seen) == PACKS_MAX
-    assert min(seen) < max(seen)
-    assert len(run.tombstones()) == 24 * 19
-
-
-def test_a_tombstone_alone_keeps_its_pack() -> None:
-    run = owned()
-    for n in range(300):
-        done(run, call(run, key=f"{'k' * 40}{n}", size=0))
-    checkpoint(run)
-    head = run.ship()
-    assert head.packs[0].tombstones == 300
-    assert not head.tombstones
-    assert not run.state.tombstones
-    assert run.ship().packs == head.packs
-
-
-def test_a_pack_whose_swap_never_landed_keeps_no_tombstone_from_the_next_head() -> None:
-    run = owned()
-    for n in range(300):
-        done(run, call(run, key=f"{'k' * 40}{n}", size=0))
-    checkpoint(run)
-    run.begin()
-    run.in_flight.clear()
-    assert run.settle() is Verdict.UNCHANGED
-    run.ship()
-    assert_restores(run)
-    assert len(run.tombstones()) == 300
-
-
-# Bodies
-
-
-def test_a_body_in_an_object_is_named_by_the_head_in_tail_and_pack() -> None:
-    run = owned()
-    number = call(run, key="k")
-    run.append(CallOutcome(call=number, attempt=1, what="done", body=Body(b"b" * 5_000)))
-    head = run.ship()
-    assert b"bbbb" not in run.store["runs/run/head"]
-    (ref,) = (ref for ref in head.named_objects())
-    assert ref.length > BODY_BYTES_MAX
-    for n in range(40):
-        call(run, key=f"k{n}")
-    head = run.ship()
-    assert head.bodies == (ref,)
-    assert_restores(run)
-    outcome = run.restored().state.calls[number].outcome
-    assert outcome is not None
-    assert outcome.body == Body(b"b" * 5_000, ref)
-
-
-def test_every_kind_of_record_with_a_body_may_have_it_in_an_object() -> None:
-    big = Body(b"b" * 5_000)
-    run = Shipping()
-    run.append(Claimed(owner="pod.a"))
-    run.append(Signalled(name="a", value=big))
-    run.append(Parked(name="b", payload=big))
-    assert len(run.ship().named_objects()) == 2
-    assert_restores(run)
-    run.append(Claimed(owner="pod.a"))
-    run.append(Finished(result=big))
-    run.ship()
-    assert_restores(run)
-    assert run.restored().state.result == Body(big.data, run.ship().named_objects()[-1])
-
-
-def test_a_body_whose_record_is_gone_is_attached_to_nothing() -> None:
-    run = owned()
-    run.log.attach(77, reference("o", b""))
-    assert 77 not in run.state.records
-
-
-def test_a_body_that_was_not_read_stays_a_name() -> None:
-    run = owned()
-    run.append(Signalled(name="a", value=Body(b"b" * 5_000)))
-    head = run.ship()
-    log = restore(head, tag="t", packs=[], bodies={})
-    (signal,) = log.state.signals.values()
-    assert signal.value.data is None
-    assert signal.value.ref == head.named_objects()[0]
-
-
 # Group commit
 
 
@@ -348,10 +179,9 @@ def state_of(seed: int, size: int) -> bytes:
 
 
 def commit(run: Shipping, state: bytes) -> None:
-    step = run.state.step + 1
-    record = run.log.commit(
-        Checkpoint(step=step, step_high=step), state, delta=run.log.delta_to(state), at_ms=0
-    )
+    step, delta = run.state.step + 1, Body(run.log.delta_to(state))
+    event = Checkpoint(step=step, step_high=step, length=len(state), delta=delta)
+    record = run.log.commit(event, state, at_ms=0)
     run.records.append(record)
     run.states[record.seq] = state
 

@@ -28,6 +28,7 @@ from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine import outside as outside_module
+from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
@@ -65,7 +66,7 @@ class Silent:
 
 
 def doors(store: Store) -> Doors:
-    return Doors(store, SystemClock(), Settings(), Silent(), asyncio.Semaphore(16))
+    return Doors(store, SystemClock(), Settings(), Silent(), asyncio.Semaphore(16), Lane(16))
 
 
 async def ship(store: Store, log: RunLog, *events: Event) -> RunLog:
@@ -82,8 +83,8 @@ async def owned(store: Store, run: str = "r1", *, owner: str = OWNER, queue: str
     """A run with a checkpoint, as its owner has it."""
     log = await ship(store, RunLog(RunState(run)), Created(queue=queue), Claimed(owner=owner))
     state = b"state of " + run.encode()
-    step = Checkpoint(step=1, step_high=1)
-    log.commit(step, state, delta=log.delta_to(state), at_ms=SENT_MS)
+    step = Checkpoint(step=1, step_high=1, delta=Body(log.delta_to(state)))
+    log.commit(step, state, at_ms=SENT_MS)
     return await ship(store, log)
 
 

@@ -28,7 +28,8 @@ def take_all(raw: Any, kind: type) -> tuple[Any, ...]:
 
 def plain_of(value: Any) -> dict[str, Any]:
     """The plain fields of a dataclass, by name; its other fields have codecs of their own."""
-    return {name: getattr(value, name) for name in _plain_fields(type(value))}
+    cls: type = type(value)
+    return {name: getattr(value, name) for name in _plain_fields(cls)}
 
 
 def take_plain(cls: type, raw: Any) -> dict[str, Any]:

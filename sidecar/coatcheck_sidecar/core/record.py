@@ -312,6 +312,8 @@ def _pack(value: Any, *, inline: bool) -> dict[str, Any]:
     packed = {}
     for name, default, kind in _PLANS[type(value)]:
         field = getattr(value, name)
+        if name == "delta" and not inline:
+            continue
         if field == default and default is not MISSING:
             continue
         if kind is Body:

@@ -26,7 +26,7 @@ from coatcheck_sidecar.core.head import (
     encode_sealed,
     reference,
 )
-from coatcheck_sidecar.core.model import Body, CallState, ObjectRef
+from coatcheck_sidecar.core.model import CallState, ObjectRef
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -112,7 +112,8 @@ class RunLog:
     def __init__(self, state: RunState) -> None:
         """Begin with what was restored, or with nothing."""
         self.state = state
-        self.chain = Chain()
+        self._sealed: tuple[ObjectRef | None, ObjectRef | None] = (None, None)
+        self._deltas: list[Delta] = []
         self.packs: tuple[PackRef, ...] = ()
         self.checkpoint_bytes = b""
         self.shipped_seq = 0
@@ -121,6 +122,15 @@ class RunLog:
         """Of the head that stands in the store, as far as we know."""
         self.written: dict[bytes, Written] = {}
         """By nonce: what we tried to write since then."""
+
+    @property
+    def chain(self) -> Chain:
+        """How the next head says to build the state."""
+        return Chain(*self._sealed, tuple(self._deltas))
+
+    @chain.setter
+    def chain(self, chain: Chain) -> None:
+        self._sealed, self._deltas = (chain.base, chain.mid), list(chain.deltas)
 
     def claim(self, event: Claimed, *, at_ms: int) -> Record:
         """Begin a new epoch: the next head swapped in fences every earlier owner."""
@@ -137,9 +147,7 @@ class RunLog:
         """Take in a record that has its place: ours, or one from the journal of a former life."""
         event = record.event
         if isinstance(event, Checkpoint):
-            delta = Delta(record.seq, event.delta.data or b"")
-            self.chain = replace(self.chain, deltas=(*self.chain.deltas, delta))
-            record = replace(record, event=replace(event, delta=Body(None)))
+            self._deltas.append(Delta(record.seq, event.delta.data or b""))
         self.state.apply(record)
 
     def replay(self, record: Record, *, bytes_max: int) -> None:
@@ -160,9 +168,8 @@ class RunLog:
         """What `commit` of this state will add; may run in a thread, between two commits."""
         return encode_delta(self.checkpoint_bytes, state)
 
-    def commit(self, event: Checkpoint, state: bytes, *, delta: bytes, at_ms: int) -> Record:
-        """Append a checkpoint; the record returned carries its delta, for the journal."""
-        event = replace(event, length=len(state), delta=Body(delta))
+    def commit(self, event: Checkpoint, state: bytes, *, at_ms: int) -> Record:
+        """Append a checkpoint that makes `state` of the one before."""
         record = self.append(event, at_ms=at_ms)
         self.checkpoint_bytes = state
         return record
@@ -220,8 +227,9 @@ class RunLog:
         done = self.written[nonce]
         self.written = {}
         self.tag, self.nonce, self.shipped_seq = tag, nonce, done.seq
-        if (done.base, done.mid) != (self.chain.base, self.chain.mid):
-            self.chain = Chain(done.base, done.mid, self.chain.after(done.seq))
+        if (done.base, done.mid) != self._sealed:
+            self._sealed = (done.base, done.mid)
+            self._deltas = [delta for delta in self._deltas if delta.seq > done.seq]
         self.packs = done.packs
         del self.state.tombstones[: done.buried]
 

@@ -9,6 +9,7 @@ body gets an error that names the request, the field and what it must be.
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Request, Retry
@@ -190,6 +191,8 @@ def check_fields(request: Request, body: dict[str, Any]) -> None:
         is_disguised = isinstance(value, bool) and field.kind is not bool
         if is_disguised or not isinstance(value, field.kind):
             raise malformed(f"{request}: field {name!r} is {type(value).__name__}")
+        if isinstance(value, int | float) and not 0 <= value < inf:
+            raise malformed(f"{request}: {name!r} is {value}, not a number from 0")
         if field.values and value not in field.values:
             raise malformed(f"{request}: {name!r} is {value!r}, not one of {sorted(field.values)}")
     _check_names(request, body)

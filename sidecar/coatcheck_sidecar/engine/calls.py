@@ -47,9 +47,12 @@ from coatcheck_sidecar.engine.keeper import Keeper
 
 KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
-READS_OF_EPOCH: Final = 1 << 20
-"""Numbers of one ownership's reads in flight: a later one's are others, so that an outcome meant
-for a sidecar that died is not taken for that of another call."""
+READS_FROM: Final = 2**40
+"""Numbers above it name reads that are under way: no log is that long."""
+READS_OF_EPOCH: Final = 2**20
+"""Each ownership has its own of them, so that an outcome meant for a sidecar that died is not taken
+for that of another read."""
+NOTHING_ASKED: Final = AskedSoFar()
 SUMMARIES_MAX: Final = 20
 """Calls that a refusal lists."""
 
@@ -99,17 +102,17 @@ class Calls:
         self._state = keeper.log.state
         settings = keeper.doors.settings
         self._rules = Rules(pause_max_s=settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
-        self._asked = AskedSoFar()
+        self._asked = NOTHING_ASKED
         self._reads: dict[int, Call] = {}
         self._reads_by_key: dict[str, Call] = {}
-        self._next_read = -self._state.epoch * READS_OF_EPOCH
+        self._next_read = READS_FROM + self._state.epoch * READS_OF_EPOCH
         self._probing: dict[int, _Pending] = {}
-        self._change = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
         keeper.on_new_step = self.begin
 
     def begin(self) -> None:
         """A new step, or a new life of the agent: ordinals begin anew."""
-        self._asked = AskedSoFar()
+        self._asked = NOTHING_ASKED
         self._reads.clear()
         self._reads_by_key.clear()
         self._probing.clear()
@@ -117,8 +120,10 @@ class Calls:
 
     def changed(self) -> None:
         """Whoever waits for a call looks again."""
-        self._change.set()
-        self._change = asyncio.Event()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     async def resume(self, epoch: int, lives: Mapping[int, Life], *, is_known: bool) -> None:
         """The same agent is back on a new connection: calls of its epoch stand as it says.
@@ -190,7 +195,7 @@ class Calls:
 
     def _number(self, draft: Call, call: Call | None) -> int:
         if call is not None:
-            return max(0, call.number)
+            return 0 if call.number > READS_FROM else call.number
         return 0 if draft.call_class is CallClass.READ else self._state.seq + 1
 
     async def ended(
@@ -230,7 +235,7 @@ class Calls:
         return call
 
     def _decide(self, call: Call | None, event: CallEvent) -> Decision:
-        if call is not None and call.number < 0:
+        if call is not None and call.number > READS_FROM:
             call = replace(call, number=0)
         return decide(
             call,
@@ -284,13 +289,13 @@ class Calls:
             self.changed()
 
     def _remember_read(self, call: Call | None, *, is_recorded: bool, key: str) -> None:
-        """Reads are in the log once they are answered; until then they are known here, below 0."""
+        """Reads are in the log once they are answered; until then they have numbers of ours."""
         known = self._reads_by_key.pop(key, None)
         if known is not None:
             self._reads.pop(known.number, None)
         is_read = call is not None and call.call_class is CallClass.READ
         if call is not None and is_read and not is_recorded and call.state is not CallState.DONE:
-            self._next_read -= 1
+            self._next_read += 1
             call = replace(call, number=self._next_read)
             self._reads[call.number] = call
             self._reads_by_key[key] = call
@@ -328,11 +333,9 @@ class Calls:
         return self._keeper.shipper.owned_from_s + self._keeper.doors.settings.lease_s
 
     async def _wait_for_change(self, delay_s: float) -> None:
-        try:
-            async with asyncio.timeout(delay_s):
-                await self._change.wait()
-        except TimeoutError:
-            pass
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await asyncio.wait([waiter], timeout=delay_s)
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
         numbers = effect.calls if isinstance(effect, Hold) else ()

@@ -115,7 +115,7 @@ class Keeper:
             await self.shipper.shipped(seq)
             return
         try:
-            await asyncio.shield(written)
+            await written
         except JournalDead:
             await self.shipper.shipped(seq)
 
@@ -184,19 +184,21 @@ class Keeper:
                 f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
             )
         self.check_nothing_open("commit")
-        event = Checkpoint(
-            step=step,
-            step_high=max(step, at.checkpoint.step_high),
-            schema=schema,
-            code_version=self.agent.code_version if self.agent else "",
-            consumed=signals,
-        )
         if len(state) + len(self.log.checkpoint_bytes) > BIG_STATE_BYTES:
             delta = await asyncio.to_thread(self.log.delta_to, state)
             self.check_owned()
         else:
             delta = self.log.delta_to(state)
-        record = self.log.commit(event, state, delta=delta, at_ms=self.now_ms())
+        event = Checkpoint(
+            step=step,
+            step_high=max(step, at.checkpoint.step_high),
+            schema=schema,
+            code_version=self.agent.code_version if self.agent else "",
+            length=len(state),
+            consumed=signals,
+            delta=Body(delta),
+        )
+        record = self.log.commit(event, state, at_ms=self.now_ms())
         self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
         return record

@@ -24,8 +24,8 @@ class Spool(Protocol):
     async def read(self, name: str) -> bytes:
         """The bytes, checked; raises `OSError`."""
 
-    async def clean(self, keep: set[str]) -> int:
-        """Remove all files but these; how many went."""
+    async def clean(self, keep: set[str]) -> None:
+        """Remove all files but these."""
 
 
 class LocalLog:
@@ -50,14 +50,14 @@ class LocalLog:
         rows = [Row(run, record.epoch, record.seq, encode_record(record)) for record in records]
         local = Level.NODE if level is Level.REMOTE else level
         behind = self._behind.get(run)
-        if behind is None and all(len(row.data) <= ROW_BYTES_MAX for row in rows):
+        if behind is None and max(len(row.data) for row in rows) <= ROW_BYTES_MAX:
             return self._journal.append(rows, level=local)
         task = self._tasks.start(
             self._write_big(rows, behind=behind, level=local), name=f"spool {run}"
         )
         self._behind[run] = task
         task.add_done_callback(lambda done: self._caught_up(run, done))
-        return task
+        return asyncio.shield(task)
 
     def _caught_up(self, run: str, task: "asyncio.Task[None]") -> None:
         if self._behind.get(run) is task:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core.command import Command, decide_command, encode_command
+from coatcheck_sidecar.core.command import Command, decide_command, decode_command, encode_command
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
 from coatcheck_sidecar.core.model import RUN_ID, Call, ObjectRef, Status
@@ -77,7 +77,8 @@ class Done:
     id: str
     refused: str
     """Why it was not carried out; empty if it was."""
-    status: Status
+    status: Status | None
+    """Of the run afterwards; `None` if that is not known."""
 
 
 class Outside:
@@ -90,12 +91,8 @@ class Outside:
         self._settings = settings or Settings()
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
-        background = Lane(store.background_puts_max)
+        background = Lane(self._settings.puts_max)
         self._doors = Doors(store, clock, self._settings, self._trouble, gate, background)
-
-    def new_id(self) -> str:
-        """A command's id."""
-        return self._clock.random_bytes(8).hex()
 
     # Reading
 
@@ -223,6 +220,10 @@ class Outside:
     async def command(self, command: Command, *, timeout_s: float = TIMEOUT_S) -> Done:
         """Have a command carried out, wherever the run is; raises `Refusal`, `Damaged`."""
         _check_run(command.run)
+        try:
+            decode_command("this command", encode_command(command))
+        except BadObject as error:  # its owner would throw it away without a word
+            raise Refusal(ErrorCode.PROTOCOL_ERROR, str(error)) from error
         placed: dict[str, str] = {}
         waits = f"command {command.id} for run {command.run} was not carried out"
         async with self._limit(timeout_s, waits, placed=placed):

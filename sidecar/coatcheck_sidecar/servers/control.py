@@ -67,7 +67,12 @@ class ControlServer:
             os.umask(before)
 
     def _connection(self) -> "Connection":
-        return Connection(self._sidecar, self._tasks, self._open, self._allowed_uids)
+        return Connection(
+            self._sidecar,
+            tasks=self._tasks,
+            known=self._open,
+            allowed_uids=self._allowed_uids,
+        )
 
     async def close(self) -> None:
         """Hang up on everybody."""
@@ -84,6 +89,7 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         sidecar: Sidecar,
+        *,
         tasks: TaskSet,
         known: "set[Connection]",
         allowed_uids: frozenset[int],
@@ -151,9 +157,7 @@ class Connection(asyncio.Protocol):
             self._refuse(message.id, error)
             return
         work = self._answer(request, message)
-        task = self._tasks.start(work, name=request.value)
-        self._under_way[message.id] = task
-        task.add_done_callback(lambda _: self._under_way.pop(message.id, None))
+        self._under_way[message.id] = self._tasks.start(work, name=request.value)
 
     async def _answer(self, request: Request, message: Message) -> None:
         try:
@@ -174,7 +178,9 @@ class Connection(asyncio.Protocol):
             raise
         else:
             self._after(request, is_open=answered.is_open)
-            self._write(Reply.OK, message.id, answered.body, answered.attachment)
+            self._write(Reply.OK, message.id, body=answered.body, attachment=answered.attachment)
+        finally:
+            self._under_way.pop(message.id, None)
 
     def _after(self, request: Request, *, is_open: bool) -> None:
         if request is Request.OPEN:
@@ -184,12 +190,14 @@ class Connection(asyncio.Protocol):
 
     def push(self, push: Push, body: dict[str, Any]) -> None:
         """Say something unasked."""
-        self._write(push, PUSH_ID, body, None)
+        self._write(push, PUSH_ID, body=body)
 
     def _refuse(self, id_: int, refusal: Refusal) -> None:
-        self._write(Reply.ERROR, id_, refusal.body(), None)
+        self._write(Reply.ERROR, id_, body=refusal.body())
 
-    def _write(self, type_: str, id_: int, body: dict[str, Any], attachment: bytes | None) -> None:
+    def _write(
+        self, type_: str, id_: int, *, body: dict[str, Any], attachment: bytes | None = None
+    ) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(encode_message(type_, id_, body, attachment))
 
@@ -202,7 +210,7 @@ class Connection(asyncio.Protocol):
         """The agent left, died, or will be back on a new connection."""
         self._known.discard(self)
         self._transport = None
-        for task in self._under_way.values():
+        for task in list(self._under_way.values()):
             task.cancel()
         self._requests.lost()
 

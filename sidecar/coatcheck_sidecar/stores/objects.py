@@ -59,6 +59,8 @@ class Limits:
     def for_body(self, length: int) -> float:
         """Seconds for one request that carries `length` bytes."""
         return self.answer_s + length / self.bytes_per_s_min
+
+
 BACKGROUND_PUTS_MAX: Final = 12
 """Of the 16 that a pod sends at once."""
 

@@ -1,0 +1,181 @@
+"""The sidecar's one page: settings in, parts wired, signals, and out in good order."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from coatcheck_sidecar import logs
+from coatcheck_sidecar.clock import SystemClock
+from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
+from coatcheck_sidecar.engine.sidecar import Sidecar
+from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.metrics import MetricsObserver
+from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
+from coatcheck_sidecar.servers.admin import HttpServer, admin_server, local_server
+from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.view import EngineView, is_unfenced
+from coatcheck_sidecar.stores.journal_folder import FolderInUse
+from coatcheck_sidecar.stores.probe import probe
+from coatcheck_sidecar.stores.spool import Spool
+from coatcheck_sidecar.stores.sqlite import JournalSettings, SqliteJournal
+from coatcheck_sidecar.stores.sqlite_file import JournalFromFuture
+from coatcheck_sidecar.stores.url import open_store
+
+EX_FAILED: Final = 1
+EX_CONFIG: Final = 78
+"""EX_CONFIG of sysexits.h: the store that was configured can't be a fence."""
+PROBE_WAIT_S: Final = 5.0
+"""A store that does not answer so long holds up no start: the probe goes on beside it."""
+PROBE_RETRY_S: Final = 5.0
+POD_UID_FILE: Final = "pod_uid"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A sidecar at work."""
+
+    sidecar: Sidecar
+    local: HttpServer
+    admin: HttpServer
+    unfit: "asyncio.Future[StoreUnfit]"
+    """Done when the store turns out to be none that fences."""
+
+
+def _pod_uid(config: Config, clock: Clock) -> str:
+    """The pod's own, or one that outlives restarts of the container as the data folder does."""
+    if config.pod_uid:
+        return config.pod_uid
+    path = config.data / POD_UID_FILE
+    if not path.exists():
+        config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(clock.random_bytes(16).hex())
+    return path.read_text().strip()
+
+
+async def _probe(store: Store, clock: Clock, *, unfit: "asyncio.Future[StoreUnfit]") -> None:
+    while True:
+        try:
+            await probe(store, clock=clock)
+        except StoreUnfit as error:
+            logs.write("critical", "store_unfit", error=str(error))
+            unfit.set_result(error)
+        except StoreError as error:
+            logs.write("warning", "store_away", error=str(error))
+            await clock.sleep(PROBE_RETRY_S)
+            continue
+        return
+
+
+async def build(
+    config: Config, observer: MetricsObserver, *, stack: AsyncExitStack
+) -> tuple[Sidecar, EngineView, Store]:
+    """The engine on its journal and store; `stack` closes them in order."""
+    clock = SystemClock()
+    store = open_store(config.store, clock=clock)
+    stack.push_async_callback(store.close)
+    limits = JournalSettings(bytes_max=config.journal_bytes_max)
+    journal = await SqliteJournal.open(config.data, clock=clock, settings=limits)
+    stack.push_async_callback(journal.close)
+    spool = Spool(config.data / "spool", bytes_max=config.spool_bytes_max)
+    sidecar = Sidecar(
+        f"{_pod_uid(config, clock)}.{clock.random_bytes(4).hex()}",
+        store=store,
+        journal=journal,
+        spool=spool,
+        clock=clock,
+        settings=to_engine(config),
+        observer=observer,
+    )
+    sidecar.heart.address = config.address
+    stack.push_async_callback(sidecar.close)
+    unfenced = is_unfenced(config.store, config.data)
+    view = EngineView(sidecar, journal=journal, spool=spool, is_unfenced=unfenced)
+    observer.watch(view.figures)
+    if unfenced:
+        logs.write("warning", "unfenced", store=store.url, why="it lies in the data folder")
+    return sidecar, view, store
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Parts]:
+    """A sidecar that takes agents, until the block ends; what is unshipped stays in the journal.
+
+    Raises `ValueError` or `StoreUnfit` for the store, `OSError`, `JournalDead`, `FolderInUse` or
+    `JournalFromFuture` for the rest.
+    """
+    async with AsyncExitStack() as stack:
+        observer = MetricsObserver(version=release())
+        sidecar, view, store = await build(config, observer, stack=stack)
+        tasks = TaskSet(
+            lambda name, error: logs.write("error", "task_failed", name=name, error=repr(error))
+        )
+        stack.push_async_callback(tasks.close)
+        unfit: asyncio.Future[StoreUnfit] = asyncio.get_running_loop().create_future()
+        probing = tasks.start(_probe(store, sidecar.doors.clock, unfit=unfit), name="probe")
+        admin = admin_server(
+            view, observer.render, host=config.admin_listen.host, port=config.admin_listen.port
+        )
+        local = local_server(view, host=config.listen.host, port=config.listen.port)
+        control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
+        await admin.start()
+        stack.push_async_callback(admin.close)
+        await asyncio.wait([probing], timeout=PROBE_WAIT_S)
+        if unfit.done():
+            raise unfit.result()
+        await sidecar.start()
+        await local.start()
+        stack.push_async_callback(local.close)
+        await control.start()
+        stack.push_async_callback(control.close)
+        logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
+        yield Parts(sidecar, local, admin, unfit)
+
+
+async def serve(config: Config) -> int:
+    """Run until SIGTERM or SIGINT, then drain; the exit status. A second signal cuts the drain."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with running(config) as parts, asyncio.TaskGroup() as group:
+        stop = group.create_task(signals.get())
+        parts.unfit.add_done_callback(lambda _: stop.cancel())
+        await asyncio.wait([stop])
+        drain = group.create_task(parts.sidecar.drain(deadline_s=config.grace_s))
+        again = group.create_task(signals.get())
+        await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)
+        drain.cancel()
+        again.cancel()
+        return EX_CONFIG if parts.unfit.done() else 0
+
+
+def guarded(config: Config, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Do the work under uvloop, with logs as configured; what keeps it from starting is logged."""
+    import uvloop
+
+    logs.configure(level=config.log_level, format=config.log_format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work())
+    except StoreUnfit as error:
+        status, why = EX_CONFIG, str(error)
+    except ValueError as error:
+        status, why = EX_USAGE, str(error)
+    except (OSError, JournalDead, FolderInUse, JournalFromFuture) as error:
+        status, why = EX_FAILED, str(error)
+    logs.write("critical", "start_failed", error=why)
+    return status
+
+
+def main(config: Config) -> int:
+    """Run the sidecar with these settings; the exit status."""
+    return guarded(config, lambda: serve(config))
+
+
+if __name__ == "__main__":
+    from coatcheck_sidecar.cli.main import main as command_line
+
+    command_line(["sidecar"])

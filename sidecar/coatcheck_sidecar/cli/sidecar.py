@@ -1,0 +1,45 @@
+"""`coatcheck sidecar`."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from coatcheck_sidecar.config import (
+    CONFIG_FILE,
+    EX_USAGE,
+    SETTINGS,
+    ConfigError,
+    help_of,
+    load_config,
+)
+
+EXAMPLE: Final = """\b
+Example: coatcheck sidecar --store s3://bucket/agents --log-level debug
+Every setting can also be COATCHECK_<NAME> in the environment, or <name> in the file."""
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A flag for each setting; checked with all the others, not by click."""
+    for name in reversed(list(SETTINGS)):
+        flag = "--" + name.replace("_", "-")
+        command = click.option(flag, name, metavar="VALUE", help=help_of(name))(command)
+    return command
+
+
+@click.command(epilog=EXAMPLE)
+@click.option("--config", "config_file", metavar="FILE", help=f"YAML.  [{CONFIG_FILE}]")
+@_settings
+def command(*, config_file: str | None, **flags: object) -> None:
+    """Run the sidecar of a pod until SIGTERM; mistakes in its settings are all told, exit 64."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        config = load_config(given, environ=os.environ, config_file=config_file)
+    except ConfigError as error:
+        click.echo(f"coatcheck: {error}", err=True)
+        sys.exit(EX_USAGE)
+    from coatcheck_sidecar.__main__ import main
+
+    sys.exit(main(config))

@@ -1,0 +1,173 @@
+from typing import Any
+
+import pytest
+
+from coatcheck.wire import ErrorCode, Request, Retry
+from coatcheck_sidecar.core.session import (
+    FIELDS,
+    INCARNATION_BYTES,
+    WITH_RUN,
+    Field,
+    Phase,
+    Refusal,
+    Session,
+    check_fields,
+)
+
+GOOD: dict[Request, dict[str, Any]] = {
+    Request.HELLO: {"protocol": [1, 1], "client": "py", "incarnation": bytes(INCARNATION_BYTES)},
+    Request.OPEN: {"queue": "default", "schema": 1, "create": True, "wait_s": 5},
+    Request.COMMIT: {"step": 1, "level": "node", "schema": 1},
+    Request.CALL: {"step": 1, "tool": "charge", "effect": "once", "identity": "content"},
+    Request.OUTCOME: {"call": 3, "attempt": 1, "kind": "result"},
+    Request.PROBED: {"call": 3, "attempt": 1, "applied": False},
+    Request.WAIT: {"name": "approval", "step": 1},
+    Request.FINISH: {"step": 1},
+    Request.FAIL: {"error": "no"},
+    Request.RELEASE: {"reason": "left"},
+    Request.RESULT: {"run": "invoice-4711"},
+}
+ALL_FIELDS = [(request, name) for request, fields in FIELDS.items() for name in fields]
+WRONG: tuple[Any, ...] = (True, 7, -1.5, "text", b"bytes", [1], {"a": 1})
+
+
+def session_in(phase: Phase) -> Session:
+    session = Session()
+    session.phase = phase
+    return session
+
+
+# Order
+
+LEGAL = {
+    Phase.GREETING: {Request.HELLO},
+    Phase.IDLE: {Request.OPEN, Request.RESULT},
+    Phase.OPENING: {Request.RESULT},
+    Phase.OPEN: {Request.RESULT, *WITH_RUN},
+    Phase.CLOSED: {Request.RESULT},
+}
+
+
+@pytest.mark.parametrize("request_", Request)
+@pytest.mark.parametrize("phase", Phase)
+def test_each_request_in_each_phase(phase: Phase, request_: Request) -> None:
+    session = session_in(phase)
+    if request_ in LEGAL[phase]:
+        assert session.receive(request_.value, GOOD[request_]) is request_
+        return
+    with pytest.raises(Refusal, match=f"^{request_.value}") as refused:
+        session.receive(request_.value, GOOD[request_])
+    assert refused.value.code is ErrorCode.PROTOCOL_ERROR
+    assert session.phase is phase
+
+
+def test_a_connection_from_its_greeting_to_its_end() -> None:
+    session, seen = Session(), []
+    for request in ("hello", "open"):
+        session.receive(request, GOOD[Request(request)])
+        seen.append(session.phase)
+    session.opened(is_open=False)
+    seen.append(session.phase)
+    session.receive("open", GOOD[Request.OPEN])
+    session.opened(is_open=True)
+    session.receive("commit", GOOD[Request.COMMIT])
+    seen.append(session.phase)
+    assert seen == [Phase.IDLE, Phase.OPENING, Phase.IDLE, Phase.OPEN]
+    session.closed()
+    with pytest.raises(Refusal, match="without an open run"):
+        session.receive("commit", GOOD[Request.COMMIT])
+
+
+def test_an_unknown_request_is_named() -> None:
+    with pytest.raises(Refusal, match=r"^'rewind' is no request of this protocol$"):
+        Session().receive("rewind", {})
+
+
+def test_a_refused_request_moves_nothing() -> None:
+    session = Session()
+    with pytest.raises(Refusal):
+        session.receive("hello", {})
+    assert session.phase is Phase.GREETING
+
+
+# Fields
+
+
+def test_every_request_has_its_fields() -> None:
+    assert set(FIELDS) == set(GOOD) == set(Request)
+    for request, body in GOOD.items():
+        check_fields(request, {**body, "unknown": object()})
+
+
+def kinds_of(field: Field) -> tuple[type, ...]:
+    return field.kind if isinstance(field.kind, tuple) else (field.kind,)
+
+
+@pytest.mark.parametrize(("request_", "name"), ALL_FIELDS)
+def test_a_field_of_a_wrong_type_is_named(request_: Request, name: str) -> None:
+    for wrong in WRONG:
+        if type(wrong) not in kinds_of(FIELDS[request_][name]):
+            with pytest.raises(Refusal, match=f"^{request_.value}: field '{name}' is ") as refused:
+                check_fields(request_, {**GOOD[request_], name: wrong})
+            assert type(wrong).__name__ in refused.value.message
+
+
+@pytest.mark.parametrize(("request_", "name"), ALL_FIELDS)
+def test_a_field_may_be_missing_only_if_it_is_optional(request_: Request, name: str) -> None:
+    bare = {key: value for key, value in GOOD[request_].items() if key != name}
+    for body in (bare, {**bare, name: None}):
+        if FIELDS[request_][name].is_required:
+            with pytest.raises(Refusal, match=f"^{request_.value}: field '{name}' is missing$"):
+                check_fields(request_, body)
+        else:
+            check_fields(request_, body)
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"),
+    [(r, n) for r, n in ALL_FIELDS if {int, float} & {*kinds_of(FIELDS[r][n])}],
+)
+def test_a_number_is_neither_negative_nor_endless(request_: Request, name: str) -> None:
+    for wrong in (-1, -0.5, float("nan"), float("inf")):
+        if type(wrong) in kinds_of(FIELDS[request_][name]):
+            with pytest.raises(Refusal, match=f"^{request_.value}: '{name}' is .*number from 0$"):
+                check_fields(request_, {**GOOD[request_], name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"), [(r, n) for r, n in ALL_FIELDS if FIELDS[r][n].values]
+)
+def test_a_word_is_one_of_those_listed(request_: Request, name: str) -> None:
+    for word in FIELDS[request_][name].values:
+        check_fields(request_, {**GOOD[request_], name: word})
+    with pytest.raises(Refusal, match=f"^{request_.value}: '{name}' is 'luck', not one of"):
+        check_fields(request_, {**GOOD[request_], name: "luck"})
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"),
+    [(Request.OPEN, "run"), (Request.OPEN, "queue"), (Request.RESULT, "run")],
+)
+@pytest.mark.parametrize("wrong", ["", "-a", "a/b", "a b", "ä", "a" * 129, "a\n"])
+def test_names_are_safe_in_urls_shells_and_stores(request_: Request, name: str, wrong: str) -> None:
+    with pytest.raises(Refusal, match=f"^{request_.value}: {name} "):
+        check_fields(request_, {**GOOD[request_], name: wrong})
+    check_fields(request_, {**GOOD[request_], name: "a" * 128})
+
+
+@pytest.mark.parametrize("length", [0, 15, 17])
+def test_an_incarnation_is_sixteen_bytes(length: int) -> None:
+    with pytest.raises(Refusal, match=r"^hello: incarnation must be 16 bytes$"):
+        check_fields(Request.HELLO, {**GOOD[Request.HELLO], "incarnation": bytes(length)})
+
+
+def test_a_refusal_says_all_that_a_client_needs() -> None:
+    refusal = Refusal(ErrorCode.FENCED, "over", retry=Retry.LATER, run="r", epoch=3)
+    assert refusal.body() == {
+        "code": "fenced",
+        "message": "over",
+        "retry": "later",
+        "run": "r",
+        "epoch": 3,
+    }
+    assert str(refusal) == "over"
