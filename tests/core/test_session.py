@@ -6,6 +6,7 @@ from coatcheck.wire import ErrorCode, Request, Retry
 from coatcheck_sidecar.core.session import (
     FIELDS,
     INCARNATION_BYTES,
+    TEXT_CHARS_MAX,
     WITH_RUN,
     Field,
     Phase,
@@ -142,6 +143,12 @@ def test_a_word_is_one_of_those_listed(request_: Request, name: str) -> None:
         check_fields(request_, {**GOOD[request_], name: word})
     with pytest.raises(Refusal, match=f"^{request_.value}: '{name}' is 'luck', not one of"):
         check_fields(request_, {**GOOD[request_], name: "luck"})
+
+
+def test_text_has_a_limit_since_it_goes_into_heads() -> None:
+    check_fields(Request.FAIL, {"error": "x" * TEXT_CHARS_MAX})
+    with pytest.raises(Refusal, match="fail: 'error' has 4097 of 4096 characters"):
+        check_fields(Request.FAIL, {"error": "x" * (TEXT_CHARS_MAX + 1)})
 
 
 @pytest.mark.parametrize(
