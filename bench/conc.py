@@ -47,13 +47,14 @@ async def _rates(pod_: Pod, path: str, *, steps: int, rounds: int) -> list[Line]
             cpu_us.append((pod_.cpu_s() - cpu_s) / (RUNS * steps) * 1e6)
     for client in clients:
         client.close()
+    pairs = list(zip(ours, floors, strict=True))[1:]
     return [
         Line(
             what=f"conc, 50 runs of {steps} steps",
             ours=statistics.median(ours[1:]),
             floor=statistics.median(floors[1:]),
             unit="commits/s",
-            paired_ratio=statistics.median(o / f for o, f in zip(ours[1:], floors[1:], strict=True)),
+            paired_ratio=statistics.median(mine / bare for mine, bare in pairs),
             limit=COMMITS_MIN,
             bar=Bar.OURS_LEAST,
             note=f"{statistics.median(cpu_us[1:]):.0f} µs of the sidecar's CPU each",
@@ -64,7 +65,8 @@ async def _rates(pod_: Pod, path: str, *, steps: int, rounds: int) -> list[Line]
 def run(*, is_quick: bool) -> list[Line]:
     """Lines of the table."""
     with pod() as made, floor_server(is_grouped=True) as path:
-        lines = asyncio.run(_rates(made, path, steps=STEPS, rounds=ROUNDS // (2 if is_quick else 1)))
+        rounds = ROUNDS // 2 if is_quick else ROUNDS
+        lines = asyncio.run(_rates(made, path, steps=STEPS, rounds=rounds))
         if not is_quick:
             lines += asyncio.run(_rates(made, path, steps=LONG_STEPS, rounds=2))
         return lines

@@ -72,9 +72,7 @@ class Paired:
     floors: list[Times]
     ours: list[Times]
 
-    def line(  # noqa: PLR0917 - reads as a sentence
-        self, what: str, share: float, *, limit: float | None = None, note: str = ""
-    ) -> Line:
+    def line(self, what: str, share: float, *, limit: float | None = None, note: str = "") -> Line:
         """A percentile of both in ms, with the ratio of each round's pair."""
         floors = [p(share, times) for times in self.floors]
         ours = [p(share, times) for times in self.ours]
