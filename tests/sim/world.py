@@ -166,7 +166,10 @@ class World:
 
         def accept(factory: Callable[[], Any]) -> Any:
             ends = (this_process(), process)
-            serve: Callable[[], Any] = lambda: Connection(sidecar, tasks, known, frozenset())
+
+            def serve() -> Connection:
+                return Connection(sidecar, tasks=tasks, known=known, allowed_uids=frozenset())
+
             return connect(self.loop, self.random, ends=ends, factories=(factory, serve))
 
         self.loop.sockets[pod.socket] = accept
