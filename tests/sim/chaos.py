@@ -199,8 +199,10 @@ class Chaos:
 
     async def _drain(self, pod: Pod) -> None:
         assert pod.sidecar is not None
+        began = len(self._world.trace)
         await pod.sidecar.drain(deadline_s=GRACE_S)
-        if not pod.sidecar.keepers:
+        mine = [e for _, e, f in self._world.trace[began:] if f.get("by") == pod.sidecar.me]
+        if "drain_cut" not in mine:
             self._world.judge.drained(pod)
 
 
