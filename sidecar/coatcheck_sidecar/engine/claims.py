@@ -139,7 +139,7 @@ class Claimer:
             head,
             me=self.me,
             crashes=state.crashes,
-            is_lapsed=self._fleet.is_lapsed(head.owner, run),
+            is_lapsed=await self._fleet.is_still_lapsed(head.owner, run),
             now_ms=self._now_ms(),
         )
         match decision:
