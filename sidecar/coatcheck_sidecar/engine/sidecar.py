@@ -138,6 +138,8 @@ class Sidecar:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
             self._tasks.start(keeper.close(), name=f"close {keeper.run}")
+        if not self._opening[keeper.run].locked():
+            del self._opening[keeper.run]
         status, reason = keeper.log.state.status, keeper.log.state.reason
         self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
 
