@@ -379,7 +379,7 @@ class Sidecar:
                 await asyncio.gather(*releases)
                 await self.heart.stop()
         except TimeoutError:
-            self._observer.note("drain_cut", runs=len(self._owned()))
+            self._observer.note("drain_cut", runs=len(self.keepers))
 
     async def _release_drained(self, keeper: Keeper) -> None:
         try:
