@@ -13,7 +13,7 @@ from coatcheck_sidecar.core.head import (
     decode_sealed,
     encode_head,
 )
-from coatcheck_sidecar.core.model import NO_BODY, CallState, Status
+from coatcheck_sidecar.core.model import NO_BODY, Body, CallState, Status
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -179,17 +179,16 @@ def state_of(seed: int, size: int) -> bytes:
 
 
 def commit(run: Shipping, state: bytes) -> None:
-    step = run.state.step + 1
-    record = run.log.commit(
-        Checkpoint(step=step, step_high=step), state, delta=run.log.delta_to(state), at_ms=0
-    )
+    step, delta = run.state.step + 1, Body(run.log.delta_to(state))
+    event = Checkpoint(step=step, step_high=step, length=len(state), delta=delta)
+    record = run.log.commit(event, state, at_ms=0)
     run.records.append(record)
     run.states[record.seq] = state
 
 
 def test_deltas_past_their_limit_become_a_base_then_mids_then_a_new_base() -> None:
     run = owned()
-    state = state_of(0, 200_000)
+    state = state_of(0, 100_000)
     kinds = []
     for seed in range(1, 14):
         commit(run, state)
@@ -197,10 +196,10 @@ def test_deltas_past_their_limit_become_a_base_then_mids_then_a_new_base() -> No
         assert_restores(run)
         chain = run.log.chain
         kinds.append((chain.base is not None, chain.mid is not None, len(chain.deltas)))
-        state = state_of(seed, 20_000) + state[: -20_000 + seed]
+        state = state_of(seed, 10_000) + state[: -10_000 + seed]
     assert kinds[:4] == [(True, False, 0), (True, False, 1), (True, True, 0), (True, True, 1)]
     bases = {name for name, data in run.store.items() if data[4:5] == Kind.BASE.value}
-    assert len(bases) == 3  # after each fifth step: a mid of 100 kB is half of its base
+    assert len(bases) == 3  # after each fifth step: a mid of 50 kB is half of its base
 
 
 def test_a_base_that_cannot_be_read_gives_way_to_a_new_one() -> None:

@@ -134,6 +134,8 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
 }
 
 WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
+TEXT_CHARS_MAX: Final = 4_096
+"""Keys, names and errors go into heads, which stay small."""
 INCARNATION_BYTES: Final = 16
 
 
@@ -165,7 +167,10 @@ class Session:
             )
         if request is Request.OPEN and self.phase is not Phase.IDLE:
             raise malformed("open: a connection serves one run; make a new one")
-        if request in WITH_RUN and self.phase is not Phase.OPEN:
+        if request in WITH_RUN - {Request.FINISH} and self.phase is Phase.CLOSED:
+            why = f"{request}: this connection's run was given up; open it again"
+            raise Refusal(ErrorCode.FENCED, why)
+        if request in WITH_RUN and self.phase not in (Phase.OPEN, Phase.CLOSED):
             raise malformed(f"{request} without an open run on this connection")
 
     def opened(self, *, is_open: bool) -> None:
@@ -190,6 +195,8 @@ def check_fields(request: Request, body: dict[str, Any]) -> None:
             raise malformed(f"{request}: field {name!r} is {type(value).__name__}")
         if isinstance(value, int | float) and not 0 <= value < inf:
             raise malformed(f"{request}: {name!r} is {value}, not a number from 0")
+        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX:
+            raise malformed(f"{request}: {name!r} has {len(value)} of {TEXT_CHARS_MAX} characters")
         if field.values and value not in field.values:
             raise malformed(f"{request}: {name!r} is {value!r}, not one of {sorted(field.values)}")
     _check_names(request, body)

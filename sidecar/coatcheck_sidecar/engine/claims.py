@@ -15,17 +15,18 @@ from coatcheck_sidecar.core.ownership import (
     Elsewhere,
     Later,
     decide_claim,
+    pod_of,
     summary_of,
 )
 from coatcheck_sidecar.core.record import Claimed, Created, Held, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name
-from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.restore import Damaged, Restored, contiguous_tail, read_run
-from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, marker_name
+from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, fenced, marker_name
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import StoreError, StoreRefused
 
@@ -73,6 +74,7 @@ class Claimer:
         self.me = me
         self.tails: dict[str, list[Record]] = {}
         self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
+        self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
         self._fleet = fleet
         self._doors: Doors = fleet.doors
         self._local = local
@@ -89,7 +91,8 @@ class Claimer:
         until_s = clock.monotonic() + wants.wait_s
         while True:
             try:
-                found = await self.attempt(run, wants)
+                # A claim that may have reached the store is known here, whoever still waits.
+                found = await self._tasks.whole(self.attempt(run, wants), name=f"claim {run}")
             except StoreError as error:
                 found = Later(self._look_again_s, f"the store does not answer: {error}")
                 refusal = Refusal(ErrorCode.STORE_UNAVAILABLE, found.reason, retry=Retry.LATER)
@@ -125,6 +128,10 @@ class Claimer:
             "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
         )
         head, state = restored.head, restored.log.state
+        is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
+        if not wants.incarnation and not is_ours:
+            await self._set_aside(head, reason=f"the log went on in epoch {head.epoch}")
+            return restored
         decision = decide_claim(
             head,
             me=self.me,
@@ -164,14 +171,24 @@ class Claimer:
         self, restored: Restored, decision: Claimable, *, wants: Wants
     ) -> "Keeper | Later":
         head, log = restored.head, restored.log
-        await self._add_tail(head, log)
+        ending = await self._add_tail(head, log)
+        if ending is not None:
+            return await self._end(log, ending)
+        last = log.state.claimed
+        if wants.resume_epoch is not None and wants.incarnation != last.incarnation:
+            raise fenced(head.run, wants.resume_epoch)
+        is_same_agent = wants.resume_epoch is not None or not wants.incarnation
         refused = wants.accepts.refusal(summary_of(head))
-        if refused and wants.incarnation:
+        if refused and not is_same_agent:
             raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=head.run)
-        is_same_agent = wants.resume_epoch is not None
         crashes = log.state.crashes if is_same_agent else decision.crashes
-        since = log.state.claimed.since if is_same_agent else log.state.seq + 1
-        claimed = self._claimed(wants, cause=decision.cause, crashes=crashes, since=since)
+        if is_same_agent:
+            # An adopted run stays its agent's, which may live and be on its way back.
+            claimed = replace(last, owner=self.me, cause=decision.cause, crashes=crashes)
+        else:
+            claimed = self._claimed(
+                wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1
+            )
         keeper = self._keeper(log)
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
@@ -181,9 +198,24 @@ class Claimer:
                 raise Refusal(ErrorCode.HELD, f"run {head.run} crashed {crashes} times: held")
         return found
 
-    async def _add_tail(self, head: Head, log: RunLog) -> None:
-        """What this pod kept and had not shipped goes on, if the log did not go on elsewhere."""
-        rows = [row for row in self.tails.pop(head.run, []) if row.seq > head.seq]
+    async def _end(self, log: RunLog, ending: StatusEvent) -> Later:
+        """A former life let go of the run, and died before the store knew: say it in its place."""
+        keeper = self._keeper(log)
+        claimed = replace(log.state.claimed, owner=self.me, cause="restart")
+        try:
+            await keeper.claim(claimed, then=(ending,))
+        except Refusal:
+            return Later(0.0, "another owner was quicker")
+        self.tails.pop(keeper.run, None)
+        await keeper.close()
+        return Later(0.0, "it was let go of")
+
+    async def _add_tail(self, head: Head, log: RunLog) -> StatusEvent | None:
+        """What this pod kept and had not shipped goes on, if the log did not go on elsewhere.
+
+        The last event that ends the ownership, if there is one.
+        """
+        rows = [row for row in self.tails.get(head.run, []) if row.seq > head.seq]
         tail = contiguous_tail(head, rows)
         if len(tail) < len(rows):
             await self._local.set_aside(head.run, reason=f"the log went on in epoch {head.epoch}")
@@ -193,6 +225,13 @@ class Claimer:
         except BadDelta as error:
             await self._local.set_aside(head.run, reason=str(error))
             self._doors.observer.note("damaged", run=head.run, error=str(error))
+        ending = tail[-1].event if tail and log.state.status is not Status.OWNED else None
+        return ending if isinstance(ending, StatusEvent) else None
+
+    async def _set_aside(self, head: Head, *, reason: str) -> None:
+        """What this pod kept belongs to a log that went on without it."""
+        if any(row.seq > head.seq for row in self.tails.pop(head.run, [])):
+            await self._local.set_aside(head.run, reason=reason)
 
     async def _swap(
         self, keeper: Keeper, claimed: Claimed, *, first: Created | None = None
@@ -204,6 +243,8 @@ class Claimer:
             return Later(0.0, "another owner was quicker")
         seconds = self._doors.clock.monotonic() - began_s
         self._doors.observer.note("claimed", run=keeper.run, cause=claimed.cause, seconds=seconds)
+        self.tails.pop(keeper.run, None)
+        self.on_claimed(keeper)
         return keeper
 
     async def _after(self, head: Head, keeper: Keeper) -> None:

@@ -138,7 +138,8 @@ class Shipper:
     async def _next(self) -> None:
         self._wake.clear()
         self._is_urgent.clear()
-        await self._attempt()
+        if self.log.unshipped:
+            await self._attempt()
 
     async def ship_all(self) -> None:
         """Ship everything there is now; raises `Refusal` (fenced). Not beside `run`."""
@@ -173,7 +174,8 @@ class Shipper:
 
     async def _ship(self) -> None:
         doors, log = self._doors, self.log
-        for seq in [seq for seq in self._uploads if seq <= log.state.seq]:
+        while self._uploads:
+            seq = min(self._uploads)
             log.attach(seq, await self._uploads[seq])
             del self._uploads[seq]
         nonce = doors.clock.random_bytes(NONCE_BYTES)

@@ -20,7 +20,7 @@ from coatcheck_sidecar.engine.local import LocalLog, Spool
 from coatcheck_sidecar.engine.restore import Restored, read_head, read_run
 from coatcheck_sidecar.engine.scan import scan_heads
 from coatcheck_sidecar.engine.settings import Settings
-from coatcheck_sidecar.engine.shipper import Doors
+from coatcheck_sidecar.engine.shipper import Doors, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import Clock, Journal, Observer, Store, StoreError
 
@@ -80,6 +80,7 @@ class Sidecar:
             me, fleet=self.fleet, local=self._local, tasks=self._tasks, now_ms=self.now_ms
         )
         self._claimer.read_inbox = self.heart.read_inbox
+        self._claimer.on_claimed = self._keep
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._polling: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._poke = asyncio.Event()
@@ -121,12 +122,9 @@ class Sidecar:
             if run in self.keepers or run not in self._claimer.tails:
                 return
             try:
-                found = await self._claimer.claim(run, wants)
+                await self._claimer.claim(run, wants)
             except Refusal as error:
                 self._observer.note("adopt_failed", run=run, error=error.message)
-                return
-            if isinstance(found, Keeper):
-                self._keep(found)
 
     def _keep(self, keeper: Keeper) -> None:
         self.keepers[keeper.run] = keeper
@@ -156,18 +154,43 @@ class Sidecar:
     ) -> Opened:
         async with self._opening[run]:
             self._refuse_draining(wants)
+            await self._until_gone(run, wants)
             keeper = self.keepers.get(run)
-            if keeper is not None and not keeper.is_over:
+            if keeper is not None:
                 return await self._reopen(keeper, wants, agent=agent, lives=lives)
             found = await self._claimer.claim(run, wants)
             if isinstance(found, Restored):
                 return Opened(None, None, found)
-            self._keep(found)
             calls = self._calls[run]
             found.attach(agent)
             if wants.resume_epoch is not None:
-                await calls.resume(wants.resume_epoch, lives, is_known=False)
+                await self._resume(found, wants, lives=lives, is_known=False)
             return Opened(found, calls, None)
+
+    async def _resume(
+        self, keeper: Keeper, wants: Wants, *, lives: dict[int, Life], is_known: bool
+    ) -> None:
+        """Take in how the calls of an agent stand that came back."""
+        agent = keeper.agent
+        try:
+            calls = self._calls[keeper.run]
+            await calls.resume(wants.resume_epoch or 0, lives, is_known=is_known)
+        except BaseException:
+            if agent is not None:
+                self.detach(keeper, agent)
+            raise
+
+    async def _until_gone(self, run: str, wants: Wants) -> None:
+        """A run that is being let go of here is not claimed anew before the store has it all."""
+        keeper = self.keepers.get(run)
+        if keeper is None or not keeper.is_over:
+            return
+        try:
+            async with asyncio.timeout(wants.wait_s):
+                await keeper.is_gone.wait()
+        except TimeoutError:
+            why = f"run {run} is being let go of, and the store does not answer"
+            raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run) from None
 
     def _refuse_draining(self, wants: Wants) -> None:
         if self.is_draining and wants.resume_epoch is None:
@@ -179,6 +202,8 @@ class Sidecar:
         """A run that this sidecar owns already: its agent came back, or a new one comes."""
         state = keeper.log.state
         is_same = wants.resume_epoch is not None and wants.incarnation == state.claimed.incarnation
+        if wants.resume_epoch is not None and not is_same:
+            raise fenced(keeper.run, wants.resume_epoch)
         if keeper.agent is not None and not is_same:
             raise Refusal(
                 ErrorCode.CONFLICT,
@@ -199,11 +224,12 @@ class Sidecar:
             crashes=crashes,
             since=state.claimed.since if is_same else state.seq + 1,
         )
+        is_known = keeper.heard == wants.incarnation
         await keeper.claim(claimed)
         keeper.attach(agent)
         calls = self._calls[keeper.run]
         if is_same:
-            await calls.resume(wants.resume_epoch or 0, lives, is_known=True)
+            await self._resume(keeper, wants, lives=lives, is_known=is_known)
         else:
             calls.begin()
         return Opened(keeper, calls, None)
@@ -345,7 +371,7 @@ class Sidecar:
                 break
             await self._clock.sleep(SETTLE_S)
         left_s = max(0.0, until_s - self._clock.monotonic())
-        releases = [self._release_drained(keeper) for keeper in self._owned()]
+        releases = [self._release_drained(keeper) for keeper in self.keepers.values()]
         try:
             async with asyncio.timeout(left_s):
                 await asyncio.gather(*releases)
@@ -355,7 +381,10 @@ class Sidecar:
 
     async def _release_drained(self, keeper: Keeper) -> None:
         try:
-            await keeper.release("draining")
+            if keeper.is_over:
+                await keeper.is_gone.wait()
+            else:
+                await keeper.release("draining")
         except Refusal as error:
             self._observer.note("look_failed", error=error.message)
 

@@ -29,11 +29,13 @@ from coatcheck_sidecar.core.fingerprint import (
 )
 from coatcheck_sidecar.core.model import Effect, Level, OutcomeKind, Status
 from coatcheck_sidecar.core.policy import Ask, Identity, class_of
+from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
 from coatcheck_sidecar.engine.claims import Wants
 from coatcheck_sidecar.engine.keeper import Agent, Keeper
 from coatcheck_sidecar.engine.restore import Restored
+from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
 
 WAIT_S_MAX: Final = 300.0
@@ -66,6 +68,8 @@ class Requests:
         self._incarnation = b""
         self._agent: Agent | None = None
         self._keeper: Keeper | None = None
+        self._over: Restored | None = None
+        """The run that this connection opened, when it was over already."""
         self._calls: Calls | None = None
         self._handlers = {
             Request.HELLO: self._hello,
@@ -88,7 +92,8 @@ class Requests:
     @property
     def is_over(self) -> bool:
         """The run that this connection had is no longer its."""
-        return self._keeper is not None and self._keeper.is_over
+        is_lost = self._keeper is not None and self._keeper.is_over
+        return is_lost or self._over is not None
 
     def lost(self) -> None:
         """The connection ended."""
@@ -145,6 +150,7 @@ class Requests:
         )
         opened = await self._sidecar.open(wants, agent, lives=lives)
         if opened.keeper is None or opened.calls is None:
+            self._over = opened.over
             return _over(opened.over)
         self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
         opened.keeper.step_timeout_s = body.get("step_timeout_s")
@@ -223,7 +229,7 @@ class Requests:
                 f"a call of step {body['step']}: the step to do is {keeper.log.state.step + 1}",
             )
         answer = await calls.ask(
-            _ask(keeper.run, body, message.attachment or b"\x80"),
+            _ask(keeper.run, body, arguments=message.attachment or b"\x80"),
             level=Level(body.get("level") or Level.NODE),
         )
         return _answered(answer)
@@ -264,6 +270,8 @@ class Requests:
         )
 
     async def _finish(self, message: Message) -> Answered:
+        if self._over is not None:
+            return self._finished(self._over.log.state)
         keeper, _ = self._owned()
         body, data = message.body, message.attachment or b"\xc0"
         length = body.get("state_length")
@@ -282,6 +290,13 @@ class Requests:
         )
         return Answered({"seq": seq})
 
+    def _finished(self, state: RunState) -> Answered:
+        """A finish sent again: the answer to the first was lost, and the run is over by it."""
+        is_ours = state.claimed.incarnation == self._incarnation
+        if state.status is not Status.FINISHED or not is_ours:
+            raise fenced(state.run, state.epoch)
+        return Answered({"seq": state.seq})
+
     async def _fail(self, message: Message) -> Answered:
         keeper, _ = self._owned()
         return Answered({"seq": await keeper.fail(message.body["error"])})
@@ -299,7 +314,7 @@ class Requests:
         return _over(found)
 
 
-def _ask(run: str, body: dict[str, Any], arguments: bytes) -> Ask:
+def _ask(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
     effect = Effect(body["effect"])
     has_probe, lifetime_s = bool(body.get("probe")), body.get("key_lifetime_s")
     try:
