@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import importlib.util
 import itertools
+import operator
 import os
 import shutil
 import sqlite3
@@ -11,7 +12,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import coatcheck.sync
 from bench.chat import MESSAGE_BYTES, STEPS, chat_of
@@ -24,10 +25,10 @@ ROUNDS = 3
 
 
 class Chat(TypedDict):
-    """The peer's state: one channel that is saved whole."""
+    """The peer's state: a channel that grows, and is saved whole at each step."""
 
     count: int
-    messages: list[dict[str, str]]
+    messages: Annotated[list[dict[str, str]], operator.add]
 
 
 def _is_installed() -> bool:
@@ -49,7 +50,7 @@ def _peer(folder: Path, *, is_chat: bool, steps: int) -> tuple[Times, int]:
 
     def work(state: Chat) -> Chat:
         ends.append(time.perf_counter())
-        messages = [*state["messages"], _message()] if is_chat else []
+        messages = [_message()] if is_chat else []
         return {"count": state["count"] + 1, "messages": messages}
 
     builder = graph.StateGraph(Chat)
