@@ -1,15 +1,17 @@
 """Becoming a run's owner: read it, judge whether that is allowed, swap in a new epoch."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.delta import BadDelta
 from coatcheck_sidecar.core.head import Head, encode_head
-from coatcheck_sidecar.core.model import Body, Status
+from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import (
     Accepts,
+    Claim,
     Claimable,
     Closed,
     Elsewhere,
@@ -17,15 +19,15 @@ from coatcheck_sidecar.core.ownership import (
     decide_claim,
     summary_of,
 )
-from coatcheck_sidecar.core.record import Claimed, Created, Held, Record
+from coatcheck_sidecar.core.record import BadRecord, Claimed, Created, Held, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
-from coatcheck_sidecar.engine.restore import Damaged, Restored, contiguous_tail, read_run
-from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, marker_name
+from coatcheck_sidecar.engine.restore import Damaged, Restored, hold_against, read_run
+from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, fenced, marker_name
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import StoreError, StoreRefused
 
@@ -56,6 +58,8 @@ class Wants:
     input: bytes | None = None
     incarnation: bytes = b""
     resume_epoch: int | None = None
+    is_adopting: bool = False
+    """No agent asks: the former one may still be there, and what it left goes on for it."""
 
     @property
     def accepts(self) -> Accepts:
@@ -73,6 +77,8 @@ class Claimer:
         self.me = me
         self.tails: dict[str, list[Record]] = {}
         self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
+        self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
+        """Told of every keeper at once, whether or not somebody still waits for it."""
         self._fleet = fleet
         self._doors: Doors = fleet.doors
         self._local = local
@@ -88,10 +94,11 @@ class Claimer:
         clock = self._doors.clock
         until_s = clock.monotonic() + wants.wait_s
         while True:
-            try:
-                found = await self.attempt(run, wants)
-            except StoreError as error:
-                found = Later(self._look_again_s, f"the store does not answer: {error}")
+            found = await self._whole(run, wants)
+            if isinstance(found, Refusal):
+                raise found
+            if isinstance(found, StoreError):
+                found = Later(self._look_again_s, f"the store does not answer: {found}")
                 refusal = Refusal(ErrorCode.STORE_UNAVAILABLE, found.reason, retry=Retry.LATER)
             else:
                 refusal = _refusal(run, found)
@@ -106,17 +113,37 @@ class Claimer:
                 raise refusal
             await clock.sleep(delay_s)
 
+    async def _whole(self, run: str, wants: Wants) -> "Found | Refusal | StoreError":
+        """One attempt, to its end: a swap that is under way may make us the owner."""
+        task = self._tasks.start(self._attempt_kept(run, wants), name=f"claim {run}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    async def _attempt_kept(self, run: str, wants: Wants) -> "Found | Refusal | StoreError":
+        try:
+            found = await self.attempt(run, wants)
+        except (Refusal, StoreError) as error:
+            return error
+        if isinstance(found, Keeper):
+            self.on_claimed(found)
+        return found
+
     @property
     def _look_again_s(self) -> float:
         return self._doors.settings.lease_s * LOOK_AGAIN_SHARE
 
-    async def attempt(self, run: str, wants: Wants) -> "Keeper | Restored | Later | OwnedBy":
+    async def attempt(self, run: str, wants: Wants) -> "Found":
         """One try; raises `Refusal`, `StoreError`."""
         bytes_max = self._doors.settings.state_bytes_max
         began_s = self._doors.clock.monotonic()
         try:
             restored = await read_run(self._doors.store, run, bytes_max=bytes_max)
         except Damaged as error:
+            if isinstance(self._judge(error.head, crashes=0), Elsewhere):
+                return OwnedBy(error.head.owner, "")
             raise await self._hold(error) from error
         if restored is None:
             return await self._create(run, wants)
@@ -125,15 +152,11 @@ class Claimer:
             "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
         )
         head, state = restored.head, restored.log.state
-        decision = decide_claim(
-            head,
-            me=self.me,
-            crashes=state.crashes,
-            is_lapsed=self._fleet.is_lapsed(head.owner, run),
-            now_ms=self._now_ms(),
-        )
+        decision = self._judge(head, crashes=state.crashes)
+        tail = await self._tail(head)
         match decision:
             case Claimable():
+                await self._add_tail(restored, tail)
                 return await self._take(restored, decision, wants=wants)
             case Elsewhere(owner):
                 return OwnedBy(owner, state.claimed.address)
@@ -146,6 +169,15 @@ class Claimer:
                 return restored
             case Later():
                 return decision
+
+    def _judge(self, head: Head, *, crashes: int) -> Claim:
+        return decide_claim(
+            head,
+            me=self.me,
+            crashes=crashes,
+            is_lapsed=self._fleet.is_lapsed(head.owner, head.run),
+            now_ms=self._now_ms(),
+        )
 
     async def _create(self, run: str, wants: Wants) -> "Keeper | Later":
         if not wants.can_create:
@@ -164,35 +196,49 @@ class Claimer:
         self, restored: Restored, decision: Claimable, *, wants: Wants
     ) -> "Keeper | Later":
         head, log = restored.head, restored.log
-        await self._add_tail(head, log)
+        last = log.state.claimed
+        is_resumed = wants.resume_epoch is not None
+        if is_resumed and last.incarnation != wants.incarnation:
+            raise fenced(head.run, wants.resume_epoch or 0)
         refused = wants.accepts.refusal(summary_of(head))
-        if refused and wants.incarnation:
+        if refused and not wants.is_adopting:
             raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=head.run)
-        is_same_agent = wants.resume_epoch is not None
+        is_same_agent = is_resumed or wants.is_adopting
         crashes = log.state.crashes if is_same_agent else decision.crashes
-        since = log.state.claimed.since if is_same_agent else log.state.seq + 1
-        claimed = self._claimed(wants, cause=decision.cause, crashes=crashes, since=since)
+        if wants.is_adopting:
+            claimed = replace(last, owner=self.me, cause=decision.cause, crashes=crashes)
+        else:
+            since = last.since if is_resumed else log.state.seq + 1
+            claimed = self._claimed(wants, cause=decision.cause, crashes=crashes, since=since)
         keeper = self._keeper(log)
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
             self._tasks.start(self._after(head, keeper), name=f"claimed {head.run}")
             if crashes >= self._doors.settings.breaker_crashes and not is_same_agent:
                 await keeper.hold(f"crash_loop: {crashes} crashes without progress")
+                await keeper.close()
                 raise Refusal(ErrorCode.HELD, f"run {head.run} crashed {crashes} times: held")
         return found
 
-    async def _add_tail(self, head: Head, log: RunLog) -> None:
-        """What this pod kept and had not shipped goes on, if the log did not go on elsewhere."""
-        rows = [row for row in self.tails.pop(head.run, []) if row.seq > head.seq]
-        tail = contiguous_tail(head, rows)
-        if len(tail) < len(rows):
+    async def _tail(self, head: Head) -> list[Record]:
+        """What this pod kept and had not shipped; what went on elsewhere is set aside."""
+        tail, elsewhere = hold_against(head, self.tails.get(head.run, ()))
+        if elsewhere:
             await self._local.set_aside(head.run, reason=f"the log went on in epoch {head.epoch}")
+            self.tails[head.run] = tail
+            if tail:
+                await self._local.write(head.run, tail, level=Level.NODE)
+        if not tail and self.tails.pop(head.run, None) is not None:
+            self._local.trim(head.run, epoch=head.epoch, seq=head.seq)
+        return tail
+
+    async def _add_tail(self, restored: Restored, tail: Sequence[Record]) -> None:
         try:
             for record in tail:
-                log.replay(record, bytes_max=self._doors.settings.state_bytes_max)
-        except BadDelta as error:
-            await self._local.set_aside(head.run, reason=str(error))
-            self._doors.observer.note("damaged", run=head.run, error=str(error))
+                restored.log.replay(record, bytes_max=self._doors.settings.state_bytes_max)
+        except (BadDelta, BadRecord) as error:
+            await self._local.set_aside(restored.head.run, reason=str(error))
+            self._doors.observer.note("damaged", run=restored.head.run, error=str(error))
 
     async def _swap(
         self, keeper: Keeper, claimed: Claimed, *, first: Created | None = None
@@ -202,6 +248,7 @@ class Claimer:
             await keeper.claim(claimed, first=() if first is None else (first,))
         except Refusal:
             return Later(0.0, "another owner was quicker")
+        self.tails.pop(keeper.run, None)
         seconds = self._doors.clock.monotonic() - began_s
         self._doors.observer.note("claimed", run=keeper.run, cause=claimed.cause, seconds=seconds)
         return keeper
@@ -265,7 +312,10 @@ class OwnedBy:
     address: str
 
 
-def _refusal(run: str, found: "Keeper | Restored | Later | OwnedBy") -> Refusal:
+Found = Keeper | Restored | Later | OwnedBy
+
+
+def _refusal(run: str, found: Found) -> Refusal:
     if isinstance(found, OwnedBy):
         return Refusal(
             ErrorCode.OWNED_ELSEWHERE,

@@ -68,12 +68,16 @@ class Keeper:
         self.shipper.on_shipped = self._on_shipped
         self.shipper.on_fenced = self._on_fenced
         self.agent: Agent | None = None
+        self.has_heard_agent = False
+        """An agent was attached here: what it asked is known, and not only from records."""
         self.agent_gone_s = doors.clock.monotonic()
         self.step_began_s = doors.clock.monotonic()
         self.step_timeout_s: float | None = None
         self.is_draining = False
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
+        self.gone = asyncio.Event()
+        """It is over, and the store knows."""
         self.on_over: Callable[[Keeper], None] = lambda keeper: None
         self.on_command: Callable[[], None] = lambda: None
         self.on_new_step: Callable[[], None] = lambda: None
@@ -230,17 +234,18 @@ class Keeper:
     async def finish(self, *, step: int, schema: int, state: bytes | None, result: bytes,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
         """The last checkpoint, if there is a state, and the result, in one append."""
-        at = self.log.state
-        if at.status is Status.FINISHED:
-            await self.shipper.shipped(at.seq)
-            return at.seq
-        self.check_nothing_open("finish")
-        checkpoint = []
-        if state is not None and step != at.step:
-            checkpoint = [
-                await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-            ]
-        return await self._let_go(Finished(result=Body(result)), before=checkpoint)
+        async with self._committing:
+            at = self.log.state
+            if at.status is Status.FINISHED:
+                await self.shipper.shipped(at.seq)
+                return at.seq
+            self.check_nothing_open("finish")
+            checkpoint = []
+            if state is not None and step != at.step:
+                checkpoint = [
+                    await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
+                ]
+            return await self._let_go(Finished(result=Body(result)), before=checkpoint)
 
     async def fail(self, error: str) -> int:
         """The run is over without a result."""
@@ -280,11 +285,20 @@ class Keeper:
     async def _let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
         records = [*before, *self.append(event)]
         self.is_over = True
+        leaving = self._tasks.start(self._leave(records), name=f"let go {self.run}")
+        error = await asyncio.shield(leaving)
+        if error is not None:
+            raise error
+        return records[-1].seq
+
+    async def _leave(self, records: Sequence[Record]) -> Refusal | None:
+        """Goes on though nobody waits: what was acknowledged before is shipped by it."""
         try:
             await self.durable(records, Level.REMOTE)
-        finally:
-            self.on_over(self)
-        return records[-1].seq
+        except Refusal as error:
+            return error
+        self.on_over(self)
+        return None
 
     # Ownership
 
@@ -306,6 +320,7 @@ class Keeper:
     def attach(self, agent: Agent | None) -> None:
         """An agent came, or went."""
         self.agent = agent
+        self.has_heard_agent = self.has_heard_agent or agent is not None
         self.agent_gone_s = self.doors.clock.monotonic()
         self.step_began_s = self.agent_gone_s
 

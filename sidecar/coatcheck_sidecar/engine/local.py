@@ -24,8 +24,8 @@ class Spool(Protocol):
     async def read(self, name: str) -> bytes:
         """The bytes, checked; raises `OSError`."""
 
-    async def clean(self, keep: set[str]) -> int:
-        """Remove all files but these; how many went."""
+    async def clean(self, keep: set[str]) -> None:
+        """Remove all files but these."""
 
 
 class LocalLog:

@@ -34,6 +34,7 @@ from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
 from coatcheck_sidecar.engine.claims import Wants
 from coatcheck_sidecar.engine.keeper import Agent, Keeper
 from coatcheck_sidecar.engine.restore import Restored
+from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
 
 WAIT_S_MAX: Final = 300.0
@@ -67,6 +68,8 @@ class Requests:
         self._agent: Agent | None = None
         self._keeper: Keeper | None = None
         self._calls: Calls | None = None
+        self._ended: Restored | None = None
+        """The run that an agent came back to: it ended, and the agent may not have heard so."""
         self._handlers = {
             Request.HELLO: self._hello,
             Request.OPEN: self._open,
@@ -145,7 +148,8 @@ class Requests:
         )
         opened = await self._sidecar.open(wants, agent, lives=lives)
         if opened.keeper is None or opened.calls is None:
-            return _over(opened.over)
+            self._ended = opened.over if epoch is not None else None
+            return _over(opened.over, is_open=epoch is not None)
         self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
         opened.keeper.step_timeout_s = body.get("step_timeout_s")
         return self._opened(opened.keeper)
@@ -168,6 +172,8 @@ class Requests:
         return Answered(body, keeper.log.checkpoint_bytes if state.step > 0 else None)
 
     def _owned(self) -> tuple[Keeper, Calls]:
+        if self._ended is not None:
+            raise fenced(self._ended.head.run, self._ended.head.epoch)
         if self._keeper is None or self._calls is None:
             raise malformed("there is no open run on this connection")
         return self._keeper, self._calls
@@ -264,6 +270,8 @@ class Requests:
         )
 
     async def _finish(self, message: Message) -> Answered:
+        if self._ended is not None and self._ended.head.status is Status.FINISHED:
+            return Answered({"seq": self._ended.head.seq})
         keeper, _ = self._owned()
         body, data = message.body, message.attachment or b"\xc0"
         length = body.get("state_length")
@@ -283,6 +291,8 @@ class Requests:
         return Answered({"seq": seq})
 
     async def _fail(self, message: Message) -> Answered:
+        if self._ended is not None and self._ended.head.status is Status.FAILED:
+            return Answered({"seq": self._ended.head.seq})
         keeper, _ = self._owned()
         return Answered({"seq": await keeper.fail(message.body["error"])})
 
@@ -341,7 +351,7 @@ def _answered(answer: Answer) -> Answered:
     return Answered({**body, "decision": "probe", "upstream_key": call.upstream_key})
 
 
-def _over(found: Restored | None) -> Answered:
+def _over(found: Restored | None, *, is_open: bool = False) -> Answered:
     if found is None:
         raise Refusal(ErrorCode.UNAVAILABLE, "the run is gone", retry=Retry.LATER)
     state = found.log.state
@@ -355,7 +365,7 @@ def _over(found: Restored | None) -> Answered:
         "draining": False,
     }
     result = state.result.data if state.result is not None else None
-    return Answered(body, result, is_open=False)
+    return Answered(body, result, is_open=is_open)
 
 
 def _resume(raw: dict[str, Any] | None) -> tuple[int | None, dict[int, Life]]:
