@@ -1,7 +1,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# A shared machine stalls for longer than any single example takes.
+settings.register_profile("coatcheck", deadline=None)
+settings.load_profile("coatcheck")
 E2E = Path(__file__).parent / "e2e"
 
 

@@ -5,12 +5,11 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.metrics import MetricsObserver
@@ -43,14 +42,6 @@ class Parts:
     admin: HttpServer
     unfit: "asyncio.Future[StoreUnfit]"
     """Done when the store turns out to be none that fences."""
-
-
-def release() -> str:
-    """This distribution's version."""
-    try:
-        return version("coatcheck")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _pod_uid(config: Config, clock: Clock) -> str:
@@ -118,17 +109,19 @@ async def running(config: Config) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as stack:
         observer = MetricsObserver(version=release())
         sidecar, view, store = await build(config, observer, stack=stack)
+        tasks = TaskSet(
+            lambda name, error: logs.write("error", "task_failed", name=name, error=repr(error))
+        )
+        stack.push_async_callback(tasks.close)
+        unfit: asyncio.Future[StoreUnfit] = asyncio.get_running_loop().create_future()
+        probing = tasks.start(_probe(store, sidecar.doors.clock, unfit=unfit), name="probe")
         admin = admin_server(
             view, observer.render, host=config.admin_listen.host, port=config.admin_listen.port
         )
         local = local_server(view, host=config.listen.host, port=config.listen.port)
         control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
-        tasks = TaskSet(lambda name, error: logs.write("error", name, error=repr(error)))
-        stack.push_async_callback(tasks.close)
-        unfit: asyncio.Future[StoreUnfit] = asyncio.get_running_loop().create_future()
         await admin.start()
         stack.push_async_callback(admin.close)
-        probing = tasks.start(_probe(store, sidecar.doors.clock, unfit=unfit), name="probe")
         await asyncio.wait([probing], timeout=PROBE_WAIT_S)
         if unfit.done():
             raise unfit.result()

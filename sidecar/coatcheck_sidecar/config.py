@@ -5,6 +5,7 @@ pydantic's core without pydantic's models: those take 0.1 s to import, the core 
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields, replace
@@ -125,7 +126,7 @@ def _words(*words: str) -> CoreSchema:
     return core_schema.literal_schema(list(words))
 
 
-_PATH: Final = _parsed(lambda text: Path(text).expanduser())
+_PATH: Final = _parsed(lambda text: Path(os.path.expanduser(text)))
 _BYTES: Final = core_schema.int_schema(ge=BYTES_MIN, le=BYTES_CAP)
 _POD_UID: Final = core_schema.str_schema(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _URL: Final = core_schema.str_schema(max_length=1024)
@@ -187,6 +188,16 @@ ENGINE: Final = tuple(f.name for f in fields(Settings))
 SETTINGS: Final[Mapping[str, Field[Any]]] = {f.name: f for f in fields(Config)}
 """All settings by name."""
 _NOTES: Final = get_type_hints(Config, include_extras=True)
+
+
+def release() -> str:
+    """This distribution's version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("coatcheck")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def help_of(name: str) -> str:

@@ -6,7 +6,15 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from coatcheck_sidecar.core.model import Body, Call, CallClass, CallState, OutcomeKind, Status
+from coatcheck_sidecar.core.model import (
+    NO_BODY,
+    Body,
+    Call,
+    CallClass,
+    CallState,
+    OutcomeKind,
+    Status,
+)
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
@@ -192,9 +200,11 @@ def observed(state: RunState) -> dict[str, Any]:
 
 
 def bare(value: Any) -> Any:
-    """The same value without references to objects: where bytes lie is no part of what they are."""
+    """The same value wherever its bodies lie, and without the deltas, which heads keep apart."""
     if isinstance(value, Body):
         return Body(value.data)
+    if isinstance(value, Checkpoint):
+        value = dataclasses.replace(value, delta=NO_BODY)
     if isinstance(value, dict):
         return {key: bare(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

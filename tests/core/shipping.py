@@ -22,7 +22,7 @@ from coatcheck_sidecar.core.head import (
     seal,
     unseal,
 )
-from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, CallState
+from coatcheck_sidecar.core.model import Body, CallClass, CallState
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
@@ -82,8 +82,8 @@ class Shipping(History):
             record = self.log.claim(event, at_ms=at_ms)
         elif isinstance(event, Checkpoint):
             state = self.log.checkpoint_bytes[-300:] + self.chance() * 3
-            changes = self.log.delta_to(state)
-            record = self.log.commit(event, state, delta=changes, at_ms=at_ms)
+            event = replace(event, length=len(state), delta=Body(self.log.delta_to(state)))
+            record = self.log.commit(event, state, at_ms=at_ms)
             self.states[record.seq] = state
         else:
             record = self.log.append(event, at_ms=at_ms)
@@ -181,13 +181,8 @@ class Shipping(History):
         self.records = [r for r in self.records if r.seq <= self.seq]
 
     def up_to(self, seq: int) -> Iterable[Record]:
-        """All records, as a head carries them."""
-        for record in self.records:
-            event = record.event
-            if isinstance(event, Checkpoint):
-                record = replace(record, event=replace(event, delta=NO_BODY))
-            if record.seq <= seq:
-                yield record
+        """All records, as they were appended."""
+        return [record for record in self.records if record.seq <= seq]
 
 
 def assert_restores(run: Shipping) -> None:

@@ -16,6 +16,7 @@ from coatcheck_sidecar.core.model import Body, CallClass, CallState, Status
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
+    Checkpoint,
     Claimed,
     Commanded,
     Created,
@@ -30,7 +31,7 @@ from coatcheck_sidecar.core.record import (
     Resolved,
     Signalled,
 )
-from coatcheck_sidecar.core.runstate import RunState, fold
+from coatcheck_sidecar.core.runstate import COMMANDS_MAX, RunState, fold
 
 RULES = Rules(pause_max_s=10, key_margin_s=60)
 LONG_AFTER_MS = 1_000_000
@@ -94,6 +95,7 @@ def test_a_field_of_a_newer_release_is_passed_over() -> None:
         ({"id": "c1", "run": "r", "what": "cancel", "by": 7}, "wrong type"),
         ({"id": "c1", "run": "r", "what": "cancel", "by": "a", "call": "1"}, "wrong type"),
         ({"id": "c1", "run": "r", "what": "cancel", "by": "a", "value": "s"}, "wrong type"),
+        ({"id": "c1", "run": "r", "what": "cancel", "by": "a", "why": "y" * 1001}, "too long"),
         ({"id": "c1", "run": "r", "what": "explode", "by": "a"}, "unknown command 'explode'"),
         ({"id": "c1", "run": "r", "what": "resolve", "by": "a"}, "without a verdict"),
         (
@@ -182,6 +184,21 @@ def test_only_a_call_in_doubt_can_be_resolved() -> None:
     assert "in_flight" in refusal(flying, RESOLVE)
     known = in_doubt(CallOutcome(call=3, attempt=1, what="not_applied", reason="refused"))
     assert "not_in_doubt" in refusal(known, RESOLVE)
+
+
+def test_a_refusal_outlives_checkpoints_until_its_sender_must_have_read_it() -> None:
+    def refusals(state: RunState) -> list[int]:
+        return [n for n, r in state.records.items() if isinstance(r.event, Commanded)]
+
+    state = then(state_of(Created(), Claimed(owner="o")), RETRY)
+    (seq,) = refusals(state)
+    for step in range(1, COMMANDS_MAX + 1):
+        signal = Signalled(name="x", command=f"s{step}")
+        state.apply(Record(state.seq + 1, 2, LONG_AFTER_MS, signal))
+        checkpoint = Checkpoint(step=step, step_high=step, consumed=(state.seq,))
+        state.apply(Record(state.seq + 1, 2, LONG_AFTER_MS, checkpoint))
+        assert refusals(state) == ([seq] if "c1" in state.commands else [])
+    assert refusals(state) == []
 
 
 def test_retry_lets_a_held_run_go_on_and_forgets_its_crashes() -> None:

@@ -17,7 +17,6 @@ from coatcheck_sidecar.core.delta import (
     encode_delta,
     needs_new_base,
 )
-from coatcheck_sidecar.core.model import ObjectRef
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -147,14 +146,6 @@ def test_a_chain_is_sealed_once_its_deltas_are_too_much_for_a_head() -> None:
     assert not Chain().must_seal
     assert not Chain(deltas=(half, half)).must_seal
     assert Chain(deltas=(half, half, Delta(2, b"1"))).must_seal
-
-
-def test_a_seal_leaves_the_deltas_after_it() -> None:
-    deltas = tuple(Delta(seq, b"") for seq in (3, 5, 9))
-    chain = Chain(ObjectRef("b", bytes(32), 1), None, deltas)
-    assert [d.seq for d in chain.after(2)] == [3, 5, 9]
-    assert [d.seq for d in chain.after(5)] == [9]
-    assert chain.after(9) == ()
 
 
 def test_a_mid_past_half_of_its_base_gives_way_to_a_new_base() -> None:

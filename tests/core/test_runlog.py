@@ -13,7 +13,7 @@ from coatcheck_sidecar.core.head import (
     decode_sealed,
     encode_head,
 )
-from coatcheck_sidecar.core.model import NO_BODY, CallState, Status
+from coatcheck_sidecar.core.model import NO_BODY, Body, CallState, Status
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -179,10 +179,9 @@ def state_of(seed: int, size: int) -> bytes:
 
 
 def commit(run: Shipping, state: bytes) -> None:
-    step = run.state.step + 1
-    record = run.log.commit(
-        Checkpoint(step=step, step_high=step), state, delta=run.log.delta_to(state), at_ms=0
-    )
+    step, delta = run.state.step + 1, Body(run.log.delta_to(state))
+    event = Checkpoint(step=step, step_high=step, length=len(state), delta=delta)
+    record = run.log.commit(event, state, at_ms=0)
     run.records.append(record)
     run.states[record.seq] = state
 

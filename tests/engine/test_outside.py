@@ -83,8 +83,8 @@ async def owned(store: Store, run: str = "r1", *, owner: str = OWNER, queue: str
     """A run with a checkpoint, as its owner has it."""
     log = await ship(store, RunLog(RunState(run)), Created(queue=queue), Claimed(owner=owner))
     state = b"state of " + run.encode()
-    step = Checkpoint(step=1, step_high=1)
-    log.commit(step, state, delta=log.delta_to(state), at_ms=SENT_MS)
+    step = Checkpoint(step=1, step_high=1, delta=Body(log.delta_to(state)))
+    log.commit(step, state, at_ms=SENT_MS)
     return await ship(store, log)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import click
 import msgpack
@@ -68,12 +69,24 @@ def _me() -> str:
         return f"uid {os.getuid()}"
 
 
-def outside(store: str | None, work: Callable[[Outside], Awaitable[Answer]]) -> Answer:
-    """Do the work on a store; what goes wrong is one line and an exit status."""
+def outside(
+    store: str | None,
+    work: Callable[[Outside], Awaitable[Answer]],
+    *,
+    may_create: bool = False,
+) -> Answer:
+    """Do the work on a store; what goes wrong is one line and an exit status.
+
+    Without `may_create` a directory must be there: a slip in its path should not make a new one.
+    """
+    url = store or _default_store()
+    path = Path(unquote(urlsplit(url).path))
+    if url.startswith("file:///") and not may_create and not path.is_dir():
+        raise _ended(f"store {url}: there is no such folder", EX_UNAVAILABLE)
 
     async def whole() -> Answer:
         clock = SystemClock()
-        opened = open_store(store or _default_store(), clock=clock)
+        opened = open_store(url, clock=clock)
         try:
             return await work(Outside(opened, clock))
         finally:
@@ -162,21 +175,32 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """A table for people, or a sentence where there is nothing. Control characters don't pass."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    empty: str,
+    is_aside: bool = False,
+) -> None:
+    """A table for people, or a sentence where there is nothing. Control characters don't pass.
+
+    `is_aside` takes standard error, where JSON has the standard output.
+    """
     if not rows:
-        click.echo(empty)
+        click.echo(empty, err=is_aside)
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for row in rows:
         table.add_row(*(Text(_visible(cell)) for cell in row))
-    console = Console(highlight=False)
-    console.print(table) if console.is_terminal else Console(width=_width(rows)).print(table)
+    console = Console(highlight=False, stderr=is_aside)
+    if not console.is_terminal:
+        console.width = _width(rows)
+    console.print(table)
 
 
 def _width(rows: Sequence[Sequence[object]]) -> int:

@@ -1,5 +1,7 @@
 """`coatcheck log`."""
 
+from dataclasses import fields
+from enum import Enum
 from typing import Any, Final
 
 import click
@@ -13,7 +15,7 @@ from coatcheck_sidecar.cli.common import (
     store_option,
     when,
 )
-from coatcheck_sidecar.core.record import Record
+from coatcheck_sidecar.core.record import Intent, Record
 
 EXAMPLE: Final = """\b
 Example: coatcheck log invoice-4711
@@ -50,11 +52,13 @@ def _line(record: Record) -> dict[str, Any]:
 
 def _words(record: Record) -> str:
     """Fields that say something, but for bytes."""
-    fields = plain(record.event)
-    birth = fields.pop("birth", {})
-    shown = {**fields, **{k: birth[k] for k in ("tool", "call_class", "step") if k in birth}}
+    event = record.event
+    shown = {field.name: getattr(event, field.name) for field in fields(event)}
+    if isinstance(event, Intent):
+        birth = event.birth
+        shown |= {"tool": birth.tool, "effect": birth.call_class.name.lower(), "step": birth.step}
     return " ".join(
-        f"{name}={value}"
+        f"{name}={plain(value)}"
         for name, value in shown.items()
-        if isinstance(value, str | int | float) and value not in ("", False)
+        if isinstance(value, str | int | float | Enum) and value not in ("", 0)
     )

@@ -47,11 +47,20 @@ EXAMPLE: Final = """\b
 Example: coatcheck run -- python agent.py
 """
 
+HELP_NAMES: Final = {"help_option_names": ["-h", "--help"]}
 
-@click.group(
-    cls=LazyGroup, epilog=EXAMPLE, context_settings={"help_option_names": ["-h", "--help"]}
-)
-@click.version_option(package_name="coatcheck", prog_name="coatcheck")
+
+def _version(ctx: click.Context, _param: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from coatcheck_sidecar.config import release
+
+        click.echo(f"coatcheck, version {release()}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, epilog=EXAMPLE, context_settings=HELP_NAMES)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+              help="Show the version and exit.")  # fmt: skip
 def cli() -> None:
     """Deploy long-running AI agents without losing in-flight work."""
 

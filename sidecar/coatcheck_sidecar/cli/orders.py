@@ -61,20 +61,28 @@ def order_runs(
             if line.summary.queue == queue
             and (what == "cancel" or line.summary.status == Status.HELD.value)
         ]
-        confirm(COLUMNS, [row(line) for line in lines], what=what, is_sure=is_sure)
+        confirm(COLUMNS, [row(line) for line in lines], what=what, is_sure=is_sure, is_json=is_json)
         runs = [line.summary.run for line in lines]
     commands = [Command(id=new_id(), run=name, what=what, by=by, why=why) for name in runs]
     send(store, commands, timeout_s=timeout_s, is_json=is_json)
 
 
-def confirm(columns: Sequence[str], rows: Sequence[Sequence[object]], *, what: str,
-            is_sure: bool) -> None:  # fmt: skip
+def confirm(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    what: str,
+    is_sure: bool,
+    is_json: bool,
+) -> None:
     """Show what a bulk command would do, and ask; ends the program on a no."""
-    print_table(columns, rows, empty=f"nothing to {what}")
+    print_table(columns, rows, empty=f"nothing to {what}", is_aside=is_json)
     if not rows:
+        if is_json:
+            print_json([])
         raise click.exceptions.Exit(0)
     if not is_sure:
-        click.confirm(f"{what} these {len(rows)}?", abort=True)
+        click.confirm(f"{what} these {len(rows)}?", abort=True, err=is_json)
 
 
 def send(store: str | None, commands: Sequence[Command], *, timeout_s: float,

@@ -69,7 +69,13 @@ def command(
             for doubt in outside(store, lambda o: o.doubts(run))
             if queue in (None, doubt.queue) and tool in (None, doubt.call.tool)
         ]
-        confirm(COLUMNS, [row(d) for d in doubts], what=f"resolve as {verdict}", is_sure=is_sure)
+        confirm(
+            COLUMNS,
+            [row(d) for d in doubts],
+            what=f"resolve as {verdict}",
+            is_sure=is_sure,
+            is_json=is_json,
+        )
         targets = [(doubt.run, doubt.call.number) for doubt in doubts]
     orders = [
         Command(id=new_id(), run=name, what="resolve", by=by, why=why, call=number,

@@ -51,7 +51,7 @@ def command(
         code_version=code_version,
         pinned=pinned,
     )
-    is_new = outside(store, lambda o: o.submit(created, run=run))
+    is_new = outside(store, lambda o: o.submit(created, run=run), may_create=True)
     if is_json:
         print_json({"run": run, "queue": queue, "is_new": is_new})
     else:

@@ -23,6 +23,8 @@ from coatcheck_sidecar.core.writes import event_of
 SIGNALS_MAX: Final = 256
 """Signals a run keeps unread; a head stays small, and a run that reads none is stuck."""
 WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry"})
+TEXT_MAX: Final = 1_000
+"""Characters of each text of a command: it stays in the head until a checkpoint, or longer."""
 VERDICTS: Final = frozenset({"", "applied", "not_applied", "retry"})
 
 
@@ -61,7 +63,7 @@ def decode_command(name: str, data: bytes) -> Command:
     except (AttributeError, TypeError, ValueError) as error:
         raise BadObject(f"{name}: not a command: {error}") from error
     if not _is_typed(command):
-        raise BadObject(f"{name}: not a command: a field of it has the wrong type")
+        raise BadObject(f"{name}: not a command: a field has the wrong type or is too long")
     if command.what not in WHATS or command.verdict not in VERDICTS:
         what = f"{command.what} {command.verdict}".strip()
         raise BadObject(f"{name}: unknown command {what!r}; upgrade this sidecar")
@@ -73,7 +75,12 @@ def decode_command(name: str, data: bytes) -> Command:
 def _is_typed(command: Command) -> bool:
     """Whoever can write to the store can put anything there: an owner must not stumble over it."""
     kinds = {"call": (int,), "force": (bool,), "value": (bytes, type(None))}
-    return all(type(getattr(command, k)) in kinds.get(k, (str,)) for k in Command.__slots__)
+    return all(
+        type(value) in kinds.get(name, (str,))
+        and (type(value) is not str or len(value) <= TEXT_MAX)
+        for name in Command.__slots__
+        for value in [getattr(command, name)]
+    )
 
 
 def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> list[Event]:
@@ -133,6 +140,5 @@ def _done(command: Command) -> Commanded:
 
 
 def _refused(command: Command, reason: str) -> Commanded:
-    return Commanded(
-        what=command.what, by=command.by, why=command.why, command=command.id, refused=reason
-    )
+    """Without its `why`: refusals stay in the head for a while, up to `COMMANDS_MAX` of them."""
+    return Commanded(what=command.what, by=command.by, command=command.id, refused=reason)

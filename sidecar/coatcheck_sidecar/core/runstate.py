@@ -211,11 +211,23 @@ class RunState:
         for call in over:
             self._retire(call)
         gone = {call.number for call in over}
-        for number in [n for n, r in self.records.items() if _is_superseded(r, gone=gone, seq=seq)]:
-            del self.records[number]
+        kept = self.records
+        self.records = {n: r for n, r in kept.items() if not self._is_over(r, gone=gone, seq=seq)}
         for number, doubted in list(self._doubts.items()):
             doubted -= gone
             self._drop_if_superseded(number)
+
+    def _is_over(self, record: Record, *, gone: AbstractSet[int], seq: int) -> bool:
+        """A checkpoint at `seq` takes these away: settled calls, and commands before it.
+
+        A refusal stays while its id is remembered: who sent the command may not have read it yet.
+        """
+        event = record.event
+        if isinstance(event, CallEvent):
+            return event.call in gone
+        if not isinstance(event, Commanded) or record.seq >= seq:
+            return False
+        return not event.refused or event.command not in self.commands
 
     def _drop_if_superseded(self, seq: int) -> None:
         if not self._doubts.get(seq):
@@ -276,13 +288,6 @@ class RunState:
     def in_doubt(self) -> list[Call]:
         """Calls for an operator to decide, oldest first."""
         return [call for call in self.calls.values() if call.is_unsettled]
-
-
-def _is_superseded(record: Record, *, gone: AbstractSet[int], seq: int) -> bool:
-    event = record.event
-    if isinstance(event, CallEvent):
-        return event.call in gone
-    return isinstance(event, Commanded) and record.seq < seq
 
 
 def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:

@@ -47,6 +47,8 @@ from coatcheck_sidecar.engine.keeper import Keeper
 
 KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
+READS_FROM: Final = 2**40
+"""Numbers above it name reads that are under way: no log is that long."""
 NOTHING_ASKED: Final = AskedSoFar()
 SUMMARIES_MAX: Final = 20
 """Calls that a refusal lists."""
@@ -100,7 +102,7 @@ class Calls:
         self._asked = NOTHING_ASKED
         self._reads: dict[int, Call] = {}
         self._reads_by_key: dict[str, Call] = {}
-        self._next_read = -1
+        self._next_read = READS_FROM
         self._probing: dict[int, _Pending] = {}
         self._waiters: list[asyncio.Future[None]] = []
         keeper.on_new_step = self.begin
@@ -190,7 +192,7 @@ class Calls:
 
     def _number(self, draft: Call, call: Call | None) -> int:
         if call is not None:
-            return max(0, call.number)
+            return 0 if call.number > READS_FROM else call.number
         return 0 if draft.call_class is CallClass.READ else self._state.seq + 1
 
     async def ended(
@@ -230,7 +232,7 @@ class Calls:
         return call
 
     def _decide(self, call: Call | None, event: CallEvent) -> Decision:
-        if call is not None and call.number < 0:
+        if call is not None and call.number > READS_FROM:
             call = replace(call, number=0)
         return decide(
             call,
@@ -284,13 +286,13 @@ class Calls:
             self.changed()
 
     def _remember_read(self, call: Call | None, *, is_recorded: bool, key: str) -> None:
-        """Reads are in the log once they are answered; until then they are known here, below 0."""
+        """Reads are in the log once they are answered; until then they have numbers of ours."""
         known = self._reads_by_key.pop(key, None)
         if known is not None:
             self._reads.pop(known.number, None)
         is_read = call is not None and call.call_class is CallClass.READ
         if call is not None and is_read and not is_recorded and call.state is not CallState.DONE:
-            self._next_read -= 1
+            self._next_read += 1
             call = replace(call, number=self._next_read)
             self._reads[call.number] = call
             self._reads_by_key[key] = call

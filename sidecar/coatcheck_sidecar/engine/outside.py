@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core.command import Command, decide_command, encode_command
+from coatcheck_sidecar.core.command import Command, decide_command, decode_command, encode_command
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
 from coatcheck_sidecar.core.model import RUN_ID, Call, ObjectRef, Status
@@ -220,6 +220,10 @@ class Outside:
     async def command(self, command: Command, *, timeout_s: float = TIMEOUT_S) -> Done:
         """Have a command carried out, wherever the run is; raises `Refusal`, `Damaged`."""
         _check_run(command.run)
+        try:
+            decode_command("this command", encode_command(command))
+        except BadObject as error:  # its owner would throw it away without a word
+            raise Refusal(ErrorCode.PROTOCOL_ERROR, str(error)) from error
         placed: dict[str, str] = {}
         waits = f"command {command.id} for run {command.run} was not carried out"
         async with self._limit(timeout_s, waits, placed=placed):

@@ -67,7 +67,12 @@ class ControlServer:
             os.umask(before)
 
     def _connection(self) -> "Connection":
-        return Connection(self._sidecar, self._tasks, self._open, self._allowed_uids)
+        return Connection(
+            self._sidecar,
+            tasks=self._tasks,
+            known=self._open,
+            allowed_uids=self._allowed_uids,
+        )
 
     async def close(self) -> None:
         """Hang up on everybody."""
@@ -84,6 +89,7 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         sidecar: Sidecar,
+        *,
         tasks: TaskSet,
         known: "set[Connection]",
         allowed_uids: frozenset[int],
@@ -172,7 +178,7 @@ class Connection(asyncio.Protocol):
             raise
         else:
             self._after(request, is_open=answered.is_open)
-            self._write(Reply.OK, message.id, answered.body, answered.attachment)
+            self._write(Reply.OK, message.id, body=answered.body, attachment=answered.attachment)
         finally:
             self._under_way.pop(message.id, None)
 
@@ -184,12 +190,14 @@ class Connection(asyncio.Protocol):
 
     def push(self, push: Push, body: dict[str, Any]) -> None:
         """Say something unasked."""
-        self._write(push, PUSH_ID, body, None)
+        self._write(push, PUSH_ID, body=body)
 
     def _refuse(self, id_: int, refusal: Refusal) -> None:
-        self._write(Reply.ERROR, id_, refusal.body(), None)
+        self._write(Reply.ERROR, id_, body=refusal.body())
 
-    def _write(self, type_: str, id_: int, body: dict[str, Any], attachment: bytes | None) -> None:
+    def _write(
+        self, type_: str, id_: int, *, body: dict[str, Any], attachment: bytes | None = None
+    ) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(encode_message(type_, id_, body, attachment))
 

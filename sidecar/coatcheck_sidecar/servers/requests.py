@@ -229,7 +229,7 @@ class Requests:
                 f"a call of step {body['step']}: the step to do is {keeper.log.state.step + 1}",
             )
         answer = await calls.ask(
-            _ask(keeper.run, body, message.attachment or b"\x80"),
+            _ask(keeper.run, body, arguments=message.attachment or b"\x80"),
             level=Level(body.get("level") or Level.NODE),
         )
         return _answered(answer)
@@ -309,7 +309,7 @@ class Requests:
         return _over(found)
 
 
-def _ask(run: str, body: dict[str, Any], arguments: bytes) -> Ask:
+def _ask(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
     effect = Effect(body["effect"])
     has_probe, lifetime_s = bool(body.get("probe")), body.get("key_lifetime_s")
     try:

@@ -1,0 +1,315 @@
+"""One object of each kind in format 1, with fixed values, and a reader of their bytes for people.
+
+`python -m tests.core.format1` writes vectors that are missing and the dumps in `docs/format.md`. A
+vector that is there is never written again: it is what a released format looks like.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from coatcheck_sidecar.core.command import Command, decode_command, encode_command
+from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delta
+from coatcheck_sidecar.core.head import (
+    Head,
+    Kind,
+    PackRef,
+    Tombstone,
+    decode_head,
+    decode_pack,
+    decode_sealed,
+    encode_head,
+    encode_pack,
+    encode_sealed,
+    seal,
+    unseal,
+)
+from coatcheck_sidecar.core.model import Body, CallClass, ObjectRef, OutcomeKind, Status
+from coatcheck_sidecar.core.ownership import (
+    Heartbeat,
+    RunSummary,
+    decode_heartbeat,
+    decode_summary,
+    encode_heartbeat,
+    encode_summary,
+)
+from coatcheck_sidecar.core.record import (
+    Birth,
+    CallOutcome,
+    Checkpoint,
+    Claimed,
+    Commanded,
+    Created,
+    Dispatched,
+    Event,
+    Failed,
+    Finished,
+    Held,
+    Intent,
+    Parked,
+    Record,
+    Released,
+    Resolved,
+    Signalled,
+    decode_record,
+    encode_record,
+)
+
+ROOT: Final = Path(__file__).parents[2]
+VECTORS: Final = ROOT / "tests" / "vectors" / "format1"
+DOC: Final = ROOT / "docs" / "format.md"
+STATES: Final = (b'{"n":0}', b'{"n":0,"text":"' + b"ab" * 700 + b'"}')
+
+
+def ref(name: str, length: int) -> ObjectRef:
+    return ObjectRef(f"runs/demo/o/{name}", hashlib.sha256(name.encode()).digest(), length)
+
+
+BIRTH: Final = Birth(
+    key="invoice-7",
+    step=2,
+    tool="charge",
+    call_class=CallClass.PROBED,
+    fingerprint=hashlib.sha256(b"charge").digest(),
+    upstream_key="8e0c",
+    is_named=True,
+    business_key="/invoice_id",
+    settle_s=2.5,
+    key_lifetime_s=86400.0,
+    summary="invoice_id=7",
+)
+EVENTS: Final[tuple[Event, ...]] = (
+    Created(queue="bills", input=Body(b"\x07"), schema=2, code_version="a1f", pinned=True),
+    Claimed(
+        owner="3f2a.s1",
+        incarnation=bytes(range(16)),
+        address="10.0.0.7:80",
+        code_version="a1f",
+        cause="takeover",
+        crashes=1,
+        since=2,
+    ),
+    Checkpoint(step=1, step_high=2, schema=2, code_version="a1f", length=1417, consumed=(9,)),
+    Intent(call=4, birth=BIRTH),
+    Dispatched(call=4, attempt=1),
+    CallOutcome(
+        call=4,
+        attempt=1,
+        what="done",
+        outcome=OutcomeKind.TRUNCATED,
+        body=Body(None, ref("1-6-00", 5_056)),
+        head=b"200",
+        reason="cut",
+    ),
+    Resolved(call=4, verdict="applied", by="ada", why="seen", command="c1", body=Body(b"ok")),
+    Parked(name="approval", payload=Body(b"?")),
+    Signalled(name="approval", value=Body(b"\xc3"), by="bob", command="c2"),
+    Commanded(what="retry", by="ada", why="fixed", command="c3", refused="it runs"),
+    Released(reason="error", error="boom", crashes=2, not_before_ms=1_767_225_601_000),
+    Held(reason="crash_loop", error="boom"),
+    Finished(result=Body(b"\xa4paid")),
+    Failed(error="no", is_cancelled=True),
+)
+RECORDS: Final = tuple(
+    Record(seq, 1 + seq // 8, 1_767_225_600_000 + seq, event)
+    for seq, event in enumerate(EVENTS, start=1)
+)
+TOMBSTONES: Final = (Tombstone("invoice-6", 3, "charge", bytes(32), "done"),)
+SMALL_HEAD: Final = Head(
+    run="demo",
+    epoch=1,
+    owner="3f2a.s1",
+    nonce=bytes(range(16)),
+    seq=2,
+    status=Status.OWNED,
+    records=(
+        Record(1, 0, 1_767_225_600_000, Created()),
+        Record(2, 1, 1_767_225_600_050, Claimed(owner="3f2a.s1")),
+    ),
+)
+HEAD: Final = Head(
+    run="demo",
+    epoch=2,
+    owner="3f2a.s1",
+    nonce=bytes(range(16, 32)),
+    seq=14,
+    status=Status.CANCELLED,
+    reason="no",
+    queue="bills",
+    step=1,
+    step_high=2,
+    code_version="a1f",
+    state_schema=2,
+    pinned=True,
+    not_before_ms=1_767_225_601_000,
+    chain=Chain(ref("1-3-01", 900), ref("1-3-02", 300), (Delta(3, b"delta"),)),
+    records=RECORDS,
+    tombstones=TOMBSTONES,
+    packs=(PackRef(2, ref("1-2-03", 17_000), 1),),
+    calls=(4,),
+    bodies=(ref("1-6-00", 5_056),),
+    blobs=(ref("1-6-04", 8_388_608),),
+    commands=("c1", "c2", "c3"),
+)
+SUMMARY: Final = RunSummary(
+    run="demo", epoch=2, status="ready", queue="bills", step=1, in_doubt=1, schema=2,
+    code_version="a1f", pinned=True, reason="left", not_before_ms=5, stuck=True,
+)  # fmt: skip
+COMMAND: Final = Command(
+    id="c1", run="demo", what="resolve", by="ada", why="seen", call=4, verdict="applied",
+    force=True, value=b"\xa2ok",
+)  # fmt: skip
+
+
+def _sealed(kind: Kind, before: bytes, state: bytes) -> bytes:
+    return encode_sealed(kind, encode_delta(before, state), head_copy=encode_head(SMALL_HEAD))
+
+
+def _opened(kind: Kind, before: bytes) -> Callable[[bytes], object]:
+    def opened(data: bytes) -> object:
+        copy, state = decode_sealed("vector", data, kind=kind)
+        whole = decode_delta(before, state, bytes_max=10_000)
+        return {"head": decode_head("copy", copy), "state": whole}
+
+    return opened
+
+
+OBJECTS: Final[dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]]] = {
+    "head": (lambda: encode_head(HEAD), lambda data: decode_head("vector", data)),
+    "head-small": (lambda: encode_head(SMALL_HEAD), lambda data: decode_head("vector", data)),
+    "base": (lambda: _sealed(Kind.BASE, b"", STATES[0]), _opened(Kind.BASE, b"")),
+    "mid": (lambda: _sealed(Kind.MID, *STATES), _opened(Kind.MID, STATES[0])),
+    "pack": (lambda: encode_pack(RECORDS[3:7], TOMBSTONES), lambda d: decode_pack("vector", d)),
+    "body": (lambda: seal(Kind.BODY, b"hello"), lambda d: unseal("vector", d, kind=Kind.BODY)[0]),
+    "marker": (lambda: encode_summary(SUMMARY), lambda data: decode_summary("vector", data)),
+    "heartbeat": (
+        lambda: encode_heartbeat(Heartbeat("3f2a.s1", 7, "10.0.0.7:7071", True, (SUMMARY,))),
+        lambda data: decode_heartbeat("vector", data),
+    ),
+    "command": (lambda: encode_command(COMMAND), lambda data: decode_command("vector", data)),
+    "journal-row": (
+        lambda: encode_record(Record(3, 1, 5, Checkpoint(step=1, step_high=1, delta=Body(b"z")))),
+        decode_record,
+    ),
+}  # fmt: skip
+"""By name: how this release writes the object, and how it reads it."""
+DUMPED: Final = ("body", "head-small")
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON says it: bytes in hexadecimal, a record with its kind."""
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = (
+            {"kind": value.kind} if hasattr(value, "kind") and hasattr(value, "__slots__") else {}
+        )
+        named = {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+        return kind | named
+    return value
+
+
+# Bytes for people
+
+ENVELOPE: Final = (
+    (4, "magic"), (1, "kind"), (1, "format that wrote it"), (1, "oldest format that reads it"),
+    (1, "codec"), (16, "key id: not encrypted"), (32, "SHA-256 of 24 bytes before, and payload"),
+)  # fmt: skip
+ROW_BYTES: Final = 16
+
+
+def dump(data: bytes) -> str:
+    """Each value of an object on a line: offset, bytes, meaning."""
+    lines: list[str] = []
+    at = 0
+    for size, meaning in ENVELOPE:
+        lines += _rows(at, data[at : at + size], meaning)
+        at += size
+    if data[4:5] == Kind.HEAD.value:
+        for start, end, meaning in _values(data, at, depth=0):
+            lines += _rows(start, data[start:end], meaning)
+    else:
+        lines += _rows(at, data[at:], "payload")
+    return "\n".join(lines)
+
+
+def _rows(at: int, data: bytes, meaning: str) -> Iterator[str]:
+    for start in range(0, len(data), ROW_BYTES):
+        row = data[start : start + ROW_BYTES].hex(" ")
+        yield f"{at + start:04x}  {row:47}  {meaning if start == 0 else ''}".rstrip()
+
+
+def _values(data: bytes, at: int, *, depth: int) -> Iterator[tuple[int, int, str]]:
+    """(start, end, meaning) of each msgpack value from `at` on; containers before their items."""
+    size, meaning, items = _value(data, at)
+    yield at, at + size, "  " * depth + meaning
+    end = at + size
+    for _ in range(items):
+        for part in _values(data, end, depth=depth + 1):
+            yield part
+            end = part[1]
+
+
+WIDTHS: Final = {0xC4: "B", 0xC5: ">H", 0xD9: "B", 0xDA: ">H", 0xCC: "B", 0xCD: ">H", 0xCE: ">I",
+                 0xCF: ">Q", 0xDC: ">H", 0xDE: ">H"}  # fmt: skip
+PLAIN: Final = {0xC0: "nil", 0xC2: "false", 0xC3: "true"}
+
+
+def _value(data: bytes, at: int) -> tuple[int, str, int]:
+    """(bytes of it alone, meaning, items that follow) of one msgpack value."""
+    first = data[at]
+    if first <= 0x7F:
+        return 1, str(first), 0
+    if first in PLAIN:
+        return 1, PLAIN[first], 0
+    if first in WIDTHS:
+        width = struct.calcsize(WIDTHS[first])
+        number = int(struct.unpack_from(WIDTHS[first], data, at + 1)[0])
+        start = at + 1 + width
+    else:
+        number, start = first & (0x1F if 0xA0 <= first <= 0xBF else 0x0F), at + 1
+    if first <= 0x8F or first == 0xDE:
+        return start - at, f"map of {number}", 2 * number
+    if first <= 0x9F or first == 0xDC:
+        return start - at, f"array of {number}", number
+    if first in (0xC4, 0xC5):
+        return start - at + number, f"{number} bytes", 0
+    if first in (0xCC, 0xCD, 0xCE, 0xCF):
+        return start - at, str(number), 0
+    return start - at + number, f'"{data[start : start + number].decode()}"', 0
+
+
+def with_dumps(text: str) -> str:
+    """The page with each dump as it is now."""
+    for name in DUMPED:
+        block = f"<!-- dump: {name} -->\n```text\n{dump(OBJECTS[name][0]())}\n```\n<!-- end -->"
+        pattern = rf"<!-- dump: {name} -->\n.*?<!-- end -->"
+        text = re.sub(pattern, block.replace("\\", r"\\"), text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    VECTORS.mkdir(parents=True, exist_ok=True)
+    for name, (write, read) in OBJECTS.items():
+        path = VECTORS / f"{name}.bin"
+        if not path.exists():
+            path.write_bytes(write())
+            said = json.dumps(jsonable(read(path.read_bytes())), indent=1)
+            path.with_suffix(".json").write_text(said + "\n")
+    DOC.write_text(with_dumps(DOC.read_text()))
+
+
+if __name__ == "__main__":
+    main()
