@@ -7,7 +7,7 @@ from typing import Final
 
 from coatcheck import _clock
 from coatcheck._session import Ask, Session
-from coatcheck.errors import CoatcheckError, Unavailable, from_wire
+from coatcheck.errors import CoatcheckError, Parked, Unavailable, from_wire
 from coatcheck.wire import PUSH_ID, Message, Reply, Retry
 
 RECONNECT_S: Final = 120.0
@@ -101,7 +101,8 @@ class BackOff:
 
     def delay_s(self, failure: Exception) -> float:
         """Raises `failure` if no other try can mend it, `Unavailable` when the time is over."""
-        if isinstance(failure, CoatcheckError) and failure.retry is not Retry.LATER:
+        is_final = isinstance(failure, CoatcheckError) and failure.retry is not Retry.LATER
+        if is_final or isinstance(failure, Parked):
             raise failure
         delay_s, self._delay_s = self._delay_s, min(self._delay_s * 2, BACK_OFF_S_MAX)
         if _clock.monotonic() + delay_s > self._end_s:

@@ -25,6 +25,7 @@ from coatcheck.errors import (
     Held,
     InDoubt,
     NotApplied,
+    NotFound,
     ProtocolError,
     SchemaMismatch,
     TooLarge,
@@ -39,6 +40,10 @@ Migrations = Mapping[int, Callable[[Any], Any]]
 
 STARTS_MAX: Final = 8
 """Windows missed in a row; then the process is starved, and asking again only adds load."""
+PROBES_MAX: Final = 8
+"""A "no" counts once it has settled; each probe is asked for after a wait, so few are enough."""
+OWNED: Final = "owned"
+"""What an opened run is, unless it was over before it could be opened."""
 CLIENT_NAME: Final = "coatcheck-python"
 UNSET: Final[Any] = object()
 
@@ -111,6 +116,7 @@ def open_run(session: Session, migrations: Migrations) -> Op[Opened]:
     session.epoch = field(reply, "epoch", kind=int)
     session.step = field(reply, "step", kind=int)
     session.is_open = True
+    session.is_ended = reply.body.get("status", OWNED) != OWNED
     try:
         given = reply.body.get("input")
         state = _lifted(session, reply, migrations=migrations)
@@ -238,7 +244,9 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
     ask = Ask(Request.CALL, _call_body(call), call.encoded())
     for _ in range(STARTS_MAX):
         reply: Message = yield ask
-        if reply.body.get("decision") == "probe":
+        for _ in range(PROBES_MAX):
+            if reply.body.get("decision") != "probe":
+                break
             reply = yield from _probe(session, call, reply=reply)
         match reply.body.get("decision"):
             case "replay":
@@ -248,7 +256,7 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
                     return (yield from _attempt(session, call, go=reply))
                 except TooLate:
                     reason = "its window was over before it could start"
-                    yield _done(session, outcome(reply, "not_applied", reason=reason))
+                    yield from _tell(session, outcome(reply, "not_applied", reason=reason))
             case other:
                 raise ProtocolError(f"{call.tool.name}: the decision is {other!r:.40}")
     raise Unavailable(
@@ -290,10 +298,10 @@ def _attempt(session: Session, call: Call, *, go: Message) -> ToolOp[Any]:
     except TooLate:
         raise
     except NotApplied as error:
-        yield _done(session, outcome(go, "not_applied", reason=str(error)))
+        yield from _tell(session, outcome(go, "not_applied", reason=str(error)))
         raise
     except Exception as error:
-        yield _done(session, outcome(go, "failed", reason=_said(error)))
+        yield from _tell(session, outcome(go, "failed", reason=_said(error)))
         if call.tool.effect == "once":
             raise _doubt(session, call, number=number, why=_said(error)) from error
         raise
@@ -302,9 +310,24 @@ def _attempt(session: Session, call: Call, *, go: Message) -> ToolOp[Any]:
         told = outcome(go, "failed", reason=_said(error))
         yield _done(session, told._replace(is_posted=True))
         raise
-    yield _done(session, outcome(go, "result", result=data))
+    if not (yield from _tell(session, outcome(go, "result", result=data))):
+        again: Message = yield Ask(Request.CALL, _call_body(call), call.encoded())
+        if again.body.get("decision") != "go":
+            return _replayed(session, call, reply=again)
+        yield _done(session, outcome(again, "result", result=data))
     # The recorded form, so that the agent sees the same the first time and on each replay.
     return _codec.typed(_codec.decode(data), call.function)
+
+
+def _tell(session: Session, ask: Ask) -> Op[bool]:
+    """Tell an outcome; false if the sidecar knows of no such call: it came back, and the call was
+    a read, of which nothing is kept before its answer."""
+    try:
+        yield _done(session, ask)
+    except NotFound:
+        session.calls.pop(ask.body["call"], None)
+        return False
+    return True
 
 
 def _done(session: Session, ask: Ask) -> Ask:

@@ -134,6 +134,8 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
 }
 
 WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
+ENDS: Final = frozenset({Request.FINISH, Request.FAIL})
+"""Said again after the answer was lost, on a connection whose run is over by them."""
 INCARNATION_BYTES: Final = 16
 
 
@@ -165,7 +167,10 @@ class Session:
             )
         if request is Request.OPEN and self.phase is not Phase.IDLE:
             raise malformed("open: a connection serves one run; make a new one")
-        if request in WITH_RUN and self.phase is not Phase.OPEN:
+        if request in WITH_RUN - ENDS and self.phase is Phase.CLOSED:
+            why = f"{request}: this connection's run was given up; open it again"
+            raise Refusal(ErrorCode.FENCED, why)
+        if request in WITH_RUN and self.phase not in (Phase.OPEN, Phase.CLOSED):
             raise malformed(f"{request} without an open run on this connection")
 
     def opened(self, *, is_open: bool) -> None:

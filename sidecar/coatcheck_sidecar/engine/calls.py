@@ -49,6 +49,9 @@ KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
 READS_FROM: Final = 2**40
 """Numbers above it name reads that are under way: no log is that long."""
+READS_OF_EPOCH: Final = 2**20
+"""Each ownership has its own of them, so that an outcome meant for a sidecar that died is not taken
+for that of another read."""
 NOTHING_ASKED: Final = AskedSoFar()
 SUMMARIES_MAX: Final = 20
 """Calls that a refusal lists."""
@@ -102,7 +105,7 @@ class Calls:
         self._asked = NOTHING_ASKED
         self._reads: dict[int, Call] = {}
         self._reads_by_key: dict[str, Call] = {}
-        self._next_read = READS_FROM
+        self._next_read = READS_FROM + self._state.epoch * READS_OF_EPOCH
         self._probing: dict[int, _Pending] = {}
         self._waiters: list[asyncio.Future[None]] = []
         keeper.on_new_step = self.begin

@@ -1,6 +1,5 @@
 """Becoming a run's owner: read it, judge whether that is allowed, swap in a new epoch."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,11 +16,12 @@ from coatcheck_sidecar.core.ownership import (
     Elsewhere,
     Later,
     decide_claim,
+    pod_of,
     summary_of,
 )
 from coatcheck_sidecar.core.record import BadRecord, Claimed, Created, Held, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name
-from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -58,8 +58,6 @@ class Wants:
     input: bytes | None = None
     incarnation: bytes = b""
     resume_epoch: int | None = None
-    is_adopting: bool = False
-    """No agent asks: the former one may still be there, and what it left goes on for it."""
 
     @property
     def accepts(self) -> Accepts:
@@ -78,7 +76,6 @@ class Claimer:
         self.tails: dict[str, list[Record]] = {}
         self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
         self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
-        """Told of every keeper at once, whether or not somebody still waits for it."""
         self._fleet = fleet
         self._doors: Doors = fleet.doors
         self._local = local
@@ -94,11 +91,11 @@ class Claimer:
         clock = self._doors.clock
         until_s = clock.monotonic() + wants.wait_s
         while True:
-            found = await self._whole(run, wants)
-            if isinstance(found, Refusal):
-                raise found
-            if isinstance(found, StoreError):
-                found = Later(self._look_again_s, f"the store does not answer: {found}")
+            try:
+                # A claim that may have reached the store is known here, whoever still waits.
+                found = await self._tasks.whole(self.attempt(run, wants), name=f"claim {run}")
+            except StoreError as error:
+                found = Later(self._look_again_s, f"the store does not answer: {error}")
                 refusal = Refusal(ErrorCode.STORE_UNAVAILABLE, found.reason, retry=Retry.LATER)
             else:
                 refusal = _refusal(run, found)
@@ -113,50 +110,28 @@ class Claimer:
                 raise refusal
             await clock.sleep(delay_s)
 
-    async def _whole(self, run: str, wants: Wants) -> "Found | Refusal | StoreError":
-        """One attempt, to its end: a swap that is under way may make us the owner."""
-        task = self._tasks.start(self._attempt_kept(run, wants), name=f"claim {run}")
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
-
-    async def _attempt_kept(self, run: str, wants: Wants) -> "Found | Refusal | StoreError":
-        try:
-            found = await self.attempt(run, wants)
-        except (Refusal, StoreError) as error:
-            return error
-        if isinstance(found, Keeper):
-            self.on_claimed(found)
-        return found
-
     @property
     def _look_again_s(self) -> float:
         return self._doors.settings.lease_s * LOOK_AGAIN_SHARE
 
-    async def attempt(self, run: str, wants: Wants) -> "Found":
+    async def attempt(self, run: str, wants: Wants) -> "Keeper | Restored | Later | OwnedBy":
         """One try; raises `Refusal`, `StoreError`."""
-        bytes_max = self._doors.settings.state_bytes_max
-        began_s = self._doors.clock.monotonic()
-        try:
-            restored = await read_run(self._doors.store, run, bytes_max=bytes_max)
-        except Damaged as error:
-            if isinstance(self._judge(error.head, crashes=0), Elsewhere):
-                return OwnedBy(error.head.owner, "")
-            raise await self._hold(error) from error
+        restored = await self._read(run)
         if restored is None:
             return await self._create(run, wants)
-        seconds = self._doors.clock.monotonic() - began_s
-        self._doors.observer.note(
-            "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
-        )
+        if isinstance(restored, OwnedBy):
+            return restored
         head, state = restored.head, restored.log.state
-        decision = self._judge(head, crashes=state.crashes)
+        is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
         tail = await self._tail(head)
+        if not wants.incarnation and not is_ours:
+            return restored
+        decision = self._judge(head, crashes=state.crashes)
         match decision:
             case Claimable():
-                await self._add_tail(restored, tail)
+                ending = await self._add_tail(restored, tail)
+                if ending is not None:
+                    return await self._end(restored.log, ending)
                 return await self._take(restored, decision, wants=wants)
             case Elsewhere(owner):
                 return OwnedBy(owner, state.claimed.address)
@@ -169,6 +144,22 @@ class Claimer:
                 return restored
             case Later():
                 return decision
+
+    async def _read(self, run: str) -> "Restored | OwnedBy | None":
+        bytes_max = self._doors.settings.state_bytes_max
+        began_s = self._doors.clock.monotonic()
+        try:
+            restored = await read_run(self._doors.store, run, bytes_max=bytes_max)
+        except Damaged as error:
+            if isinstance(self._judge(error.head, crashes=0), Elsewhere):
+                return OwnedBy(error.head.owner, "")
+            raise await self._hold(error) from error
+        if restored is not None:
+            seconds = self._doors.clock.monotonic() - began_s
+            self._doors.observer.note(
+                "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
+            )
+        return restored
 
     def _judge(self, head: Head, *, crashes: int) -> Claim:
         return decide_claim(
@@ -197,19 +188,20 @@ class Claimer:
     ) -> "Keeper | Later":
         head, log = restored.head, restored.log
         last = log.state.claimed
-        is_resumed = wants.resume_epoch is not None
-        if is_resumed and last.incarnation != wants.incarnation:
-            raise fenced(head.run, wants.resume_epoch or 0)
+        if wants.resume_epoch is not None and wants.incarnation != last.incarnation:
+            raise fenced(head.run, wants.resume_epoch)
+        is_same_agent = wants.resume_epoch is not None or not wants.incarnation
         refused = wants.accepts.refusal(summary_of(head))
-        if refused and not wants.is_adopting:
+        if refused and not is_same_agent:
             raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=head.run)
-        is_same_agent = is_resumed or wants.is_adopting
         crashes = log.state.crashes if is_same_agent else decision.crashes
-        if wants.is_adopting:
+        if is_same_agent:
+            # An adopted run stays its agent's, which may live and be on its way back.
             claimed = replace(last, owner=self.me, cause=decision.cause, crashes=crashes)
         else:
-            since = last.since if is_resumed else log.state.seq + 1
-            claimed = self._claimed(wants, cause=decision.cause, crashes=crashes, since=since)
+            claimed = self._claimed(
+                wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1
+            )
         keeper = self._keeper(log)
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
@@ -219,6 +211,18 @@ class Claimer:
                 await keeper.close()
                 raise Refusal(ErrorCode.HELD, f"run {head.run} crashed {crashes} times: held")
         return found
+
+    async def _end(self, log: RunLog, ending: StatusEvent) -> Later:
+        """A former life let go of the run, and died before the store knew: say it in its place."""
+        keeper = self._keeper(log)
+        claimed = replace(log.state.claimed, owner=self.me, cause="restart")
+        try:
+            await keeper.claim(claimed, then=(ending,))
+        except Refusal:
+            return Later(0.0, "another owner was quicker")
+        self.tails.pop(keeper.run, None)
+        await keeper.close()
+        return Later(0.0, "it was let go of")
 
     async def _tail(self, head: Head) -> list[Record]:
         """What this pod kept and had not shipped; what went on elsewhere is set aside."""
@@ -232,13 +236,17 @@ class Claimer:
             self._local.trim(head.run, epoch=head.epoch, seq=head.seq)
         return tail
 
-    async def _add_tail(self, restored: Restored, tail: Sequence[Record]) -> None:
+    async def _add_tail(self, restored: Restored, tail: Sequence[Record]) -> StatusEvent | None:
+        """It goes on; the last event that ends the ownership, if there is one."""
+        head, log = restored.head, restored.log
         try:
             for record in tail:
-                restored.log.replay(record, bytes_max=self._doors.settings.state_bytes_max)
+                log.replay(record, bytes_max=self._doors.settings.state_bytes_max)
         except (BadDelta, BadRecord) as error:
-            await self._local.set_aside(restored.head.run, reason=str(error))
-            self._doors.observer.note("damaged", run=restored.head.run, error=str(error))
+            await self._local.set_aside(head.run, reason=str(error))
+            self._doors.observer.note("damaged", run=head.run, error=str(error))
+        ending = tail[-1].event if tail and log.state.status is not Status.OWNED else None
+        return ending if isinstance(ending, StatusEvent) else None
 
     async def _swap(
         self, keeper: Keeper, claimed: Claimed, *, first: Created | None = None
@@ -248,9 +256,10 @@ class Claimer:
             await keeper.claim(claimed, first=() if first is None else (first,))
         except Refusal:
             return Later(0.0, "another owner was quicker")
-        self.tails.pop(keeper.run, None)
         seconds = self._doors.clock.monotonic() - began_s
         self._doors.observer.note("claimed", run=keeper.run, cause=claimed.cause, seconds=seconds)
+        self.tails.pop(keeper.run, None)
+        self.on_claimed(keeper)
         return keeper
 
     async def _after(self, head: Head, keeper: Keeper) -> None:
@@ -312,10 +321,7 @@ class OwnedBy:
     address: str
 
 
-Found = Keeper | Restored | Later | OwnedBy
-
-
-def _refusal(run: str, found: Found) -> Refusal:
+def _refusal(run: str, found: "Keeper | Restored | Later | OwnedBy") -> Refusal:
     if isinstance(found, OwnedBy):
         return Refusal(
             ErrorCode.OWNED_ELSEWHERE,

@@ -68,16 +68,16 @@ class Keeper:
         self.shipper.on_shipped = self._on_shipped
         self.shipper.on_fenced = self._on_fenced
         self.agent: Agent | None = None
-        self.has_heard_agent = False
-        """An agent was attached here: what it asked is known, and not only from records."""
+        self.heard = b""
+        """The incarnation of the last agent that asked this process for something."""
         self.agent_gone_s = doors.clock.monotonic()
         self.step_began_s = doors.clock.monotonic()
         self.step_timeout_s: float | None = None
         self.is_draining = False
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
-        self.gone = asyncio.Event()
-        """It is over, and the store knows."""
+        self.is_gone = asyncio.Event()
+        """It is over, and what was appended is shipped, or never will be."""
         self.on_over: Callable[[Keeper], None] = lambda keeper: None
         self.on_command: Callable[[], None] = lambda: None
         self.on_new_step: Callable[[], None] = lambda: None
@@ -285,31 +285,34 @@ class Keeper:
     async def _let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
         records = [*before, *self.append(event)]
         self.is_over = True
-        leaving = self._tasks.start(self._leave(records), name=f"let go {self.run}")
-        error = await asyncio.shield(leaving)
-        if error is not None:
-            raise error
+        await self._tasks.whole(self._ship_last(records), name=f"let go {self.run}")
         return records[-1].seq
 
-    async def _leave(self, records: Sequence[Record]) -> Refusal | None:
-        """Goes on though nobody waits: what was acknowledged before is shipped by it."""
+    async def _ship_last(self, records: Sequence[Record]) -> None:
+        """Whoever asked may be gone: a run that is let go of must be seen to be free."""
         try:
             await self.durable(records, Level.REMOTE)
-        except Refusal as error:
-            return error
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.is_gone.set()
         self.on_over(self)
-        return None
 
     # Ownership
 
-    async def claim(self, event: Claimed, *, first: Sequence[Event] = ()) -> None:
+    async def claim(
+        self, event: Claimed, *, first: Sequence[Event] = (), then: Sequence[Event] = ()
+    ) -> None:
         """Swap in a new epoch; raises `Refusal` (fenced) if somebody else was quicker.
 
-        `first` are the records of a new run that go before its claim.
+        `first` are the records of a new run that go before its claim, `then` what ends it at once.
         """
         for before in first:
             self._send_body(self.log.append(before, at_ms=self.now_ms()))
         record = self.log.claim(event, at_ms=self.now_ms())
+        for after in then:
+            self._send_body(self.log.append(after, at_ms=self.now_ms()))
         if self._loop is None:
             await self.shipper.ship_all()
             self._loop = self._tasks.start(self.shipper.run(), name=f"ship {self.run}")
@@ -320,7 +323,7 @@ class Keeper:
     def attach(self, agent: Agent | None) -> None:
         """An agent came, or went."""
         self.agent = agent
-        self.has_heard_agent = self.has_heard_agent or agent is not None
+        self.heard = agent.incarnation if agent is not None else self.heard
         self.agent_gone_s = self.doors.clock.monotonic()
         self.step_began_s = self.agent_gone_s
 
@@ -336,7 +339,7 @@ class Keeper:
         self.is_over = True
         self.doors.observer.note("fenced", run=self.run, epoch=self.log.state.epoch)
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
-        self.on_over(self)
+        self._leave()
 
     async def close(self) -> None:
         """Stop shipping; what is unshipped stays in the journal."""

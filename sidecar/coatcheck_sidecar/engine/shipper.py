@@ -138,7 +138,8 @@ class Shipper:
     async def _next(self) -> None:
         self._wake.clear()
         self._is_urgent.clear()
-        await self._attempt()
+        if self.log.unshipped:
+            await self._attempt()
 
     async def ship_all(self) -> None:
         """Ship everything there is now; raises `Refusal` (fenced). Not beside `run`."""

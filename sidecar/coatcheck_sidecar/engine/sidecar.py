@@ -74,7 +74,7 @@ class Sidecar:
         self._local = LocalLog(journal, spool, tasks=self._tasks, note=observer)
         self._offset_ms = 0
         self.fleet = Fleet(me, self.doors)
-        self.heart = Heart(me, doors=self.doors, keepers=self._kept, now_ms=self.now_ms)
+        self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = Claimer(
             me, fleet=self.fleet, local=self._local, tasks=self._tasks, now_ms=self.now_ms
         )
@@ -89,9 +89,6 @@ class Sidecar:
     def now_ms(self) -> int:
         """Store time, as last learned."""
         return self._clock.wall_ms() + self._offset_ms
-
-    def _kept(self) -> list[Keeper]:
-        return list(self.keepers.values())
 
     def _owned(self) -> list[Keeper]:
         return [keeper for keeper in self.keepers.values() if not keeper.is_over]
@@ -118,7 +115,7 @@ class Sidecar:
 
     async def _adopt(self, run: str) -> None:
         """Ship what a former life kept of a run, whether or not its agent comes back."""
-        wants = Wants(run=run, can_create=False, wait_s=0.0, is_adopting=True)
+        wants = Wants(run=run, can_create=False, wait_s=0.0)
         while run in self._claimer.tails and run not in self.keepers:
             try:
                 async with self._opening[run]:
@@ -142,7 +139,6 @@ class Sidecar:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
             self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
-        keeper.gone.set()
         status, reason = keeper.log.state.status, keeper.log.state.reason
         self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
 
@@ -165,44 +161,43 @@ class Sidecar:
     ) -> Opened:
         async with self._opening[run]:
             self._refuse_draining(wants)
+            await self._until_gone(run, wants)
             keeper = self.keepers.get(run)
-            if keeper is not None and keeper.is_over:
-                await self._until_gone(keeper, wait_s=wants.wait_s)
-                keeper = None
-            try:
-                if keeper is not None:
-                    return await self._reopen(keeper, wants, agent=agent, lives=lives)
-                return await self._claim(run, wants, agent=agent, lives=lives)
-            except BaseException:
-                # Whoever asked may have hung up meanwhile: it must not count as being there.
-                if run in self.keepers:
-                    self.detach(self.keepers[run], agent)
-                raise
+            if keeper is not None:
+                return await self._reopen(keeper, wants, agent=agent, lives=lives)
+            found = await self._claimer.claim(run, wants)
+            if isinstance(found, Restored):
+                return Opened(None, None, found)
+            calls = self._calls[run]
+            found.attach(agent)
+            if wants.resume_epoch is not None:
+                await self._resume(found, wants, lives=lives, is_known=False)
+            return Opened(found, calls, None)
 
-    async def _claim(
-        self, run: str, wants: Wants, *, agent: Agent, lives: dict[int, Life]
-    ) -> Opened:
-        found = await self._claimer.claim(run, wants)
-        if isinstance(found, Restored):
-            return Opened(None, None, found)
-        calls = self._calls[run]
-        found.attach(agent)
-        if wants.resume_epoch is not None:
-            await calls.resume(wants.resume_epoch, lives, is_known=False)
-        return Opened(found, calls, None)
-
-    async def _until_gone(self, keeper: Keeper, *, wait_s: float) -> None:
-        """A claim before its release is shipped would fence it, and all that goes with it."""
+    async def _resume(
+        self, keeper: Keeper, wants: Wants, *, lives: dict[int, Life], is_known: bool
+    ) -> None:
+        """Take in how the calls of an agent stand that came back."""
+        agent = keeper.agent
         try:
-            async with asyncio.timeout(wait_s):
-                await keeper.gone.wait()
+            calls = self._calls[keeper.run]
+            await calls.resume(wants.resume_epoch or 0, lives, is_known=is_known)
+        except BaseException:
+            if agent is not None:
+                self.detach(keeper, agent)
+            raise
+
+    async def _until_gone(self, run: str, wants: Wants) -> None:
+        """A run that is being let go of here is not claimed anew before the store has it all."""
+        keeper = self.keepers.get(run)
+        if keeper is None or not keeper.is_over:
+            return
+        try:
+            async with asyncio.timeout(wants.wait_s):
+                await keeper.is_gone.wait()
         except TimeoutError:
-            raise Refusal(
-                ErrorCode.UNAVAILABLE,
-                f"run {keeper.run} was left, and the store has not taken that yet",
-                retry=Retry.LATER,
-                run=keeper.run,
-            ) from None
+            why = f"run {run} is being let go of, and the store does not answer"
+            raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run) from None
 
     def _refuse_draining(self, wants: Wants) -> None:
         if self.is_draining and wants.resume_epoch is None:
@@ -236,12 +231,12 @@ class Sidecar:
             crashes=crashes,
             since=state.claimed.since if is_same else state.seq + 1,
         )
+        is_known = keeper.heard == wants.incarnation
         await keeper.claim(claimed)
-        is_known = keeper.has_heard_agent
         keeper.attach(agent)
         calls = self._calls[keeper.run]
         if is_same:
-            await calls.resume(wants.resume_epoch or 0, lives, is_known=is_known)
+            await self._resume(keeper, wants, lives=lives, is_known=is_known)
         else:
             calls.begin()
         return Opened(keeper, calls, None)
@@ -333,18 +328,20 @@ class Sidecar:
                 break
             await self._clock.sleep(SETTLE_S)
         left_s = max(0.0, until_s - self._clock.monotonic())
-        releases = [self._release_drained(keeper) for keeper in self._owned()]
+        releases = [self._release_drained(keeper) for keeper in self.keepers.values()]
         try:
             async with asyncio.timeout(left_s):
-                leaving = [keeper.gone.wait() for keeper in self._kept() if keeper.is_over]
-                await asyncio.gather(*releases, *leaving)
+                await asyncio.gather(*releases)
                 await self.heart.stop()
         except TimeoutError:
             self._observer.note("drain_cut", runs=len(self._owned()))
 
     async def _release_drained(self, keeper: Keeper) -> None:
         try:
-            await keeper.release("draining")
+            if keeper.is_over:
+                await keeper.is_gone.wait()
+            else:
+                await keeper.release("draining")
         except Refusal as error:
             self._observer.note("look_failed", error=error.message)
 

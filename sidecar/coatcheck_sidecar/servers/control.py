@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
     def _after(self, request: Request, *, is_open: bool) -> None:
         if request is Request.OPEN:
             self._session.opened(is_open=is_open)
-        elif self._requests.is_over:
+        if self._requests.is_over:
             self._session.closed()
 
     def push(self, push: Push, body: dict[str, Any]) -> None:

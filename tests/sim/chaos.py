@@ -1,0 +1,230 @@
+"""What goes wrong, and when: all of it decided by the seed."""
+
+import gc
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tests.sim.loop import Process
+from tests.sim.world import CALM_S_MAX, Pod, World, virtual_machine
+
+RESTART_S: Final = (0.2, 4.0)
+"""How long a container takes to come back."""
+GRACE_S: Final = 6.0
+"""Of a deploy: less than a run needs, more than a drain does in good weather."""
+WINDOW_PAUSE_S: Final = 0.7
+"""A pause that meets a tool between clock and write: with the tool's own time below the limit."""
+SUSPEND_S_MAX: Final = 12.0
+FUSE_MIN, FUSE_MAX = 3, 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a seed came to."""
+
+    seed: int
+    fault: str
+    virtual_s: float
+    callbacks: int
+    trace: list[tuple[float, str, dict[str, object]]]
+
+
+class Chaos:
+    """Breaks a world until it is to be left alone."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._random = world.random
+        self._thawed_s: dict[str, float] = {}
+        self._strength = world.random.choice((0.0, 0.3, 1.0, 1.0, 2.0))
+        world.on_start = self._started
+        self._set_weather()
+        faults: list[tuple[float, Callable[[Pod], None]]] = [
+            (4, self._kill_agent),
+            (4, self._kill_sidecar),
+            (2, self._kill_pod),
+            (1, self._reboot),
+            (1.5, self._lose_node),
+            (3, self._freeze_one),
+            (2, self._freeze_pod),
+            (1, self._suspend),
+            (1.5, self._store_away),
+            (0.4, self._kill_journal),
+            (1.5, self._deploy),
+        ]
+        self._weights = [weight * world.random.choice((0, 1, 1, 2)) for weight, _ in faults]
+        self._faults = [fault for _, fault in faults]
+
+    def _set_weather(self) -> None:
+        random, weather, habits = self._random, self._world.weather, self._world.habits
+        for name in ("slow", "lost", "lost_answer", "late"):
+            share = random.choice((0.0, 0.01, 0.03, 0.1)) * self._strength
+            setattr(weather, name, share)
+        weather.conflict = random.choice((0.0, 0.02, 0.1)) * self._strength
+        for name in ("refused", "lost", "lost_answer", "failed_probe"):
+            setattr(habits, name, random.choice((0.0, 0.05, 0.15)) * self._strength)
+
+    def schedule(self, until_s: float) -> None:
+        """Faults from now until then."""
+        at_s = 0.0
+        while self._strength and sum(self._weights):
+            at_s += self._random.expovariate(self._strength / 4.0)
+            if at_s > until_s:
+                break
+            fault = self._random.choices(self._faults, self._weights)[0]
+            self._world.loop.call_later(at_s, self._strike, fault)
+
+    def _strike(self, fault: Callable[[Pod], None]) -> None:
+        pods = [pod for pod in self._world.pods if not pod.is_gone]
+        if pods and not self._world.is_calm:
+            fault(self._random.choice(pods))
+
+    def calm(self) -> None:
+        """No more faults; everything that is down comes back."""
+        self._world.note("calm")
+        self._world.is_calm = True
+        self._world.weather.clear_up()
+        self._world.habits.improve()
+
+    # Faults at any await
+
+    def _started(self, pod: Pod, process: Process, is_agent: bool) -> None:
+        """Some processes meet their fault after a number of callbacks, wherever that is."""
+        if self._world.is_calm or self._random.random() > 0.35 * self._strength:
+            return
+        callbacks = int(math.exp(self._random.uniform(math.log(FUSE_MIN), math.log(FUSE_MAX))))
+
+        def blow() -> None:
+            if self._world.is_calm:
+                return
+            if self._random.random() < 0.3:
+                self._freeze(process)
+            else:
+                self._world.kill(pod, process)
+                self._restart_later(pod)
+
+        process.set_fuse(callbacks, blow)
+
+    def _restart_later(self, pod: Pod) -> None:
+        """Containers that are down come back, each in its time."""
+        world = self._world
+        for index in range(len(pod.agents)):
+            world.loop.call_later(self._random.uniform(*RESTART_S), world.start_agent, pod, index)
+        world.loop.call_later(self._random.uniform(*RESTART_S), world.start_sidecar, pod)
+
+    # Faults by the clock
+
+    def _kill_agent(self, pod: Pod) -> None:
+        self._world.kill(pod, self._random.choice(pod.agents))
+        self._restart_later(pod)
+
+    def _kill_sidecar(self, pod: Pod) -> None:
+        self._world.kill(pod, pod.process)
+        self._restart_later(pod)
+
+    def _kill_pod(self, pod: Pod) -> None:
+        for process in pod.processes:
+            self._world.kill(pod, process)
+        self._restart_later(pod)
+
+    def _reboot(self, pod: Pod) -> None:
+        pod.reboots += 1
+        for process in pod.processes:
+            self._world.kill(pod, process, is_reboot=True)
+        self._restart_later(pod)
+
+    def _lose_node(self, pod: Pod) -> None:
+        self._world.note("node lost", pod=pod.uid)
+        for process in pod.processes:
+            self._world.kill(pod, process)
+        self._replace(pod)
+
+    def _replace(self, pod: Pod) -> None:
+        pod.is_gone = True
+        delay_s = self._random.uniform(*RESTART_S)
+        self._world.loop.call_later(delay_s, self._world.new_pod, len(pod.agents))
+
+    def _freeze(self, process: Process) -> None:
+        now_s = self._world.loop.now_s
+        delay_s = self._random.choice((0.3, 2.0, 12.0)) * self._random.uniform(0.3, 1.0)
+        if process.windows:
+            if now_s - self._thawed_s.get(process.name, -10.0) < 1.0:
+                return
+            delay_s = min(delay_s, WINDOW_PAUSE_S)
+        self._thawed_s[process.name] = now_s + delay_s
+        self._world.freeze(process, delay_s)
+
+    def _freeze_one(self, pod: Pod) -> None:
+        if pod.processes:
+            self._freeze(self._random.choice(pod.processes))
+
+    def _freeze_pod(self, pod: Pod) -> None:
+        for process in pod.processes:
+            self._freeze(process)
+
+    def _suspend(self, pod: Pod) -> None:
+        """The whole machine sleeps; its monotonic clock does too."""
+        if any(process.windows or process.is_frozen for process in pod.processes):
+            return
+        delay_s = self._random.uniform(0.5, SUSPEND_S_MAX)
+        for process in pod.processes:
+            self._world.freeze(process, delay_s)
+        pod.clock.suspended_s += delay_s
+
+    def _store_away(self, _: Pod) -> None:
+        delay_s = self._random.choice((2.0, 8.0, 60.0)) * self._random.uniform(0.3, 1.0)
+        self._world.note("store away", s=round(delay_s, 3))
+        self._world.weather.away_until_s = self._world.loop.now_s + delay_s
+
+    def _kill_journal(self, pod: Pod) -> None:
+        self._world.note("journal dies", pod=pod.uid)
+        pod.disk.die("EIO")
+
+    def _deploy(self, pod: Pod) -> None:
+        """The pod is told to go, and is gone when its grace is over."""
+        if pod.process is None or pod.process.is_dead or pod.sidecar is None:
+            return
+        self._world.note("deploy", pod=pod.uid)
+        self._world.loop.start(pod.process, self._drain(pod))
+        self._world.loop.call_later(GRACE_S, self._lose_node, pod)
+
+    async def _drain(self, pod: Pod) -> None:
+        assert pod.sidecar is not None
+        await pod.sidecar.drain(deadline_s=GRACE_S)
+        if not any(not keeper.is_over for keeper in pod.sidecar.keepers.values()):
+            self._world.judge.drained(pod)
+
+
+def run_seed(seed: int) -> Verdict:
+    """One whole life."""
+    world = World(seed)
+    chaos = Chaos(world)
+    chaos_s = world.random.uniform(8.0, 40.0)
+    with virtual_machine(is_small=world.random.random() < 0.5), world.judge.listening():
+        world.populate()
+        chaos.schedule(chaos_s)
+        try:
+            while not world.is_done and world.loop.now_s < chaos_s and not world.fault:
+                world.loop.run(until_s=min(chaos_s, world.loop.now_s + 1.0))
+            if not world.fault:
+                chaos.calm()
+                world.finish(until_s=world.loop.now_s + CALM_S_MAX)
+        except Exception as error:  # whatever it is belongs to the seed
+            world.found(f"the simulation failed: {error!r}")
+    verdict = Verdict(seed, world.fault, world.loop.now_s, world.loop.callbacks, world.trace)
+    world.loop.close()
+    return verdict
+
+
+def sweep_up() -> None:
+    """Collect dead worlds. Coroutines that never ended complain when they go: nobody listens."""
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = before

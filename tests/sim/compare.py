@@ -1,0 +1,77 @@
+"""Whether a head, with the objects that it names, says what the records say that led to it."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from coatcheck_sidecar.core.delta import BadDelta
+from coatcheck_sidecar.core.head import BadObject, Head, Kind, check, decode_pack, unseal
+from coatcheck_sidecar.core.model import Body, Call
+from coatcheck_sidecar.core.record import BadRecord
+from coatcheck_sidecar.core.runlog import restore
+from coatcheck_sidecar.core.runstate import RunState
+
+Peek = Callable[[str], bytes | None]
+FIELDS = ("status", "epoch", "seq", "step", "checkpoint_seq", "crashes", "commands", "claimed")
+
+
+def restored_state(head: Head, peek: Peek) -> RunState | str:
+    """The state that a claimer would find now; a sentence if it would find damage."""
+    objects: dict[str, bytes] = {}
+    try:
+        for ref in head.named_objects():
+            objects[ref.name] = check(ref, peek(ref.name))
+        packs = [decode_pack(pack.ref.name, objects.pop(pack.ref.name)) for pack in head.packs]
+        for ref in (head.chain.base, head.chain.mid):
+            if ref is not None:
+                objects.pop(ref.name)
+        bodies = {name: unseal(name, data, kind=Kind.BODY)[0] for name, data in objects.items()}
+        return restore(head, tag="", packs=packs, bodies=bodies).state
+    except (BadObject, BadDelta, BadRecord) as error:
+        return str(error)
+
+
+def differences(found: RunState, wanted: RunState) -> Iterator[str]:
+    """What the head tells otherwise than its records."""
+    for name in FIELDS:
+        yield from _differ(name, getattr(found, name), getattr(wanted, name))
+    for name in ("created", "parked"):
+        yield from _differ(name, _bare(getattr(found, name)), _bare(getattr(wanted, name)))
+    for name in ("result",):
+        yield from _differ(name, _data(getattr(found, name)), _data(getattr(wanted, name)))
+    yield from _differ(
+        "signals",
+        {seq: _bare(signal) for seq, signal in found.signals.items()},
+        {seq: _bare(signal) for seq, signal in wanted.signals.items()},
+    )
+    numbers = found.calls.keys() | wanted.calls.keys()
+    for number in sorted(numbers):
+        calls = [_call(state.calls.get(number)) for state in (found, wanted)]
+        yield from _differ(f"call {number}", *calls)
+    keys = [{k: call.state for k, call in state.by_key.items()} for state in (found, wanted)]
+    yield from _differ("keys", *keys)
+
+
+def _differ(name: str, found: Any, wanted: Any) -> Iterator[str]:
+    if found != wanted:
+        yield f"{name} is {found!r:.600}; its records say {wanted!r:.600}"
+
+
+def _bare(event: Any) -> Any:
+    """A record's event with its body's bytes alone, wherever they lie."""
+    for name in ("input", "payload", "value"):
+        body = getattr(event, name, None)
+        if isinstance(body, Body):
+            return replace(event, **{name: Body(body.data)})
+    return event
+
+
+def _data(body: Body | None) -> bytes | None:
+    return None if body is None or body.data is None else hashlib.sha256(body.data).digest()
+
+
+def _call(call: Call | None) -> Call | None:
+    if call is None or call.outcome is None:
+        return call
+    return replace(call, outcome=replace(call.outcome, body=Body(_data(call.outcome.body))))

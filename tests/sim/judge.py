@@ -1,0 +1,253 @@
+"""What must hold, whatever happens: watched at each swap of a head, each send, each answer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import coatcheck
+from coatcheck.errors import Conflict, Damaged, ProtocolError, ReplayDivergence
+from coatcheck_sidecar.core.head import Head, decode_head
+from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.ownership import pod_of
+from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Record
+from coatcheck_sidecar.core.runlog import RunLog, Snapshot
+from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.engine.shipper import MARKED, marker_name
+from tests.sim.compare import differences, restored_state
+from tests.sim.store import SharedStore
+from tests.sim.upstream import KEYED, ONCE, Charge
+
+if TYPE_CHECKING:
+    from tests.sim.agent import Act
+    from tests.sim.world import Pod
+
+NEVER: Final = (ReplayDivergence, Conflict, Damaged, ProtocolError)
+"""What an agent whose script is deterministic must never be told in a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Something that was acknowledged, and how far that reached."""
+
+    level: str
+    epoch: int
+    pod: "Pod"
+    losses: int
+    """Of the pod's disk at this level, when it was acknowledged."""
+
+
+@dataclass(slots=True)
+class RunWatch:
+    """One run, as the judge saw it."""
+
+    head: Head | None = None
+    shadow: RunState | None = None
+    """The fold of every record that its owners appended and shipped."""
+    writers: dict[int, str] = field(default_factory=dict)
+    owners: dict[int, str] = field(default_factory=dict)
+    attempts: dict[str, set[int]] = field(default_factory=dict)
+    """By upstream key: attempts whose `dispatched` a head held."""
+    starts: dict[str, int] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    """Upstream keys whose final outcome a head held."""
+    steps: dict[int, list[tuple[int, Kept]]] = field(default_factory=dict)
+    answers: dict[str, Kept] = field(default_factory=dict)
+
+
+class Judge:
+    """Collects what went wrong; the first fault ends the simulation."""
+
+    def __init__(self, store: SharedStore, *, on_fault: Callable[[str], None]) -> None:
+        self.runs: dict[str, RunWatch] = {}
+        self.charges: dict[str, str] = {}
+        """Upstream key -> logical charge."""
+        self.acts: dict[str, list[str]] = {}
+        """Run -> all that it must have done when it is finished."""
+        self.effects: Callable[[str], int] = lambda name: 0
+        self._store = store
+        self._fault = on_fault
+        self._lines: dict[bytes, dict[int, Record]] = {}
+        store.on_swap = self.swapped
+
+    def watch(self, run: str) -> RunWatch:
+        return self.runs.setdefault(run, RunWatch())
+
+    def is_final(self, run: str) -> bool:
+        head = self.watch(run).head
+        return head is not None and head.status.is_final
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear of each record that any process appends, and of each head it tries to write."""
+        take, remember = RunLog.take, RunLog.remember
+
+        def heard(log: RunLog, record: Record) -> None:
+            vars(log).setdefault("line", {})[record.seq] = record
+            take(log, record)
+
+        def noted(log: RunLog, snapshot: Snapshot) -> None:
+            self._lines[snapshot.head.nonce] = vars(log).get("line", {})
+            remember(log, snapshot)
+
+        RunLog.take, RunLog.remember = heard, noted  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            RunLog.take, RunLog.remember = take, remember  # type: ignore[method-assign]
+
+    # The store
+
+    def swapped(self, name: str, data: bytes, writer: str) -> None:
+        """A head was replaced: it must go on from the one before."""
+        head = decode_head(name, data)
+        watch = self.watch(head.run)
+        before, watch.head = watch.head, head
+        what = f"head of {head.run}, epoch {head.epoch}, seq {head.seq}, by {writer}"
+        self._check_order(watch, head, before=before, writer=writer, what=what)
+        line = self._lines.pop(head.nonce, None)
+        if line is None:
+            self._fault(f"{what}: written by nobody who keeps its log")
+            return
+        self._check_fold(watch, head, line=line, what=what)
+        if head.status in MARKED and self._store.peek(marker_name(head)) is None:
+            self._fault(f"{what}: {head.status.value}, and there is no marker")
+        if head.status is Status.FINISHED:
+            missing = [act for act in self.acts.get(head.run, ()) if not self.effects(act)]
+            if missing:
+                self._fault(f"{what}: finished, and {missing} never happened")
+
+    def _check_order(
+        self, watch: RunWatch, head: Head, *, before: Head | None, writer: str, what: str
+    ) -> None:
+        last = (0, 0) if before is None else (before.epoch, before.seq)
+        if head.epoch < last[0] or head.seq < last[1]:
+            self._fault(f"{what}: after epoch {last[0]}, seq {last[1]}")
+        if before is not None and before.status.is_final:
+            self._fault(f"{what}: the run was {before.status.value} already")
+        if watch.writers.setdefault(head.epoch, writer) != writer:
+            self._fault(f"{what}: the epoch's writer was {watch.writers[head.epoch]}")
+        watch.owners[head.epoch] = head.owner
+
+    def _check_fold(
+        self, watch: RunWatch, head: Head, *, line: dict[int, Record], what: str
+    ) -> None:
+        shadow = watch.shadow = watch.shadow or RunState(head.run)
+        for seq in range(shadow.seq + 1, head.seq + 1):
+            record = line.get(seq)
+            if record is None:
+                self._fault(f"{what}: record {seq} is not of its writer's log")
+                return
+            shadow.apply(record)
+            self._note_record(watch, shadow, record)
+        restored = restored_state(head, self._store.peek)
+        if isinstance(restored, str):
+            self._fault(f"{what}: {restored}")
+            return
+        for difference in differences(restored, shadow):
+            self._fault(f"{what}: {difference}")
+
+    def _note_record(self, watch: RunWatch, shadow: RunState, record: Record) -> None:
+        event = record.event
+        if not isinstance(event, Dispatched | CallOutcome) or event.call not in shadow.calls:
+            return
+        key = shadow.calls[event.call].upstream_key
+        if isinstance(event, Dispatched):
+            watch.attempts.setdefault(key, set()).add(event.attempt)
+        elif event.what == "done":
+            watch.done.add(key)
+
+    # Agents
+
+    def opened(self, run: str, epoch: int, *, pod: "Pod", state: Any) -> None:
+        """An agent was given a run: everything acknowledged must be in it."""
+        log = state["log"]
+        for step, acks in self.watch(run).steps.items():
+            for token, kept in acks:
+                if self._survives(run, kept, epoch=epoch) and (
+                    len(log) < step or log[step - 1][0] != token
+                ):
+                    self._fault(
+                        f"{run} opened in epoch {epoch} by {pod.uid} without step {step}, which "
+                        f"was acknowledged at level {kept.level} in epoch {kept.epoch}"
+                    )
+
+    def committed(
+        self, run: str, epoch: int, *, pod: "Pod", step: int, token: int, level: str
+    ) -> None:
+        """A checkpoint was acknowledged."""
+        watch = self.watch(run)
+        kept = Kept(level, epoch, pod, pod.losses(level))
+        watch.steps.setdefault(step, []).append((token, kept))
+        if level == "remote" and (watch.head is None or watch.head.step < step):
+            self._fault(f"step {step} of {run} was acknowledged as remote, and no head has it")
+
+    def finished(self, run: str, epoch: int) -> None:
+        """A result was acknowledged."""
+        head = self.watch(run).head
+        if head is None or head.status is not Status.FINISHED:
+            self._fault(f"the finish of {run} in epoch {epoch} was acknowledged, and no head has it")
+
+    def acknowledged(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
+        """The answer of a call was recorded, and given to the agent."""
+        self.watch(run.id).answers[key] = Kept("node", run.epoch, pod, pod.losses("node"))
+
+    def asked(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
+        """A call is about to be made: its answer must not be known already."""
+        watch = self.watch(run.id)
+        head = watch.head
+        if key in watch.done and head is not None and head.epoch == run.epoch:
+            self._fault(f"{run.id} makes call {key} again: its outcome is in the head")
+        kept = watch.answers.get(key)
+        if kept is not None and self._survives(run.id, kept, epoch=run.epoch):
+            self._fault(
+                f"{run.id} makes call {key} again in epoch {run.epoch} on {pod.uid}: its answer "
+                f"was acknowledged there in epoch {kept.epoch}"
+            )
+
+    def charging(self, run: coatcheck.Run, key: str, *, act: "Act", pod: "Pod") -> None:
+        """The same, for a call with an effect; a guarded one must be in the head."""
+        self.charges[key] = act.name
+        self.asked(run, key, pod=pod)
+        if act.kind in ONCE:
+            watch = self.watch(run.id)
+            watch.starts[key] = watch.starts.get(key, 0) + 1
+            if watch.starts[key] > len(watch.attempts.get(key, ())):
+                self._fault(
+                    f"{run.id} sends {act.name} ({act.kind}) for the {watch.starts[key]}. time, "
+                    f"and heads hold {len(watch.attempts.get(key, ()))} attempts"
+                )
+
+    def left(self, run: str, error: BaseException) -> None:
+        """An agent gave a run up."""
+        if isinstance(error, NEVER):
+            self._fault(f"the agent of {run} was told {type(error).__name__}: {error}")
+
+    def drained(self, pod: "Pod") -> None:
+        """A pod says that it shipped everything."""
+        for watch in self.runs.values():
+            for acks in watch.steps.values():
+                acks[:] = [(token, _shipped(kept, pod)) for token, kept in acks]
+            for key, kept in watch.answers.items():
+                watch.answers[key] = _shipped(kept, pod)
+
+    def _survives(self, run: str, kept: Kept, *, epoch: int) -> bool:
+        """What was acknowledged must still be there in this epoch."""
+        if kept.level == "remote":
+            return epoch >= kept.epoch
+        if kept.losses != kept.pod.losses(kept.level):
+            return False
+        owners = self.watch(run).owners
+        since = [owners.get(number, "") for number in range(kept.epoch, epoch + 1)]
+        return bool(since) and all(pod_of(owner) == kept.pod.uid for owner in since)
+
+    # Upstream
+
+    def effect(self, name: str, charge: Charge) -> None:
+        """Something happened in the world."""
+        if charge.effects > 1 and (charge.tool in ONCE or charge.tool == KEYED):
+            self._fault(f"{name} ({charge.tool}) happened {charge.effects} times")
+
+
+def _shipped(kept: Kept, pod: "Pod") -> Kept:
+    return replace(kept, level="remote") if kept.pod is pod else kept

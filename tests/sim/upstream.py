@@ -1,0 +1,135 @@
+"""The world that agents act on: a payments ledger that counts what really happened.
+
+A request takes time on its way; it arrives even if its sender died meanwhile. Answers get lost.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+from coatcheck import NotApplied
+from tests.sim.loop import VirtualLoop, this_process
+
+FLIGHT_S: Final = (0.01, 1.4)
+"""How long a request may be on its way."""
+SETTLE_S: Final = 1.5
+"""What tools with a probe declare: longer than any flight."""
+BEFORE_WRITE_S: Final = 0.2
+"""A tool's own work between its look at the clock and its write."""
+PATIENCE_S: Final = 4.0
+"""How long a tool waits for its answer."""
+PAUSE_MAX_S: Final = 1.0
+"""The longest pause that agents' processes are allowed between look and write."""
+
+ONCE: Final = frozenset({"once", "probed", "business", "named"})
+KEYED: Final = "keyed"
+
+
+class Trouble(Exception):
+    """A tool got no answer: it may or may not have acted."""
+
+
+@dataclass(slots=True)
+class Charge:
+    """What the ledger knows of one logical charge."""
+
+    tool: str
+    effects: int = 0
+    keys: set[str] = field(default_factory=set)
+    """Upstream keys under which it was honoured, where the server looks at keys."""
+    receipt: int = 0
+
+
+@dataclass(slots=True)
+class Habits:
+    """How often requests fare badly."""
+
+    refused: float = 0.0
+    """Known not to have left."""
+    lost: float = 0.0
+    lost_answer: float = 0.0
+    failed_probe: float = 0.0
+
+    def improve(self) -> None:
+        """Everything arrives and is answered."""
+        self.refused = self.lost = self.lost_answer = self.failed_probe = 0.0
+
+
+class Upstream:
+    """One server for all tools."""
+
+    def __init__(self, loop: VirtualLoop, random: Random, habits: Habits) -> None:
+        self.habits = habits
+        self.charges: dict[str, Charge] = {}
+        self.on_effect: Callable[[str, Charge], None] = lambda name, charge: None
+        self._loop = loop
+        self._random = random
+        self._nobody = Context()
+        self._serial = 0
+
+    async def send(self, tool: str, name: str, *, key: str) -> int:
+        """Charge `name`; its receipt. Raises `NotApplied`, `Trouble`."""
+        process = this_process()
+        process.windows += 1
+        await asyncio.sleep(self._random.uniform(0.0, BEFORE_WRITE_S))
+        process.windows -= 1
+        chance, habits = self._random.random(), self.habits
+        if chance < habits.refused:
+            raise NotApplied("connection refused")
+        answer: asyncio.Future[int] = self._loop.create_future()
+        if chance > habits.refused + habits.lost:
+            flight_s = self._random.uniform(*FLIGHT_S) * self._random.random()
+            is_answered = self._random.random() >= habits.lost_answer
+            self._loop.call_later(
+                flight_s, self._arrive, tool, name, key, answer if is_answered else None,
+                context=self._nobody,
+            )  # fmt: skip
+        return await self._wait(answer)
+
+    async def probe(self, name: str) -> int | None:
+        """The receipt of a charge, if there is one. Raises `Trouble`."""
+        answer: asyncio.Future[int | None] = self._loop.create_future()
+        if self._random.random() >= self.habits.failed_probe:
+            flight_s = self._random.uniform(*FLIGHT_S) * self._random.random()
+            self._loop.call_later(flight_s, self._look, name, answer, context=self._nobody)
+        return await self._wait(answer)
+
+    async def _wait(self, answer: "asyncio.Future[Any]") -> Any:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await answer
+        except TimeoutError:
+            raise Trouble("no answer") from None
+
+    def _arrive(
+        self, tool: str, name: str, key: str, answer: "asyncio.Future[int] | None"
+    ) -> None:
+        charge = self.charges.setdefault(name, Charge(tool))
+        if tool != KEYED or key not in charge.keys:
+            self._serial += 1
+            charge.effects += 1
+            charge.receipt = self._serial
+            charge.keys.add(key)
+            self.on_effect(name, charge)
+        if answer is not None:
+            self._answer(answer, charge.receipt)
+
+    def _look(self, name: str, answer: "asyncio.Future[int | None]") -> None:
+        self._answer(answer, self.receipt(name))
+
+    def _answer(self, answer: "asyncio.Future[Any]", value: int | None) -> None:
+        delay_s = self._random.uniform(0.005, 0.3)
+        self._loop.call_later(delay_s, _tell, answer, value, context=self._nobody)
+
+    def receipt(self, name: str) -> int | None:
+        """What an operator reads in the ledger."""
+        charge = self.charges.get(name)
+        return charge.receipt if charge is not None and charge.effects else None
+
+
+def _tell(answer: "asyncio.Future[Any]", value: int | None) -> None:
+    if not answer.done():
+        answer.set_result(value)
