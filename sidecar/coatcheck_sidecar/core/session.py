@@ -136,6 +136,8 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
 WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
 TEXT_CHARS_MAX: Final = 4_096
 """Keys, names and errors go into heads, which stay small."""
+ENDS: Final = frozenset({Request.FINISH, Request.FAIL})
+"""Said again after the answer was lost, on a connection whose run is over by them."""
 INCARNATION_BYTES: Final = 16
 
 
@@ -167,7 +169,7 @@ class Session:
             )
         if request is Request.OPEN and self.phase is not Phase.IDLE:
             raise malformed("open: a connection serves one run; make a new one")
-        if request in WITH_RUN - {Request.FINISH} and self.phase is Phase.CLOSED:
+        if request in WITH_RUN - ENDS and self.phase is Phase.CLOSED:
             why = f"{request}: this connection's run was given up; open it again"
             raise Refusal(ErrorCode.FENCED, why)
         if request in WITH_RUN and self.phase not in (Phase.OPEN, Phase.CLOSED):

@@ -24,7 +24,7 @@ class Spool(Protocol):
     async def read(self, name: str) -> bytes:
         """The bytes, checked; raises `OSError`."""
 
-    async def clean(self, keep: set[str]) -> None:
+    async def clean(self, keep: set[str]) -> object:
         """Remove all files but these."""
 
 

@@ -18,7 +18,7 @@ from coatcheck_sidecar.core.head import (
     unseal,
 )
 from coatcheck_sidecar.core.model import ObjectRef
-from coatcheck_sidecar.core.record import BadRecord, Record
+from coatcheck_sidecar.core.record import BadRecord, Claimed, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name, restore
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.ports import Store
@@ -116,13 +116,19 @@ def replay_deltas(state: bytes, deltas: Sequence[bytes], *, bytes_max: int) -> b
     return state
 
 
-def contiguous_tail(head: Head, rows: Sequence[Record]) -> list[Record]:
-    """What the journal has beyond the head, if it goes on exactly where the head ends.
+def hold_against(head: Head, rows: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """What the journal has beyond the head, and what it has of a log that went on elsewhere.
 
-    Records of another epoch, or behind a gap, belong to a log that somebody else continued.
+    Beyond: exactly where the head ends, in its epoch. Elsewhere: behind a gap, or of an earlier
+    epoch from the record on by which the head's owner claimed. The rest is in the head.
     """
+    claims = [record.seq for record in head.records if isinstance(record.event, Claimed)]
+    claimed_at = max(claims, default=0)
     tail: list[Record] = []
+    elsewhere: list[Record] = []
     for record in rows:
         if record.epoch == head.epoch and record.seq == head.seq + len(tail) + 1:
             tail.append(record)
-    return tail
+        elif record.seq > head.seq or (record.epoch < head.epoch and record.seq >= claimed_at):
+            elsewhere.append(record)
+    return tail, elsewhere
