@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
             failed.append(seed)
             if options.keep_going:
                 print(f"seed {seed}: {verdict.fault[:400]}", flush=True)
-        if verdict.fault and not options.keep_going or options.verbose:
+        if (verdict.fault and not options.keep_going) or options.verbose:
             _show(verdict, lines=0 if options.verbose else TRACE_LINES)
         if verdict.fault and not options.keep_going:
             return 1

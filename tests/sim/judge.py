@@ -186,7 +186,9 @@ class Judge:
         """A result was acknowledged."""
         head = self.watch(run).head
         if head is None or head.status is not Status.FINISHED:
-            self._fault(f"the finish of {run} in epoch {epoch} was acknowledged, and no head has it")
+            self._fault(
+                f"the finish of {run} in epoch {epoch} was acknowledged, and no head has it"
+            )
 
     def acknowledged(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
         """The answer of a call was recorded, and given to the agent."""

@@ -104,9 +104,7 @@ class Upstream:
         except TimeoutError:
             raise Trouble("no answer") from None
 
-    def _arrive(
-        self, tool: str, name: str, key: str, answer: "asyncio.Future[int] | None"
-    ) -> None:
+    def _arrive(self, tool: str, name: str, key: str, answer: "asyncio.Future[int] | None") -> None:
         charge = self.charges.setdefault(name, Charge(tool))
         if tool not in KEYED or key not in charge.keys:
             self._serial += 1

@@ -26,7 +26,14 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
-from coatcheck_sidecar.engine.restore import Damaged, Restored, hold_against, read_run
+from coatcheck_sidecar.engine.restore import (
+    Damaged,
+    Restored,
+    address_of,
+    hold_against,
+    read_head,
+    read_run,
+)
 from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, fenced, marker_name
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import StoreError, StoreRefused
@@ -119,7 +126,7 @@ class Claimer:
         restored = await self._read(run)
         if restored is None:
             return await self._create(run, wants)
-        if isinstance(restored, OwnedBy):
+        if isinstance(restored, OwnedBy | Later):
             return restored
         head, state = restored.head, restored.log.state
         is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
@@ -145,14 +152,24 @@ class Claimer:
             case Later():
                 return decision
 
-    async def _read(self, run: str) -> "Restored | OwnedBy | None":
+    async def _read(self, run: str) -> "Restored | OwnedBy | Later | None":
+        """The run; only its head, where that says that it is not to be had."""
         bytes_max = self._doors.settings.state_bytes_max
         began_s = self._doors.clock.monotonic()
+        found = await read_head(self._doors.store, run)
+        if found is None:
+            return None
+        head, _ = found
+        self._fleet.notice(head)
+        decision = self._judge(head, crashes=0)
+        if isinstance(decision, Elsewhere):
+            await self._tail(head)
+            return OwnedBy(decision.owner, address_of(head))
+        if isinstance(decision, Later) and not self.tails.get(run):
+            return decision
         try:
-            restored = await read_run(self._doors.store, run, bytes_max=bytes_max)
+            restored = await read_run(self._doors.store, run, bytes_max=bytes_max, found=found)
         except Damaged as error:
-            if isinstance(self._judge(error.head, crashes=0), Elsewhere):
-                return OwnedBy(error.head.owner, "")
             raise await self._hold(error) from error
         if restored is not None:
             seconds = self._doors.clock.monotonic() - began_s
@@ -264,10 +281,10 @@ class Claimer:
 
     async def _after(self, head: Head, keeper: Keeper) -> None:
         """What the former owner left behind: its marker, and commands that it did not read."""
+        if head.status in MARKED:
+            keeper.left_marker = marker_name(head)
         try:
-            if head.status in MARKED:
-                await self._doors.store.delete(marker_name(head))
-            elif self.read_inbox is not None:
+            if head.status not in MARKED and self.read_inbox is not None:
                 await self.read_inbox(head.owner, keeper)
         except StoreError as error:
             self._doors.observer.note("look_failed", error=str(error))

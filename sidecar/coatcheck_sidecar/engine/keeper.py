@@ -74,6 +74,8 @@ class Keeper:
         self.step_began_s = doors.clock.monotonic()
         self.step_timeout_s: float | None = None
         self.is_draining = False
+        self.left_marker = ""
+        """Of the state before the claim; removed once a heartbeat names the run."""
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
         self.is_gone = asyncio.Event()

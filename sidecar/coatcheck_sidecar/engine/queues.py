@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.claims import Wants
@@ -36,6 +37,7 @@ class Queues:
         self._tasks = tasks
         self._owned = owned
         self._now_ms = now_ms
+        self._markers: dict[str, str] = {}
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._poke = asyncio.Event()
 
@@ -81,6 +83,7 @@ class Queues:
 
     async def _ready(self, wants: Wants) -> list[str]:
         runs: list[str] = []
+        self._markers.clear()
         for run, name in await self._fleet.ready(wants.queue):
             if len(runs) >= TRIES_MAX:
                 break
@@ -89,17 +92,27 @@ class Queues:
                 continue
             if summary.not_before_ms <= self._now_ms():
                 runs.append(run)
-                self._tasks.start(self._drop_stale(run, name), name=f"marker {name}")
+                self._markers[run] = name
         return runs
 
-    async def _drop_stale(self, run: str, marker: str) -> None:
-        """A marker is removed only if it is older than its run's epoch."""
+    async def passed_over(self, run: str) -> None:
+        """A run that a marker led to could not be had: the marker may be an old one.
+
+        It is removed only if it is older than its run's epoch, and not while the run is owned: its
+        owner does that, once a heartbeat of its own leads there.
+        """
+        marker = self._markers.pop(run, "")
         try:
-            found = await read_head(self._doors.store, run)
-            if found is not None and int(marker.rsplit("/", 1)[1]) < found[0].epoch:
+            found = await read_head(self._doors.store, run) if marker else None
+            is_owned = found is not None and found[0].status is Status.OWNED
+            if found is not None and not is_owned and _epoch_of(marker) < found[0].epoch:
                 await self._doors.store.delete(marker)
         except (StoreError, Refusal, ValueError) as error:
             self._doors.observer.note("look_failed", error=str(error))
+
+
+def _epoch_of(marker: str) -> int:
+    return int(marker.rsplit("/", 1)[1])
 
 
 def _fits(summary: RunSummary, wants: Wants) -> bool:

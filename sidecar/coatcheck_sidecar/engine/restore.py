@@ -58,14 +58,25 @@ async def read_head(store: Store, run: str) -> tuple[Head, str] | None:
         raise damaged(run, str(error)) from error
 
 
+def address_of(head: Head) -> str:
+    """What the agent of its owner gave for redirects."""
+    claims = [record.event for record in head.records if isinstance(record.event, Claimed)]
+    return claims[-1].address if claims else ""
+
+
 def damaged(run: str, what: str) -> Refusal:
     """The answer to a client: what of the run is damaged."""
     return Refusal(ErrorCode.DAMAGED, f"run {run}: {what}", run=run)
 
 
-async def read_run(store: Store, run: str, *, bytes_max: int) -> Restored | None:
-    """The run's log with its checkpoint; raises `Damaged`, `StoreError`, `Refusal`."""
-    found = await read_head(store, run)
+async def read_run(
+    store: Store, run: str, *, bytes_max: int, found: tuple[Head, str] | None = None
+) -> Restored | None:
+    """The run's log with its checkpoint; raises `Damaged`, `StoreError`, `Refusal`.
+
+    `found` is its head, if that was just read.
+    """
+    found = found or await read_head(store, run)
     looks = 0
     while found is not None:
         head, tag = found

@@ -100,7 +100,7 @@ class Sidecar:
         self._tasks.start(self.fleet.run(), name="fleet")
         self._tasks.start(self._sweep(), name="sweep")
         self._tasks.start(self._learn_time(), name="store time")
-        self._tasks.start(scan_heads(self.doors, self.now_ms), name="scan heads")
+        self._tasks.start(scan_heads(self.fleet), name="scan heads")
         for run in list(self._claimer.tails):
             self._tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
@@ -133,6 +133,7 @@ class Sidecar:
         keeper.on_over = self._let_go
         keeper.on_command = self._calls[keeper.run].changed
         keeper.is_draining = self.is_draining
+        self.heart.poke()
 
     def _let_go(self, keeper: Keeper) -> None:
         if self.keepers.get(keeper.run) is keeper:
@@ -274,6 +275,8 @@ class Sidecar:
                         )
                     except Refusal as error:
                         self._observer.note("passed_over", run=run, error=error.message)
+                        if error.code not in (ErrorCode.OWNED_ELSEWHERE, ErrorCode.UNAVAILABLE):
+                            await self._queues.passed_over(run)
                         continue
                     if opened.keeper is not None:
                         return opened
