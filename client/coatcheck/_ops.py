@@ -320,8 +320,9 @@ def _attempt(session: Session, call: Call, *, go: Message) -> ToolOp[Any]:
 
 
 def _tell(session: Session, ask: Ask) -> Op[bool]:
-    """Tell an outcome; false if the sidecar knows of no such call: it came back, and the call was
-    a read, of which nothing is kept before its answer.
+    """Tell an outcome; false if the sidecar knows of no such call.
+
+    It came back, and the call was a read, of which nothing is kept before its answer.
     """
     try:
         yield _done(session, ask)

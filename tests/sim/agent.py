@@ -20,7 +20,7 @@ TRIES_MAX: Final = 6
 """How often a script asks again for a call that failed, before it gives the run up."""
 LEVELS: Final = ("process", "node", "node", "remote")
 KINDS: Final = ("idempotent", "keyed", "shipped", "probed", "once", "business", "named")
-"""`shipped` is keyed, and its `dispatched` is remote: so it may say what the read before it said."""
+"""`shipped` is keyed, and its `dispatched` is remote: it may say what the read before it said."""
 STEPS: Final = (2, 7)
 THINK_S: Final = (0.0, 0.3, 1.5)
 """The longest that an agent thinks before a step, by run."""
@@ -149,7 +149,9 @@ class AgentProcess:
     async def _step(self, run: coatcheck.Run, step: coatcheck.Step, plan: StepPlan) -> list[Any]:
         entry: list[Any] = []
         if plan.signal:
-            entry.append(["signal", await run.wait_for(plan.signal, {"step": step.number})])
+            value = await run.wait_for(plan.signal, {"step": step.number})
+            self._judge.signalled(run.id, plan.signal, value)
+            entry.append(["signal", value])
         if plan.is_parallel:
             done = await asyncio.gather(
                 *(self._act(run, step, act) for act in plan.acts), return_exceptions=True

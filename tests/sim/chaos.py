@@ -66,6 +66,7 @@ class Chaos:
         for name in ("slow", "lost", "lost_answer", "late"):
             share = random.choice((0.0, 0.01, 0.03, 0.1)) * self._strength
             setattr(weather, name, share)
+        self._world.loop.slow_reads = random.choice((0.0, 0.0, 0.02, 0.1)) * self._strength
         weather.conflict = random.choice((0.0, 0.02, 0.1)) * self._strength
         for name in ("refused", "lost", "lost_answer", "failed_probe"):
             setattr(habits, name, random.choice((0.0, 0.05, 0.15)) * self._strength)
@@ -94,6 +95,7 @@ class Chaos:
         self._world.is_calm = True
         self._world.weather.clear_up()
         self._world.habits.improve()
+        self._world.loop.slow_reads = 0.0
 
     # Faults at any await
 
@@ -199,8 +201,10 @@ class Chaos:
 
     async def _drain(self, pod: Pod) -> None:
         assert pod.sidecar is not None
+        began = len(self._world.trace)
         await pod.sidecar.drain(deadline_s=GRACE_S)
-        if not pod.sidecar.keepers:
+        mine = [e for _, e, f in self._world.trace[began:] if f.get("by") == pod.sidecar.me]
+        if "drain_cut" not in mine:
             self._world.judge.drained(pod)
 
 

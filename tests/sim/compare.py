@@ -5,8 +5,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from coatcheck_sidecar.core.delta import BadDelta
-from coatcheck_sidecar.core.head import BadObject, Head, Kind, check, decode_pack, unseal
+from coatcheck.wire import STATE_BYTES_MAX
+from coatcheck_sidecar.core.delta import BadDelta, decode_delta
+from coatcheck_sidecar.core.head import (
+    BadObject,
+    Head,
+    Kind,
+    check,
+    decode_pack,
+    decode_sealed,
+    unseal,
+)
 from coatcheck_sidecar.core.model import Body, Call
 from coatcheck_sidecar.core.record import BadRecord
 from coatcheck_sidecar.core.runlog import restore
@@ -24,13 +33,29 @@ def restored_state(head: Head, peek: Peek) -> RunState | str:
         for ref in head.named_objects():
             objects[ref.name] = check(ref, peek(ref.name))
         packs = [decode_pack(pack.ref.name, objects.pop(pack.ref.name)) for pack in head.packs]
-        for ref in (head.chain.base, head.chain.mid):
-            if ref is not None:
-                objects.pop(ref.name)
+        for sealed in (head.chain.base, head.chain.mid):
+            if sealed is not None:
+                objects.pop(sealed.name)
         bodies = {name: unseal(name, data, kind=Kind.BODY)[0] for name, data in objects.items()}
         return restore(head, tag="", packs=packs, bodies=bodies).state
     except (BadObject, BadDelta, BadRecord) as error:
         return str(error)
+
+
+def restored_checkpoint(head: Head, peek: Peek) -> bytes | str:
+    """The state that a claimer would give to its agent."""
+    state = b""
+    try:
+        for sealed, kind in ((head.chain.base, Kind.BASE), (head.chain.mid, Kind.MID)):
+            if sealed is not None:
+                whole = check(sealed, peek(sealed.name))
+                _, data = decode_sealed(sealed.name, whole, kind=kind)
+                state = decode_delta(state, data, bytes_max=STATE_BYTES_MAX)
+        for delta in head.chain.deltas:
+            state = decode_delta(state, delta.data, bytes_max=STATE_BYTES_MAX)
+    except (BadObject, BadDelta) as error:
+        return str(error)
+    return state
 
 
 def differences(found: RunState, wanted: RunState) -> Iterator[str]:

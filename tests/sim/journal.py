@@ -6,7 +6,7 @@ from random import Random
 from typing import Final
 
 from coatcheck_sidecar.core.model import Level
-from coatcheck_sidecar.ports import JournalDead, Row
+from coatcheck_sidecar.ports import Row
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from tests.sim.loop import VirtualLoop
 
@@ -81,11 +81,6 @@ class MemorySpool:
             raise OSError(f"no file {name}")
         return self._files[name]
 
-    async def clean(self, keep: set[str]) -> int:
-        gone = self._files.keys() - keep
-        for name in gone:
+    async def clean(self, keep: set[str]) -> None:
+        for name in self._files.keys() - keep:
             del self._files[name]
-        return len(gone)
-
-
-__all__ = ["JournalDead", "MemorySpool", "PodJournal"]

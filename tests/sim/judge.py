@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 import coatcheck
 from coatcheck.errors import Conflict, Damaged, ProtocolError, ReplayDivergence
 from coatcheck_sidecar.core.head import Head, decode_head
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
-from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Record
+from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Record, Signalled
 from coatcheck_sidecar.core.runlog import RunLog, Snapshot
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.engine.shipper import MARKED, marker_name
-from tests.sim.compare import differences, restored_state
+from tests.sim.compare import differences, restored_checkpoint, restored_state
 from tests.sim.store import SharedStore
 from tests.sim.upstream import KEYED, ONCE, Charge
 
@@ -42,6 +43,7 @@ class RunWatch:
     """One run, as the judge saw it."""
 
     head: Head | None = None
+    landed_s: float = 0.0
     shadow: RunState | None = None
     """The fold of every record that its owners appended and shipped."""
     writers: dict[int, str] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class RunWatch:
     starts: dict[str, int] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     """Upstream keys whose final outcome a head held."""
+    signals: set[tuple[str, str]] = field(default_factory=set)
     steps: dict[int, list[tuple[int, Kept]]] = field(default_factory=dict)
     answers: dict[str, Kept] = field(default_factory=dict)
 
@@ -64,10 +67,14 @@ class Judge:
         """Upstream key -> logical charge."""
         self.acts: dict[str, list[str]] = {}
         """Run -> all that it must have done when it is finished."""
+        self.sent: dict[tuple[str, str], int] = {}
+        """By run and name, each signal's value."""
         self.effects: Callable[[str], int] = lambda name: 0
+        self.now_s: Callable[[], float] = lambda: 0.0
+        self.lease_s = 0.0
         self._store = store
         self._fault = on_fault
-        self._lines: dict[bytes, dict[int, Record]] = {}
+        self._lines: dict[bytes, tuple[dict[int, Record], bytes]] = {}
         store.on_swap = self.swapped
 
     def watch(self, run: str) -> RunWatch:
@@ -87,14 +94,11 @@ class Judge:
             take(log, record)
 
         def noted(log: RunLog, snapshot: Snapshot) -> None:
-            self._lines[snapshot.head.nonce] = vars(log).get("line", {})
+            self._lines[snapshot.head.nonce] = (vars(log).get("line", {}), snapshot.state)
             remember(log, snapshot)
 
-        RunLog.take, RunLog.remember = heard, noted  # type: ignore[method-assign]
-        try:
+        with patch.object(RunLog, "take", heard), patch.object(RunLog, "remember", noted):
             yield
-        finally:
-            RunLog.take, RunLog.remember = take, remember  # type: ignore[method-assign]
 
     # The store
 
@@ -104,12 +108,19 @@ class Judge:
         watch = self.watch(head.run)
         before, watch.head = watch.head, head
         what = f"head of {head.run}, epoch {head.epoch}, seq {head.seq}, by {writer}"
+        if before is not None and _is_takeover(before, head):
+            silent_s = self.now_s() - watch.landed_s
+            if silent_s < self.lease_s:
+                self._fault(f"{what}: taken over {silent_s:.3f} s after its owner's last swap")
+        watch.landed_s = self.now_s()
         self._check_order(watch, head, before=before, writer=writer, what=what)
-        line = self._lines.pop(head.nonce, None)
+        line, state = self._lines.pop(head.nonce, (None, b""))
         if line is None:
             self._fault(f"{what}: written by nobody who keeps its log")
             return
         self._check_fold(watch, head, line=line, what=what)
+        if restored_checkpoint(head, self._store.peek) != state:
+            self._fault(f"{what}: its checkpoint is not the one that was committed")
         if head.status in MARKED and self._store.peek(marker_name(head)) is None:
             self._fault(f"{what}: {head.status.value}, and there is no marker")
         if head.status is Status.FINISHED:
@@ -149,6 +160,10 @@ class Judge:
 
     def _note_record(self, watch: RunWatch, shadow: RunState, record: Record) -> None:
         event = record.event
+        if isinstance(event, Signalled):
+            if (event.name, event.by) in watch.signals:
+                self._fault(f"{shadow.run} was signalled {event.name} twice")
+            watch.signals.add((event.name, event.by))
         if not isinstance(event, Dispatched | CallOutcome) or event.call not in shadow.calls:
             return
         key = shadow.calls[event.call].upstream_key
@@ -186,9 +201,7 @@ class Judge:
         """A result was acknowledged."""
         head = self.watch(run).head
         if head is None or head.status is not Status.FINISHED:
-            self._fault(
-                f"the finish of {run} in epoch {epoch} was acknowledged, and no head has it"
-            )
+            self._fault(f"the finish of {run} in epoch {epoch} was acknowledged: no head has it")
 
     def acknowledged(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
         """The answer of a call was recorded, and given to the agent."""
@@ -225,13 +238,25 @@ class Judge:
         if isinstance(error, NEVER):
             self._fault(f"the agent of {run} was told {type(error).__name__}: {error}")
 
+    def signalled(self, run: str, name: str, value: Any) -> None:
+        """An agent received a signal: the one that was sent to it."""
+        if value != self.sent.get((run, name)):
+            self._fault(f"{run} received {value} for the signal {name}")
+
     def drained(self, pod: "Pod") -> None:
-        """A pod says that it shipped everything."""
-        for watch in self.runs.values():
+        """A pod says that it shipped everything: all that it still owned is remote."""
+        for run, watch in self.runs.items():
             for acks in watch.steps.values():
-                acks[:] = [(token, _shipped(kept, pod)) for token, kept in acks]
+                acks[:] = [(token, self._shipped(run, kept, pod=pod)) for token, kept in acks]
             for key, kept in watch.answers.items():
-                watch.answers[key] = _shipped(kept, pod)
+                watch.answers[key] = self._shipped(run, kept, pod=pod)
+
+    def _shipped(self, run: str, kept: Kept, *, pod: "Pod") -> Kept:
+        head = self.watch(run).head
+        if kept.pod is not pod or head is None:
+            return kept
+        is_there = self._survives(run, kept, epoch=head.epoch)
+        return replace(kept, level="remote") if is_there else kept
 
     def _survives(self, run: str, kept: Kept, *, epoch: int) -> bool:
         """What was acknowledged must still be there in this epoch."""
@@ -251,5 +276,6 @@ class Judge:
             self._fault(f"{name} ({charge.tool}) happened {charge.effects} times")
 
 
-def _shipped(kept: Kept, pod: "Pod") -> Kept:
-    return replace(kept, level="remote") if kept.pod is pod else kept
+def _is_takeover(before: Head, head: Head) -> bool:
+    is_other = pod_of(before.owner) != pod_of(head.owner)
+    return is_other and before.status is Status.OWNED and head.epoch > before.epoch

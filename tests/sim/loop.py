@@ -74,6 +74,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.now_s = 0.0
         self.is_stopped = False
         self.callbacks = 0
+        self.slow_reads = 0.0
+        """The share of what comes over a connection that is read late."""
         self.errors: list[str] = []
         self.sockets: dict[str, Callable[[Callable[[], asyncio.BaseProtocol]], Any]] = {}
         """By path: makes a connection, or raises `OSError`."""
@@ -135,7 +137,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self.now_s
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -143,7 +145,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             self._ready.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
@@ -152,7 +154,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self.now_s + max(0.0, delay), callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],

@@ -8,7 +8,9 @@ from typing import Any, Final
 from tests.sim.loop import Process, VirtualLoop
 
 DELAY_S: Final = (0.00002, 0.0005)
-"""A unix socket's, and now and then the other side's scheduling."""
+"""A unix socket's."""
+SLOW_S: Final = 2.6
+"""The longest that a starved process takes to read what came: most of a lease."""
 
 
 class Pipe(asyncio.Transport):
@@ -34,6 +36,8 @@ class Pipe(asyncio.Transport):
 
     def _to_peer(self, what: Callable[..., None], *args: Any) -> None:
         delay_s = self._random.uniform(*DELAY_S)
+        if self._random.random() < self._loop.slow_reads:
+            delay_s += self._random.uniform(0.0, SLOW_S)
         self._arrives_s = max(self._arrives_s, self._loop.now_s + delay_s)
         context = self.peer._owner.context
         self._loop.call_at(self._arrives_s, what, *args, context=context)

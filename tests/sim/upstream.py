@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from coatcheck import NotApplied
 from tests.sim.loop import VirtualLoop, this_process
@@ -24,11 +24,12 @@ PATIENCE_S: Final = 4.0
 PAUSE_MAX_S: Final = 1.0
 """The longest pause that agents' processes are allowed between look and write."""
 
+Value = TypeVar("Value")
 ONCE: Final = frozenset({"once", "probed", "business", "named"})
 KEYED: Final = frozenset({"keyed", "shipped"})
 
 
-class Trouble(Exception):
+class Trouble(Exception):  # noqa: N818 - says what is the case
     """A tool got no answer: it may or may not have acted."""
 
 
@@ -97,7 +98,7 @@ class Upstream:
             self._loop.call_later(flight_s, self._look, name, answer, context=self._nobody)
         return await self._wait(answer)
 
-    async def _wait(self, answer: "asyncio.Future[Any]") -> Any:
+    async def _wait(self, answer: "asyncio.Future[Value]") -> Value:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return await answer

@@ -79,7 +79,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = Random(seed)
-        self.loop = VirtualLoop()
+        self.loop = VirtualLoop()  # type: ignore[abstract]  # what is missing is not asked of it
         self.settings = SETTINGS
         self.fault = ""
         self.trace: list[tuple[float, str, dict[str, object]]] = []
@@ -88,11 +88,11 @@ class World:
         self.habits = Habits()
         self.shared = SharedStore(self.loop, self.random, self.weather)
         self.judge = Judge(self.shared, on_fault=self.found)
+        self.judge.now_s, self.judge.lease_s = self.loop.time, SETTINGS.lease_s
         self.upstream = Upstream(self.loop, self.random, self.habits)
         self.upstream.on_effect = self.judge.effect
         self.judge.effects = lambda name: getattr(self.upstream.charges.get(name), "effects", 0)
         self.plans: dict[str, RunPlan] = {}
-        self.signals: dict[tuple[str, str], int] = {}
         self.pods: list[Pod] = []
         self.on_start: Callable[[Pod, Process, bool], None] = lambda pod, process, is_agent: None
         self._tokens = itertools.count(1)
@@ -237,7 +237,7 @@ class World:
         for plan in self.plans.values():
             for step in plan.steps:
                 if step.signal:
-                    token = self.signals[plan.run, step.signal] = self.token()
+                    token = self.judge.sent[plan.run, step.signal] = self.token()
                     self.loop.start(person, operator.signal(plan.run, step.signal, token))
             if random.random() < 0.08:
                 self.loop.start(person, operator.cancel(plan.run))

@@ -82,6 +82,7 @@ class Claimer:
         self.me = me
         self.tails: dict[str, list[Record]] = {}
         self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
+        self.is_draining = False
         self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
         self._fleet = fleet
         self._doors: Doors = fleet.doors
@@ -123,6 +124,8 @@ class Claimer:
 
     async def attempt(self, run: str, wants: Wants) -> "Keeper | Restored | Later | OwnedBy":
         """One try; raises `Refusal`, `StoreError`."""
+        if self.is_draining and wants.incarnation and wants.resume_epoch is None:
+            raise Refusal(ErrorCode.DRAINING, "this pod is shutting down", retry=Retry.LATER)
         restored = await self._read(run)
         if restored is None:
             return await self._create(run, wants)

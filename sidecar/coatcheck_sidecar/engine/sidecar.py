@@ -321,7 +321,7 @@ class Sidecar:
 
     async def drain(self, *, deadline_s: float) -> None:
         """Stop at step boundaries, ship everything, release everything, by the deadline."""
-        self.is_draining = self.heart.is_draining = True
+        self.is_draining = self.heart.is_draining = self._claimer.is_draining = True
         self._observer.note("drain", deadline_s=deadline_s)
         until_s = self._clock.monotonic() + deadline_s - self.settings.margin_s
         for keeper in self._owned():
@@ -333,13 +333,19 @@ class Sidecar:
                 break
             await self._clock.sleep(SETTLE_S)
         left_s = max(0.0, until_s - self._clock.monotonic())
-        releases = [self._release_drained(keeper) for keeper in self.keepers.values()]
         try:
             async with asyncio.timeout(left_s):
-                await asyncio.gather(*releases)
+                # What a former life left, and a claim under way, turn up late.
+                while self.keepers or self._claimer.tails or self._is_opening:
+                    releases = [self._release_drained(keeper) for keeper in self.keepers.values()]
+                    await asyncio.gather(*releases, self._clock.sleep(SETTLE_S))
                 await self.heart.stop()
         except TimeoutError:
             self._observer.note("drain_cut", runs=len(self.keepers))
+
+    @property
+    def _is_opening(self) -> bool:
+        return any(lock.locked() for lock in self._opening.values())
 
     async def _release_drained(self, keeper: Keeper) -> None:
         try:
