@@ -69,6 +69,10 @@ class Field:
 
 
 NUMBER: Final = (int, float)
+WORD_CHARS_MAX: Final = 4_096
+"""Names, keys, addresses: they stand in heads, and are quoted back in errors."""
+SAID: Final = frozenset({"error", "reason"})
+"""What an agent says of a failure may be long; its beginning is kept."""
 LEVELS: Final = frozenset(level.value for level in Level)
 EFFECTS: Final = frozenset(effect.value for effect in Effect)
 
@@ -151,7 +155,7 @@ class Session:
         try:
             request = Request(kind)
         except ValueError:
-            raise malformed(f"{kind!r} is no request of this protocol") from None
+            raise malformed(f"{kind!r:.40} is no request of this protocol") from None
         self._check_order(request)
         check_fields(request, body)
         if request is Request.HELLO:
@@ -196,7 +200,12 @@ def check_fields(request: Request, body: dict[str, Any]) -> None:
         if isinstance(value, int | float) and not 0 <= value < inf:
             raise malformed(f"{request}: {name!r} is {value}, not a number from 0")
         if field.values and value not in field.values:
-            raise malformed(f"{request}: {name!r} is {value!r}, not one of {sorted(field.values)}")
+            words = sorted(field.values)
+            raise malformed(f"{request}: {name!r} is {value!r:.40}, not one of {words}")
+        if isinstance(value, str) and len(value) > WORD_CHARS_MAX and name not in SAID:
+            raise malformed(
+                f"{request}: {name!r} has {len(value)} characters, {WORD_CHARS_MAX} are allowed"
+            )
     _check_names(request, body)
 
 
@@ -204,6 +213,6 @@ def _check_names(request: Request, body: dict[str, Any]) -> None:
     for name in ("run", "queue") if request in (Request.OPEN, Request.RESULT) else ():
         value = body.get(name)
         if value is not None and not RUN_ID.fullmatch(value):
-            raise malformed(f"{request}: {name} {value!r} must match {RUN_ID.pattern}")
+            raise malformed(f"{request}: {name} {value!r:.140} must match {RUN_ID.pattern}")
     if request is Request.HELLO and len(body["incarnation"]) != INCARNATION_BYTES:
         raise malformed(f"hello: incarnation must be {INCARNATION_BYTES} bytes")
