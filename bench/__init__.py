@@ -1,1 +1,1 @@
-"""Measurements, beside the floors and peers that they are compared with."""
+"""Measurements beside their floors: `python -m bench [workload ...]`."""

@@ -77,6 +77,13 @@ class Board:
         return all(row.is_over for row in self.rows.values())
 
     @property
+    def is_stuck(self) -> bool:
+        """Nothing here will go on unless somebody decides what nobody here decides."""
+        left = [row for row in self.rows.values() if not row.is_over]
+        is_held = [row.status is Status.HELD and not row.is_in_doubt for row in left]
+        return bool(left) and all(is_held)
+
+    @property
     def finished(self) -> int:
         return sum(row.status is Status.FINISHED for row in self.rows.values())
 

@@ -207,7 +207,7 @@ class Scenario:
 
     async def _strike(self, over: asyncio.Event, watch: Callable[[], None]) -> None:
         while not self.board.is_over and self.now_s < self.plan.limit_s:
-            if len(self.crashes) > CRASHES_MAX:
+            if len(self.crashes) > CRASHES_MAX or self.board.is_stuck:
                 break
             now_s = self.now_s
             is_time = now_s < self.plan.strike_s

@@ -188,7 +188,7 @@ def commit(run: Shipping, state: bytes) -> None:
 
 def test_deltas_past_their_limit_become_a_base_then_mids_then_a_new_base() -> None:
     run = owned()
-    state = state_of(0, 200_000)
+    state = state_of(0, 100_000)
     kinds = []
     for seed in range(1, 14):
         commit(run, state)
@@ -196,10 +196,10 @@ def test_deltas_past_their_limit_become_a_base_then_mids_then_a_new_base() -> No
         assert_restores(run)
         chain = run.log.chain
         kinds.append((chain.base is not None, chain.mid is not None, len(chain.deltas)))
-        state = state_of(seed, 20_000) + state[: -20_000 + seed]
+        state = state_of(seed, 10_000) + state[: -10_000 + seed]
     assert kinds[:4] == [(True, False, 0), (True, False, 1), (True, True, 0), (True, True, 1)]
     bases = {name for name, data in run.store.items() if data[4:5] == Kind.BASE.value}
-    assert len(bases) == 3  # after each fifth step: a mid of 100 kB is half of its base
+    assert len(bases) == 3  # after each fifth step: a mid of 50 kB is half of its base
 
 
 def test_a_base_that_cannot_be_read_gives_way_to_a_new_one() -> None:

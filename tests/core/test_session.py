@@ -6,6 +6,7 @@ from coatcheck.wire import ErrorCode, Request, Retry
 from coatcheck_sidecar.core.session import (
     FIELDS,
     INCARNATION_BYTES,
+    TEXT_CHARS_MAX,
     WITH_RUN,
     Field,
     Phase,
@@ -44,8 +45,9 @@ LEGAL = {
     Phase.IDLE: {Request.OPEN, Request.RESULT},
     Phase.OPENING: {Request.RESULT},
     Phase.OPEN: {Request.RESULT, *WITH_RUN},
-    Phase.CLOSED: {Request.RESULT},
+    Phase.CLOSED: {Request.RESULT, Request.FINISH, Request.FAIL},
 }
+"""`finish` may be repeated: its answer may have been lost."""
 
 
 @pytest.mark.parametrize("request_", Request)
@@ -57,7 +59,8 @@ def test_each_request_in_each_phase(phase: Phase, request_: Request) -> None:
         return
     with pytest.raises(Refusal, match=f"^{request_.value}") as refused:
         session.receive(request_.value, GOOD[request_])
-    assert refused.value.code is ErrorCode.PROTOCOL_ERROR
+    is_fenced = phase is Phase.CLOSED and request_ in WITH_RUN
+    assert refused.value.code is (ErrorCode.FENCED if is_fenced else ErrorCode.PROTOCOL_ERROR)
     assert session.phase is phase
 
 
@@ -74,7 +77,7 @@ def test_a_connection_from_its_greeting_to_its_end() -> None:
     seen.append(session.phase)
     assert seen == [Phase.IDLE, Phase.OPENING, Phase.IDLE, Phase.OPEN]
     session.closed()
-    with pytest.raises(Refusal, match="without an open run"):
+    with pytest.raises(Refusal, match="was given up"):
         session.receive("commit", GOOD[Request.COMMIT])
 
 
@@ -142,6 +145,16 @@ def test_a_word_is_one_of_those_listed(request_: Request, name: str) -> None:
         check_fields(request_, {**GOOD[request_], name: word})
     with pytest.raises(Refusal, match=f"^{request_.value}: '{name}' is 'luck', not one of"):
         check_fields(request_, {**GOOD[request_], name: "luck"})
+
+
+def test_text_has_a_limit_since_it_goes_into_heads() -> None:
+    check_fields(Request.WAIT, {"step": 1, "name": "x" * TEXT_CHARS_MAX})
+    with pytest.raises(Refusal, match="wait: 'name' has 4097 of 4096 characters"):
+        check_fields(Request.WAIT, {"step": 1, "name": "x" * (TEXT_CHARS_MAX + 1)})
+
+
+def test_what_an_agent_says_of_a_failure_is_cut_and_not_refused() -> None:
+    check_fields(Request.FAIL, {"error": "x" * (TEXT_CHARS_MAX + 1)})
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,10 @@ def is_refused_well(reply: Message, name: str) -> bool:
 
 def bodies(good: dict[str, Any]) -> list[tuple[str, Any]]:
     """Each field once with each wrong type."""
-    wrong: list[Any] = [None, True, -1, 2**63, 1.5, float("nan"), float("inf"), "x", "x" * 70_000, b"x", [1],
-             [[]], {"a": 1}, {}]  # fmt: skip
+    wrong: list[Any] = [
+        None, True, -1, 2**63, 1.5, float("nan"), float("inf"), "x", "x" * 70_000, b"x", [1], [[]],
+        {"a": 1}, {},
+    ]  # fmt: skip
     return [
         (name, value) for name in good for value in wrong if type(value) is not type(good[name])
     ]

@@ -54,6 +54,7 @@ def _run(options: argparse.Namespace) -> int:
     began_s = time.monotonic()
     virtual_s, failed = 0.0, []
     gc.disable()
+    sys.unraisablehook = lambda _: None  # coroutines of dead worlds complain when they go
     for done, seed in enumerate(range(options.first, options.first + options.seeds), start=1):
         verdict = run_seed(seed)
         virtual_s += verdict.virtual_s

@@ -19,7 +19,11 @@ KEY_LIFETIME_S: Final = 3600.0
 TRIES_MAX: Final = 6
 """How often a script asks again for a call that failed, before it gives the run up."""
 LEVELS: Final = ("process", "node", "node", "remote")
-KINDS: Final = ("idempotent", "keyed", "probed", "once", "business", "named")
+KINDS: Final = ("idempotent", "keyed", "shipped", "probed", "once", "business", "named")
+"""`shipped` is keyed, and its `dispatched` is remote: so it may say what the read before it said."""
+STEPS: Final = (2, 7)
+THINK_S: Final = (0.0, 0.3, 1.5)
+"""The longest that an agent thinks before a step, by run."""
 FILLER_CHARS: Final = (0, 0, 40, 400)
 """Answers of several sizes, so that some are bodies of their own."""
 
@@ -49,6 +53,7 @@ class RunPlan:
 
     run: str
     queue: str
+    think_s: float
     steps: tuple[StepPlan, ...]
 
     @property
@@ -59,7 +64,7 @@ class RunPlan:
 def plan_run(run: str, random: Random, *, has_signals: bool) -> RunPlan:
     """A run's script."""
     steps = []
-    for number in range(1, random.randint(2, 5) + 1):
+    for number in range(1, random.randint(*STEPS) + 1):
         acts = tuple(
             Act(f"{run}-{number}-{i}", random.choice(KINDS), random.choice(FILLER_CHARS))
             for i in range(random.randint(0, 3))
@@ -73,7 +78,7 @@ def plan_run(run: str, random: Random, *, has_signals: bool) -> RunPlan:
                 signal=f"go-{number}" if waits else "",
             )
         )
-    return RunPlan(run, "default", tuple(steps))
+    return RunPlan(run, "default", random.choice(THINK_S), tuple(steps))
 
 
 class AgentProcess:
@@ -127,6 +132,7 @@ class AgentProcess:
                 if state is given:
                     self._judge.opened(run.id, run.epoch, pod=self._pod, state=given)
                 assert number == len(state["log"]) + 1, (number, state)
+                await asyncio.sleep(self._random.uniform(0.0, plan.think_s))
                 entry = await self._step(run, step, plan.steps[number - 1])
                 state = {"log": [*state["log"], [self._world.token(), *entry]]}
                 if number == len(plan.steps):
@@ -169,7 +175,9 @@ class AgentProcess:
             step.tool(quote, effect="read", record=True), act.name, can_probe=False
         )
         self._note_made(run, made)
-        receipt = await self._charge(run, step, act, amount=quoted[0])
+        # Below remote a lost node takes what was said, and a key made of that, with it.
+        amount = 0 if act.kind == "keyed" else quoted[0]
+        receipt = await self._charge(run, step, act, amount=amount)
         return [act.name, quoted[0], receipt]
 
     async def _charge(
@@ -191,8 +199,9 @@ class AgentProcess:
         match act.kind:
             case "idempotent":
                 options |= {"effect": "idempotent"}
-            case "keyed":
+            case "keyed" | "shipped":
                 options |= {"effect": "idempotent", "key_lifetime_s": KEY_LIFETIME_S}
+                options |= {"durability": "remote" if act.kind == "shipped" else "node"}
             case "probed":
                 options |= {"probe": look, "probe_settle_s": SETTLE_S}
             case "business":

@@ -17,6 +17,9 @@ GRACE_S: Final = 6.0
 """Of a deploy: less than a run needs, more than a drain does in good weather."""
 WINDOW_PAUSE_S: Final = 0.7
 """A pause that meets a tool between clock and write: with the tool's own time below the limit."""
+BETWEEN_S: Final = 2.5
+"""Between two faults, at strength 1."""
+AIM: Final = 0.7
 SUSPEND_S_MAX: Final = 12.0
 FUSE_MIN, FUSE_MAX = 3, 8_000
 
@@ -39,7 +42,7 @@ class Chaos:
         self._world = world
         self._random = world.random
         self._thawed_s: dict[str, float] = {}
-        self._strength = world.random.choice((0.0, 0.3, 1.0, 1.0, 2.0))
+        self._strength = world.random.choice((0.1, 0.5, 1.0, 1.0, 2.0))
         world.on_start = self._started
         self._set_weather()
         faults: list[tuple[float, Callable[[Pod], None]]] = [
@@ -70,17 +73,20 @@ class Chaos:
     def schedule(self, until_s: float) -> None:
         """Faults from now until then."""
         at_s = 0.0
-        while self._strength and sum(self._weights):
-            at_s += self._random.expovariate(self._strength / 4.0)
+        while sum(self._weights):
+            at_s += self._random.expovariate(self._strength / BETWEEN_S)
             if at_s > until_s:
                 break
             fault = self._random.choices(self._faults, self._weights)[0]
             self._world.loop.call_later(at_s, self._strike, fault)
 
     def _strike(self, fault: Callable[[Pod], None]) -> None:
+        """Rather where a run is under way than elsewhere."""
         pods = [pod for pod in self._world.pods if not pod.is_gone]
+        busy = [pod for pod in pods if pod.uid in self._world.busy_pods]
         if pods and not self._world.is_calm:
-            fault(self._random.choice(pods))
+            is_aimed = busy and self._random.random() < AIM
+            fault(self._random.choice(busy if is_aimed else pods))
 
     def calm(self) -> None:
         """No more faults; everything that is down comes back."""
@@ -194,7 +200,7 @@ class Chaos:
     async def _drain(self, pod: Pod) -> None:
         assert pod.sidecar is not None
         await pod.sidecar.drain(deadline_s=GRACE_S)
-        if not any(not keeper.is_over for keeper in pod.sidecar.keepers.values()):
+        if not pod.sidecar.keepers:
             self._world.judge.drained(pod)
 
 

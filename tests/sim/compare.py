@@ -13,7 +13,8 @@ from coatcheck_sidecar.core.runlog import restore
 from coatcheck_sidecar.core.runstate import RunState
 
 Peek = Callable[[str], bytes | None]
-FIELDS = ("status", "epoch", "seq", "step", "checkpoint_seq", "crashes", "commands", "claimed")
+FIELDS = ("status", "epoch", "seq", "step", "checkpoint_seq", "commands", "claimed", "crashes")
+"""The last of them says nothing of a run that is over."""
 
 
 def restored_state(head: Head, peek: Peek) -> RunState | str:
@@ -34,7 +35,7 @@ def restored_state(head: Head, peek: Peek) -> RunState | str:
 
 def differences(found: RunState, wanted: RunState) -> Iterator[str]:
     """What the head tells otherwise than its records."""
-    for name in FIELDS:
+    for name in FIELDS if not wanted.status.is_final else FIELDS[:-1]:
         yield from _differ(name, getattr(found, name), getattr(wanted, name))
     for name in ("created", "parked"):
         yield from _differ(name, _bare(getattr(found, name)), _bare(getattr(wanted, name)))

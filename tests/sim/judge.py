@@ -245,7 +245,7 @@ class Judge:
 
     def effect(self, name: str, charge: Charge) -> None:
         """Something happened in the world."""
-        if charge.effects > 1 and (charge.tool in ONCE or charge.tool == KEYED):
+        if charge.effects > 1 and charge.tool in ONCE | KEYED:
             self._fault(f"{name} ({charge.tool}) happened {charge.effects} times")
 
 

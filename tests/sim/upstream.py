@@ -25,7 +25,7 @@ PAUSE_MAX_S: Final = 1.0
 """The longest pause that agents' processes are allowed between look and write."""
 
 ONCE: Final = frozenset({"once", "probed", "business", "named"})
-KEYED: Final = "keyed"
+KEYED: Final = frozenset({"keyed", "shipped"})
 
 
 class Trouble(Exception):
@@ -108,7 +108,7 @@ class Upstream:
         self, tool: str, name: str, key: str, answer: "asyncio.Future[int] | None"
     ) -> None:
         charge = self.charges.setdefault(name, Charge(tool))
-        if tool != KEYED or key not in charge.keys:
+        if tool not in KEYED or key not in charge.keys:
             self._serial += 1
             charge.effects += 1
             charge.receipt = self._serial

@@ -9,6 +9,8 @@ from unittest.mock import patch
 
 import coatcheck._clock
 import coatcheck._session
+from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.ownership import pod_of
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
@@ -166,7 +168,10 @@ class World:
 
         def accept(factory: Callable[[], Any]) -> Any:
             ends = (this_process(), process)
-            serve: Callable[[], Any] = lambda: Connection(sidecar, tasks, known, frozenset())
+
+            def serve() -> Connection:
+                return Connection(sidecar, tasks=tasks, known=known, allowed_uids=frozenset())
+
             return connect(self.loop, self.random, ends=ends, factories=(factory, serve))
 
         self.loop.sockets[pod.socket] = accept
@@ -236,6 +241,12 @@ class World:
                     self.loop.start(person, operator.signal(plan.run, step.signal, token))
             if random.random() < 0.08:
                 self.loop.start(person, operator.cancel(plan.run))
+
+    @property
+    def busy_pods(self) -> set[str]:
+        """Those that own a run."""
+        heads = [self.judge.watch(run).head for run in self.plans]
+        return {pod_of(head.owner) for head in heads if head and head.status is Status.OWNED}
 
     @property
     def is_done(self) -> bool:

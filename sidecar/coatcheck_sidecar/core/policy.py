@@ -33,6 +33,8 @@ EFFECTS: Final[Mapping[str, Effect]] = {
 """RFC 9110, section 9.2, and the QUERY draft: what a method promises by itself."""
 MATTERS: Final = frozenset({CallClass.KEYED, CallClass.PROBED, CallClass.ONCE})
 """Classes in which the same act under another key would happen twice."""
+NOT_FINAL: Final = frozenset({CallState.IN_DOUBT, CallState.NOT_APPLIED})
+"""States of a call whose asker was told that it may ask again."""
 STANDS: Final = frozenset({CallState.DISPATCHED, CallState.IN_DOUBT, CallState.DONE})
 """States of a call of this step in which another wording could double an effect."""
 
@@ -120,6 +122,8 @@ def resumed(calls: Iterable[Call], *, step: int, since: int, epoch: int) -> Aske
     for call in sorted(calls, key=lambda call: call.number):
         if call.step == step and (call.number > since or call.epoch >= epoch):
             asked = _with_ask(call, asked, key=call.key)
+            if call.state in NOT_FINAL:
+                asked = asked.left_open(call.key)
     return asked
 
 

@@ -69,8 +69,6 @@ class Field:
 
 
 NUMBER: Final = (int, float)
-WORD_CHARS_MAX: Final = 4_096
-"""Names, keys, addresses: they stand in heads, and are quoted back in errors."""
 SAID: Final = frozenset({"error", "reason"})
 """What an agent says of a failure may be long; its beginning is kept."""
 LEVELS: Final = frozenset(level.value for level in Level)
@@ -140,6 +138,8 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
 WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
 ENDS: Final = frozenset({Request.FINISH, Request.FAIL})
 """Said again after the answer was lost, on a connection whose run is over by them."""
+TEXT_CHARS_MAX: Final = 4_096
+"""Keys, names and addresses go into heads, which stay small."""
 INCARNATION_BYTES: Final = 16
 
 
@@ -199,13 +199,11 @@ def check_fields(request: Request, body: dict[str, Any]) -> None:
             raise malformed(f"{request}: field {name!r} is {type(value).__name__}")
         if isinstance(value, int | float) and not 0 <= value < inf:
             raise malformed(f"{request}: {name!r} is {value}, not a number from 0")
+        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX and name not in SAID:
+            raise malformed(f"{request}: {name!r} has {len(value)} of {TEXT_CHARS_MAX} characters")
         if field.values and value not in field.values:
             words = sorted(field.values)
             raise malformed(f"{request}: {name!r} is {value!r:.40}, not one of {words}")
-        if isinstance(value, str) and len(value) > WORD_CHARS_MAX and name not in SAID:
-            raise malformed(
-                f"{request}: {name!r} has {len(value)} characters, {WORD_CHARS_MAX} are allowed"
-            )
     _check_names(request, body)
 
 

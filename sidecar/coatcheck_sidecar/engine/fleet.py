@@ -31,7 +31,8 @@ FRESH_LEASES: Final = 1.0
 class _Owner:
     beat: Heartbeat | None = None
     version: str = ""
-    seen_s: float = 0.0
+    changed_s: float = float("-inf")
+    """When its heartbeat was last seen to change; at first sight nothing is known of that."""
 
 
 @dataclass(slots=True)
@@ -77,7 +78,9 @@ class Fleet:
             name = entry.name.split("/")[1]
             owner = self._owners.setdefault(name, _Owner())
             if owner.version != entry.version:
-                owner.version, owner.seen_s, owner.beat = entry.version, asked_s, None
+                if owner.version:
+                    owner.changed_s = asked_s
+                owner.version, owner.beat = entry.version, None
         gone = self._owners.keys() - {entry.name.split("/")[1] for entry in listed}
         for name in gone:
             del self._owners[name]
@@ -132,11 +135,7 @@ class Fleet:
         seen = self._owners.get(owner)
         if seen is None:
             return False
-        return self._watch.unchanged_s(heartbeat_name(owner)) < self.doors.settings.heartbeat_s
-
-    def is_known(self, owner: str) -> bool:
-        """There is a heartbeat of this owner."""
-        return owner in self._owners
+        return self.doors.clock.monotonic() - seen.changed_s < self.doors.settings.lease_s
 
     def is_lapsed(self, owner: str, run: str) -> bool:
         """Heartbeat and head stood still for the lease; an owner without heartbeat has none."""

@@ -174,7 +174,8 @@ class Shipper:
 
     async def _ship(self) -> None:
         doors, log = self._doors, self.log
-        for seq in [seq for seq in self._uploads if seq <= log.state.seq]:
+        while self._uploads:
+            seq = min(self._uploads)
             log.attach(seq, await self._uploads[seq])
             del self._uploads[seq]
         nonce = doors.clock.random_bytes(NONCE_BYTES)

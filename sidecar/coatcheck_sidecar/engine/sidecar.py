@@ -139,6 +139,8 @@ class Sidecar:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
             self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
+        if not self._opening[keeper.run].locked():
+            del self._opening[keeper.run]
         status, reason = keeper.log.state.status, keeper.log.state.reason
         self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
 
@@ -334,7 +336,7 @@ class Sidecar:
                 await asyncio.gather(*releases)
                 await self.heart.stop()
         except TimeoutError:
-            self._observer.note("drain_cut", runs=len(self._owned()))
+            self._observer.note("drain_cut", runs=len(self.keepers))
 
     async def _release_drained(self, keeper: Keeper) -> None:
         try:
