@@ -34,6 +34,8 @@ FAST = Settings(
     margin_s=0.1,
 )
 BIG = 1 << 20
+HELLO = {"protocol": [1, 1], "client": "test", "incarnation": b"i" * 16}
+OPEN = {"queue": "default", "schema": 1, "create": True, "wait_s": 0.0}
 
 
 class Notes:
@@ -229,11 +231,12 @@ class Pod:
     may_fail: bool = False
     """A task of the engine may end by an exception."""
 
-    async def wire(self, *, incarnation: bytes | None = None) -> Wire:
-        """A client that was greeted."""
+    async def wire(self, *, incarnation: bytes | None = None, is_greeted: bool = True) -> Wire:
+        """A client, without a run."""
         wire = await Wire.connect(self.path, incarnation=incarnation)
         self.wires.append(wire)
-        await wire.hello()
+        if is_greeted:
+            await wire.hello()
         return wire
 
     async def agent(self, run: str | None = "r1", **more: Any) -> Wire:
@@ -321,3 +324,18 @@ async def until(is_so: Callable[[], Any], *, timeout_s: float = 5.0) -> None:
             if found:
                 return
             await asyncio.sleep(0.005)
+
+
+async def still_serves(pod: Pod) -> None:
+    """A good client gets all it wants."""
+    agent = await pod.agent("good")
+    await agent.commit(b"fine", level="remote")
+    await agent.release()
+    await agent.drop()
+
+
+async def last_words(wire: Wire) -> str:
+    """What is said before the connection is closed."""
+    async with asyncio.timeout(5):
+        await wire.is_lost.wait()
+    return " ".join(message.body["message"] for message in wire.stray)

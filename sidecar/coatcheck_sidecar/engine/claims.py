@@ -131,11 +131,17 @@ class Claimer:
             return await self._create(run, wants)
         if isinstance(restored, OwnedBy | Later):
             return restored
-        head, state = restored.head, restored.log.state
+        head = restored.head
         is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
         tail = await self._tail(head)
         if not wants.incarnation and not is_ours:
             return restored
+        return await self._decide(restored, tail, wants=wants)
+
+    async def _decide(
+        self, restored: Restored, tail: Sequence[Record], *, wants: Wants
+    ) -> "Keeper | Restored | Later | OwnedBy":
+        head, state = restored.head, restored.log.state
         decision = self._judge(head, crashes=state.crashes)
         match decision:
             case Claimable():
@@ -147,9 +153,8 @@ class Claimer:
                 return OwnedBy(owner, state.claimed.address)
             case Closed(status, reason) if not status.is_final:
                 code, retry, mend = CLOSED[status]
-                raise Refusal(
-                    code, f"run {run} is {status}: {reason}; {mend}", retry=retry, run=run
-                )
+                why = f"run {head.run} is {status}: {reason}; {mend}"
+                raise Refusal(code, why, retry=retry, run=head.run)
             case Closed():
                 return restored
             case Later():

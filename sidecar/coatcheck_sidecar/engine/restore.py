@@ -53,9 +53,12 @@ async def read_head(store: Store, run: str) -> tuple[Head, str] | None:
     if stored is None:
         return None
     try:
-        return decode_head(head_name(run), stored.data), stored.tag
+        head = decode_head(head_name(run), stored.data)
     except BadObject as error:
         raise damaged(run, str(error)) from error
+    if head.run != run:
+        raise damaged(run, f"{head_name(run)} is the head of run {head.run}")
+    return head, stored.tag
 
 
 def address_of(head: Head) -> str:

@@ -1,6 +1,6 @@
 """What a request's fields say, beyond their types: as values of the engine."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -14,6 +14,14 @@ from coatcheck_sidecar.core.fingerprint import (
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.policy import Ask, Identity, class_of
 from coatcheck_sidecar.core.session import malformed
+
+SAID_CHARS_MAX: Final = 4_000
+"""Of what an agent says of a failure: enough for its message and the end of its traceback."""
+
+
+def said(body: dict[str, Any], name: str) -> str:
+    """What an agent says of a failure, cut to what a head can carry."""
+    return str(body.get(name) or "")[:SAID_CHARS_MAX]
 
 
 def ask_of(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
@@ -53,7 +61,7 @@ def resume_of(raw: dict[str, Any] | None) -> tuple[int | None, dict[int, Life]]:
         raise malformed("open: resume is not {epoch: int, calls: map}")
     lives = {life.value for life in Life}
     for number, life in calls.items():
-        if type(number) is not int or life not in lives:
+        if type(number) is not int or type(life) is not str or life not in lives:
             raise malformed(
                 f"open: resume: call {number!r:.40} is {life!r:.40}, not one of {sorted(lives)}"
             )

@@ -28,7 +28,7 @@ from coatcheck_sidecar.engine.keeper import Agent, Keeper
 from coatcheck_sidecar.engine.restore import Restored
 from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
-from coatcheck_sidecar.servers.fields import ask_of, numbers_of, resume_of, versions_of
+from coatcheck_sidecar.servers.fields import ask_of, numbers_of, resume_of, said, versions_of
 
 WAIT_S_MAX: Final = 300.0
 """An open answers within this, whatever the client asked for."""
@@ -234,7 +234,7 @@ class Requests:
             body["attempt"],
             ending=ENDINGS[body["kind"]],
             body=message.attachment,
-            reason=body.get("reason") or "",
+            reason=said(body, "reason"),
         )
         return Answered({"seq": seq, "draining": keeper.is_draining})
 
@@ -293,12 +293,12 @@ class Requests:
         if self._over is not None:
             return self._ended(self._over.log.state, Status.FAILED)
         keeper, _ = self._owned()
-        return Answered({"seq": await keeper.fail(message.body["error"])})
+        return Answered({"seq": await keeper.fail(said(message.body, "error"))})
 
     async def _release(self, message: Message) -> Answered:
         keeper, _ = self._owned()
         body = message.body
-        return Answered({"seq": await keeper.release(body["reason"], body.get("error") or "")})
+        return Answered({"seq": await keeper.release(body["reason"], said(body, "error"))})
 
     async def _result(self, message: Message) -> Answered:
         run = message.body["run"]
