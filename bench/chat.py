@@ -33,7 +33,7 @@ def _messages() -> list[dict[str, str]]:
     return [{"role": "user", "content": os.urandom(MESSAGE_BYTES // 2).hex()} for _ in range(STEPS)]
 
 
-async def _ours(name: str, *, pause_s: float = 0.0) -> Times:
+async def chat_of(name: str, *, pause_s: float = 0.0) -> Times:
     state: dict[str, Any] = {"count": 0, "messages": []}
     times = []
     async with coatcheck.open_run(name, schema=1) as run:
@@ -82,7 +82,7 @@ def _times(rounds: int) -> list[Line]:
     with pod() as made:
         for n in range(rounds + 1):
             floors.append(_floor(made.folder))
-            ours.append(asyncio.run(_ours(f"chat-{n}")))
+            ours.append(asyncio.run(chat_of(f"chat-{n}")))
     totals, floor_totals = [sum(t) for t in ours[1:]], [sum(t) for t in floors[1:]]
     early = [p(0.5, times[EARLY]) for times in ours[1:]]
     late = [p(0.5, times[LATE]) for times in ours[1:]]
@@ -117,7 +117,7 @@ def _put_bytes(made: Pod) -> float:
 def _bytes(pace: str, *, pause_s: float) -> list[Line]:
     with pod() as made:
         before = _put_bytes(made)
-        asyncio.run(_ours("chat", pause_s=pause_s))
+        asyncio.run(chat_of("chat", pause_s=pause_s))
         put = _put_bytes(made) - before
         made.end()
         kept = _disk_bytes(made.data, made.folder / "copy")

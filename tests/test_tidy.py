@@ -99,3 +99,10 @@ def test_no_machine_and_no_registry_is_named() -> None:
         if not hidden and path.is_file() and path.suffix in TEXTS:
             found = STRAY.search(path.read_text(errors="replace"))
             assert found is None, f"{path.relative_to(ROOT)}: {found}"
+
+
+def test_documents_name_tests_that_exist() -> None:
+    named = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+    for page in (ROOT / "docs").rglob("*.md"):
+        for path, name in named.findall(page.read_text()):
+            assert f"def {name}(" in (ROOT / path).read_text(), f"{page.name}: {path}::{name}"

@@ -37,8 +37,11 @@ class _Link:
     def send(self, number: int, ask: Ask) -> None:
         """Never raises: whoever reads finds the socket closed, and sends all again."""
         try:
-            for frame in encode_message(ask.type, number, ask.body, ask.attachment):
+            frames = encode_message(ask.type, number, ask.body, ask.attachment)
+            for frame in frames[:-2]:
                 self._socket.sendall(frame)
+            # The last two at once, or the sidecar wakes up for a part and again for its request.
+            self._socket.sendall(b"".join(frames[-2:]))
         except OSError:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)

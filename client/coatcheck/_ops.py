@@ -85,7 +85,9 @@ def handshake(session: Session) -> Op[None]:
 
 
 def _resume(session: Session) -> Op[None]:
-    resume = {"epoch": session.epoch, "calls": session.report()}
+    resume: dict[str, Any] = {"epoch": session.epoch, "calls": session.report()}
+    if session.asked:
+        resume["asked"] = sorted(session.asked)
     opening = session.opening._replace(run=session.run, create=False, wait_s=RESUME_WAIT_S)
     reply = yield Ask(Request.OPEN, {**_open_body(opening), "resume": resume})
     session.epoch = field(reply, "epoch", kind=int)

@@ -93,6 +93,8 @@ class Session:
         self.fenced: Fenced | None = None
         self.base: tuple[int, bytes] | None = None
         self.calls: dict[int, CallPhase] = {}
+        self.asked: set[int] = set()
+        """Calls of the step under way, by the numbers that they were answered with."""
         self.state_bytes_max = wire.STATE_BYTES_MAX
         self.requests_max = wire.REQUESTS_MAX
         self._last_id = 0
@@ -165,8 +167,11 @@ class Session:
             raise ProtocolError(f"{ask.type} was answered by {message.type:.40}")
         if message.body.get("draining") is True:
             self.is_draining = True
+        if ask.type is Request.CALL and isinstance(message.body.get("call"), int):
+            self.asked.add(message.body["call"])
         match ask.type:
             case Request.COMMIT:
+                self.asked.clear()
                 self.step = field(message, "step", kind=int)
                 self.base = (field(message, "seq", kind=int), ask.state or b"")
                 self.checkpoint_wanted = False

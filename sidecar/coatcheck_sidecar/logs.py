@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-QUIET: Final = ("asyncio", "aiohttp.access")
-"""Loggers of which only warnings are of use."""
+QUIET: Final = ("aiosqlite", "asyncio", "aiohttp.access")
+"""Loggers of which only warnings are of use; aiosqlite would log states and arguments."""
 
 RESERVED: Final = frozenset({"event", "level", "time"})
 """Keys of a line itself; a field of the same name gets a trailing underscore."""

@@ -45,9 +45,9 @@ LEGAL = {
     Phase.IDLE: {Request.OPEN, Request.RESULT},
     Phase.OPENING: {Request.RESULT},
     Phase.OPEN: {Request.RESULT, *WITH_RUN},
-    Phase.CLOSED: {Request.RESULT, Request.FINISH},
+    Phase.CLOSED: {Request.RESULT, Request.FINISH, Request.FAIL},
 }
-"""`finish` may be repeated: its answer may have been lost."""
+"""An end may be said again: its answer may have been lost."""
 
 
 @pytest.mark.parametrize("request_", Request)
@@ -148,9 +148,13 @@ def test_a_word_is_one_of_those_listed(request_: Request, name: str) -> None:
 
 
 def test_text_has_a_limit_since_it_goes_into_heads() -> None:
-    check_fields(Request.FAIL, {"error": "x" * TEXT_CHARS_MAX})
-    with pytest.raises(Refusal, match="fail: 'error' has 4097 of 4096 characters"):
-        check_fields(Request.FAIL, {"error": "x" * (TEXT_CHARS_MAX + 1)})
+    check_fields(Request.WAIT, {"step": 1, "name": "x" * TEXT_CHARS_MAX})
+    with pytest.raises(Refusal, match="wait: 'name' has 4097 of 4096 characters"):
+        check_fields(Request.WAIT, {"step": 1, "name": "x" * (TEXT_CHARS_MAX + 1)})
+
+
+def test_what_an_agent_says_of_a_failure_is_cut_and_not_refused() -> None:
+    check_fields(Request.FAIL, {"error": "x" * (TEXT_CHARS_MAX + 1)})
 
 
 @pytest.mark.parametrize(

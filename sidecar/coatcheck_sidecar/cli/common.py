@@ -20,6 +20,7 @@ from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.outside import TIMEOUT_S, Outside
 from coatcheck_sidecar.engine.restore import Damaged
+from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.ports import StoreError, StoreUnfit
 from coatcheck_sidecar.stores.url import open_store
 
@@ -88,7 +89,7 @@ def outside(
         clock = SystemClock()
         opened = open_store(url, clock=clock)
         try:
-            return await work(Outside(opened, clock))
+            return await work(Outside(opened, clock, settings=_settings()))
         finally:
             await opened.close()
 
@@ -111,6 +112,15 @@ def _default_store() -> str:
     if not path.is_dir():
         raise click.UsageError("which store? Give --store URL, or set COATCHECK_STORE")
     return path.as_uri()
+
+
+def _settings() -> Settings:
+    """Those of the sidecars that a command must know, where the environment has them."""
+    pause_s = os.environ.get("COATCHECK_PAUSE_MAX_S", "")
+    try:
+        return Settings(pause_max_s=float(pause_s)) if pause_s else Settings()
+    except ValueError:
+        raise click.UsageError(f"COATCHECK_PAUSE_MAX_S is {pause_s!r}, not seconds") from None
 
 
 def _ended(message: str, status: int) -> click.exceptions.Exit:

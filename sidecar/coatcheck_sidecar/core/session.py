@@ -69,6 +69,8 @@ class Field:
 
 
 NUMBER: Final = (int, float)
+SAID: Final = frozenset({"error", "reason"})
+"""What an agent says of a failure may be long; its beginning is kept."""
 LEVELS: Final = frozenset(level.value for level in Level)
 EFFECTS: Final = frozenset(effect.value for effect in Effect)
 
@@ -134,8 +136,10 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
 }
 
 WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
+ENDS: Final = frozenset({Request.FINISH, Request.FAIL})
+"""Said again after the answer was lost, on a connection whose run is over by them."""
 TEXT_CHARS_MAX: Final = 4_096
-"""Keys, names and errors go into heads, which stay small."""
+"""Keys, names and addresses go into heads, which stay small."""
 INCARNATION_BYTES: Final = 16
 
 
@@ -151,7 +155,7 @@ class Session:
         try:
             request = Request(kind)
         except ValueError:
-            raise malformed(f"{kind!r} is no request of this protocol") from None
+            raise malformed(f"{kind!r:.40} is no request of this protocol") from None
         self._check_order(request)
         check_fields(request, body)
         if request is Request.HELLO:
@@ -167,7 +171,7 @@ class Session:
             )
         if request is Request.OPEN and self.phase is not Phase.IDLE:
             raise malformed("open: a connection serves one run; make a new one")
-        if request in WITH_RUN - {Request.FINISH} and self.phase is Phase.CLOSED:
+        if request in WITH_RUN - ENDS and self.phase is Phase.CLOSED:
             why = f"{request}: this connection's run was given up; open it again"
             raise Refusal(ErrorCode.FENCED, why)
         if request in WITH_RUN and self.phase not in (Phase.OPEN, Phase.CLOSED):
@@ -195,10 +199,11 @@ def check_fields(request: Request, body: dict[str, Any]) -> None:
             raise malformed(f"{request}: field {name!r} is {type(value).__name__}")
         if isinstance(value, int | float) and not 0 <= value < inf:
             raise malformed(f"{request}: {name!r} is {value}, not a number from 0")
-        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX:
+        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX and name not in SAID:
             raise malformed(f"{request}: {name!r} has {len(value)} of {TEXT_CHARS_MAX} characters")
         if field.values and value not in field.values:
-            raise malformed(f"{request}: {name!r} is {value!r}, not one of {sorted(field.values)}")
+            words = sorted(field.values)
+            raise malformed(f"{request}: {name!r} is {value!r:.40}, not one of {words}")
     _check_names(request, body)
 
 
@@ -206,6 +211,6 @@ def _check_names(request: Request, body: dict[str, Any]) -> None:
     for name in ("run", "queue") if request in (Request.OPEN, Request.RESULT) else ():
         value = body.get(name)
         if value is not None and not RUN_ID.fullmatch(value):
-            raise malformed(f"{request}: {name} {value!r} must match {RUN_ID.pattern}")
+            raise malformed(f"{request}: {name} {value!r:.140} must match {RUN_ID.pattern}")
     if request is Request.HELLO and len(body["incarnation"]) != INCARNATION_BYTES:
         raise malformed(f"hello: incarnation must be {INCARNATION_BYTES} bytes")

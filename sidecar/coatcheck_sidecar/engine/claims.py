@@ -1,15 +1,16 @@
 """Becoming a run's owner: read it, judge whether that is allowed, swap in a new epoch."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.delta import BadDelta
 from coatcheck_sidecar.core.head import Head, encode_head
-from coatcheck_sidecar.core.model import Body, Status
+from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import (
     Accepts,
+    Claim,
     Claimable,
     Closed,
     Elsewhere,
@@ -18,14 +19,21 @@ from coatcheck_sidecar.core.ownership import (
     pod_of,
     summary_of,
 )
-from coatcheck_sidecar.core.record import Claimed, Created, Held, Record
+from coatcheck_sidecar.core.record import BadRecord, Claimed, Created, Held, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name
 from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
-from coatcheck_sidecar.engine.restore import Damaged, Restored, contiguous_tail, read_run
+from coatcheck_sidecar.engine.restore import (
+    Damaged,
+    Restored,
+    address_of,
+    hold_against,
+    read_head,
+    read_run,
+)
 from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, fenced, marker_name
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import StoreError, StoreRefused
@@ -57,6 +65,8 @@ class Wants:
     input: bytes | None = None
     incarnation: bytes = b""
     resume_epoch: int | None = None
+    resume_asked: frozenset[int] = frozenset()
+    """Calls of its step that an agent which comes back has asked for."""
 
     @property
     def accepts(self) -> Accepts:
@@ -118,44 +128,71 @@ class Claimer:
         """One try; raises `Refusal`, `StoreError`."""
         if self.is_draining and wants.incarnation and wants.resume_epoch is None:
             raise Refusal(ErrorCode.DRAINING, "this pod is shutting down", retry=Retry.LATER)
-        bytes_max = self._doors.settings.state_bytes_max
-        began_s = self._doors.clock.monotonic()
-        try:
-            restored = await read_run(self._doors.store, run, bytes_max=bytes_max)
-        except Damaged as error:
-            raise await self._hold(error) from error
+        restored = await self._read(run)
         if restored is None:
             return await self._create(run, wants)
-        seconds = self._doors.clock.monotonic() - began_s
-        self._doors.observer.note(
-            "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
-        )
-        head, state = restored.head, restored.log.state
-        is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
-        if not wants.incarnation and not is_ours:
-            await self._set_aside(head, reason=f"the log went on in epoch {head.epoch}")
+        if isinstance(restored, OwnedBy | Later):
             return restored
-        decision = decide_claim(
-            head,
-            me=self.me,
-            crashes=state.crashes,
-            is_lapsed=await self._fleet.is_still_lapsed(head.owner, run),
-            now_ms=self._now_ms(),
-        )
+        head = restored.head
+        is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
+        tail = await self._tail(head)
+        if not wants.incarnation and not is_ours:
+            return restored
+        return await self._decide(restored, tail, wants=wants)
+
+    async def _decide(
+        self, restored: Restored, tail: Sequence[Record], *, wants: Wants
+    ) -> "Keeper | Restored | Later | OwnedBy":
+        head, state = restored.head, restored.log.state
+        is_lapsed = await self._fleet.is_still_lapsed(head.owner, head.run)
+        decision = self._judge(head, crashes=state.crashes, is_lapsed=is_lapsed)
         match decision:
             case Claimable():
+                ending = await self._add_tail(restored, tail)
+                if ending is not None:
+                    return await self._end(restored.log, ending)
                 return await self._take(restored, decision, wants=wants)
             case Elsewhere(owner):
                 return OwnedBy(owner, state.claimed.address)
             case Closed(status, reason) if not status.is_final:
                 code, retry, mend = CLOSED[status]
-                raise Refusal(
-                    code, f"run {run} is {status}: {reason}; {mend}", retry=retry, run=run
-                )
+                why = f"run {head.run} is {status}: {reason}; {mend}"
+                raise Refusal(code, why, retry=retry, run=head.run)
             case Closed():
                 return restored
             case Later():
                 return decision
+
+    async def _read(self, run: str) -> "Restored | OwnedBy | Later | None":
+        """The run; only its head, where that says that it is not to be had."""
+        bytes_max = self._doors.settings.state_bytes_max
+        began_s = self._doors.clock.monotonic()
+        found = await read_head(self._doors.store, run)
+        if found is None:
+            return None
+        head, _ = found
+        self._fleet.notice(head)
+        is_lapsed = self._fleet.is_lapsed(head.owner, run)
+        decision = self._judge(head, crashes=0, is_lapsed=is_lapsed)
+        if isinstance(decision, Elsewhere):
+            await self._tail(head)
+            return OwnedBy(decision.owner, address_of(head))
+        if isinstance(decision, Later) and not self.tails.get(run):
+            return decision
+        try:
+            restored = await read_run(self._doors.store, run, bytes_max=bytes_max, found=found)
+        except Damaged as error:
+            raise await self._hold(error) from error
+        if restored is not None:
+            seconds = self._doors.clock.monotonic() - began_s
+            self._doors.observer.note(
+                "restored", run=run, seconds=seconds, objects=len(restored.head.named_objects())
+            )
+        return restored
+
+    def _judge(self, head: Head, *, crashes: int, is_lapsed: bool) -> Claim:
+        now_ms = self._now_ms()
+        return decide_claim(head, me=self.me, crashes=crashes, is_lapsed=is_lapsed, now_ms=now_ms)
 
     async def _create(self, run: str, wants: Wants) -> "Keeper | Later":
         if not wants.can_create:
@@ -174,9 +211,6 @@ class Claimer:
         self, restored: Restored, decision: Claimable, *, wants: Wants
     ) -> "Keeper | Later":
         head, log = restored.head, restored.log
-        ending = await self._add_tail(head, log)
-        if ending is not None:
-            return await self._end(log, ending)
         last = log.state.claimed
         if wants.resume_epoch is not None and wants.incarnation != last.incarnation:
             raise fenced(head.run, wants.resume_epoch)
@@ -198,6 +232,7 @@ class Claimer:
             self._tasks.start(self._after(head, keeper), name=f"claimed {head.run}")
             if crashes >= self._doors.settings.breaker_crashes and not is_same_agent:
                 await keeper.hold(f"crash_loop: {crashes} crashes without progress")
+                await keeper.close()
                 raise Refusal(ErrorCode.HELD, f"run {head.run} crashed {crashes} times: held")
         return found
 
@@ -213,28 +248,29 @@ class Claimer:
         await keeper.close()
         return Later(0.0, "it was let go of")
 
-    async def _add_tail(self, head: Head, log: RunLog) -> StatusEvent | None:
-        """What this pod kept and had not shipped goes on, if the log did not go on elsewhere.
-
-        The last event that ends the ownership, if there is one.
-        """
-        rows = [row for row in self.tails.get(head.run, []) if row.seq > head.seq]
-        tail = contiguous_tail(head, rows)
-        if len(tail) < len(rows):
+    async def _tail(self, head: Head) -> list[Record]:
+        """What this pod kept and had not shipped; what went on elsewhere is set aside."""
+        tail, elsewhere = hold_against(head, self.tails.get(head.run, ()))
+        if elsewhere:
             await self._local.set_aside(head.run, reason=f"the log went on in epoch {head.epoch}")
+            self.tails[head.run] = tail
+            if tail:
+                await self._local.write(head.run, tail, level=Level.NODE)
+        if not tail and self.tails.pop(head.run, None) is not None:
+            self._local.trim(head.run, epoch=head.epoch, seq=head.seq)
+        return tail
+
+    async def _add_tail(self, restored: Restored, tail: Sequence[Record]) -> StatusEvent | None:
+        """It goes on; the last event that ends the ownership, if there is one."""
+        head, log = restored.head, restored.log
         try:
             for record in tail:
                 log.replay(record, bytes_max=self._doors.settings.state_bytes_max)
-        except BadDelta as error:
+        except (BadDelta, BadRecord) as error:
             await self._local.set_aside(head.run, reason=str(error))
             self._doors.observer.note("damaged", run=head.run, error=str(error))
         ending = tail[-1].event if tail and log.state.status is not Status.OWNED else None
         return ending if isinstance(ending, StatusEvent) else None
-
-    async def _set_aside(self, head: Head, *, reason: str) -> None:
-        """What this pod kept belongs to a log that went on without it."""
-        if any(row.seq > head.seq for row in self.tails.pop(head.run, [])):
-            await self._local.set_aside(head.run, reason=reason)
 
     async def _swap(
         self, keeper: Keeper, claimed: Claimed, *, first: Created | None = None
@@ -252,10 +288,10 @@ class Claimer:
 
     async def _after(self, head: Head, keeper: Keeper) -> None:
         """What the former owner left behind: its marker, and commands that it did not read."""
+        if head.status in MARKED:
+            keeper.left_marker = marker_name(head)
         try:
-            if head.status in MARKED:
-                await self._doors.store.delete(marker_name(head))
-            elif self.read_inbox is not None:
+            if head.status not in MARKED and self.read_inbox is not None:
                 await self.read_inbox(head.owner, keeper)
         except StoreError as error:
             self._doors.observer.note("look_failed", error=str(error))

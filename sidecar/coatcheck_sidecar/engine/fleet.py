@@ -1,9 +1,10 @@
 """What this sidecar sees of the others: who is well, whose runs are free, what is ready."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from coatcheck_sidecar.core.head import BadObject
+from coatcheck_sidecar.core.head import BadObject, Head
+from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import (
     Heartbeat,
     RunSummary,
@@ -11,6 +12,7 @@ from coatcheck_sidecar.core.ownership import (
     decode_heartbeat,
     decode_summary,
     pod_of,
+    summary_of,
 )
 from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.shipper import Doors
@@ -24,7 +26,8 @@ OWNERS_MAX: Final = 10_000
 """Owners looked at; more pods on one prefix than that want prefixes of their own."""
 MARKERS_MAX: Final = 100
 """Ready markers looked at in one listing; others are found as these go."""
-FRESH_LEASES: Final = 1.0
+STRAYS_MAX: Final = 1_000
+"""Heads watched for their own sake; others are found when the scan comes by again."""
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Fleet:
     doors: Doors
     _owners: dict[str, _Owner] = field(default_factory=dict)
     _wanted: dict[str, float] = field(default_factory=dict)
+    _strays: dict[str, tuple[RunSummary, str]] = field(default_factory=dict)
+    """Owned runs that no heartbeat names, with their owner: it may have died before it could."""
     _watch: Watch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,8 +90,9 @@ class Fleet:
         for name in gone:
             del self._owners[name]
             self._watch.forget(heartbeat_name(name))
-        for name in self._suspects():
+        for name in sorted({*self._suspects(), *self._former()}):
             await self._read_beat(name)
+            await self._bury(name)
 
     def _suspects(self) -> list[str]:
         late_s = self.doors.settings.heartbeat_s * SUSPECT_BEATS
@@ -95,6 +101,17 @@ class Fleet:
             for name in self._owners
             if name != self.me and self._watch.unchanged_s(heartbeat_name(name)) > late_s
         ]
+
+    def _former(self) -> list[str]:
+        """Owners of former starts of this pod: dead, since this one has their folder."""
+        return [n for n in self._owners if n != self.me and pod_of(n) == pod_of(self.me)]
+
+    async def _bury(self, name: str) -> None:
+        """The heartbeat of the dead goes when all its runs are known to have gone on."""
+        beat = self._owners[name].beat
+        is_dead = pod_of(name) == pod_of(self.me) or self._watch.is_lapsed(heartbeat_name(name))
+        if beat is not None and not beat.runs and is_dead:
+            await self.doors.store.delete(heartbeat_name(name))
 
     async def _read_beat(self, name: str) -> None:
         owner = self._owners[name]
@@ -112,7 +129,7 @@ class Fleet:
         now_s = self.doors.clock.monotonic()
         self._wanted = {run: until for run, until in self._wanted.items() if until > now_s}
         runs = {summary.run for name in self._suspects() for summary in self._runs_of(name)}
-        for run in sorted(runs | self._wanted.keys()):
+        for run in sorted(runs | self._wanted.keys() | self._strays.keys()):
             await self._look_at(head_name(run))
 
     async def _look_at(self, name: str) -> None:
@@ -143,6 +160,26 @@ class Fleet:
         """Somebody waits for this run: watch its head for the next two leases."""
         self._wanted[run] = self.doors.clock.monotonic() + 2 * self.doors.settings.lease_s
 
+    def notice(self, head: Head) -> None:
+        """A head was read: it is newer than what heartbeats of others say of its run."""
+        is_owned = head.status is Status.OWNED
+        for name, owner in self._owners.items():
+            if owner.beat is not None and not (is_owned and head.owner == name):
+                runs = tuple(summary for summary in owner.beat.runs if summary.run != head.run)
+                owner.beat = replace(owner.beat, runs=runs)
+        self._strays.pop(head.run, None)
+        is_mine = pod_of(head.owner) == pod_of(self.me)
+        is_stray = is_owned and not is_mine and not self._is_named(head.owner, head.run)
+        if is_stray and len(self._strays) < STRAYS_MAX:
+            self._strays[head.run] = (summary_of(head), head.owner)
+
+    def _is_named(self, owner: str, run: str) -> bool:
+        """By its heartbeat; that of an owner that is well is not read, and believed."""
+        known = self._owners.get(owner)
+        if known is None:
+            return False
+        return known.beat is None or any(summary.run == run for summary in known.beat.runs)
+
     def is_fresh(self, owner: str) -> bool:
         """The owner's heartbeat was seen to change within a lease."""
         seen = self._owners.get(owner)
@@ -158,13 +195,15 @@ class Fleet:
 
     def lapsed_runs(self, queue: str) -> list[RunSummary]:
         """Runs of a queue that may be taken over."""
-        return [
+        former = [summary for name in self._former() for summary in self._runs_of(name)]
+        lapsed = [
             summary
             for name in self._suspects()
-            if pod_of(name) != pod_of(self.me)
             for summary in self._runs_of(name)
-            if summary.queue == queue and self.is_lapsed(name, summary.run)
+            if self.is_lapsed(name, summary.run)
         ]
+        strays = [s for s, owner in self._strays.values() if self.is_lapsed(owner, s.run)]
+        return [summary for summary in (*former, *lapsed, *strays) if summary.queue == queue]
 
     async def ready(self, queue: str) -> list[tuple[str, str]]:
         """(run, marker's name) of markers of a queue, in random order; raises `StoreError`."""

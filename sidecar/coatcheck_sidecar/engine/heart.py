@@ -1,5 +1,6 @@
 """What an owner owes the fleet: a heartbeat with its runs in it, and an ear for commands."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -16,6 +17,8 @@ from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.shipper import Doors
 from coatcheck_sidecar.ports import StoreError
 
+CLAIMS_GATHER_S: Final = 0.2
+"""Claims come in bursts: one heartbeat tells of all."""
 COMMANDS_MAX: Final = 100
 """Commands read at one heartbeat; more are read at the next."""
 
@@ -41,27 +44,47 @@ class Heart:
         self._keepers = keepers
         self._now_ms = now_ms
         self._beat = 0
+        self._poke = asyncio.Event()
 
     async def run(self) -> None:
-        """Beat for ever."""
+        """Beat for ever, and soon after each claim, so that the fleet knows of it."""
         while True:
             began_s = self._doors.clock.monotonic()
+            self._poke.clear()
             await self.beat()
             took_s = self._doors.clock.monotonic() - began_s
-            await self._doors.clock.sleep(max(0.0, self._doors.settings.heartbeat_s - took_s))
+            try:
+                async with asyncio.timeout(max(0.0, self._doors.settings.heartbeat_s - took_s)):
+                    await self._poke.wait()
+                    await self._doors.clock.sleep(CLAIMS_GATHER_S)
+            except TimeoutError:
+                pass
+
+    def poke(self) -> None:
+        """There is something that the next heartbeat should say soon."""
+        self._poke.set()
 
     async def beat(self) -> None:
         """One heartbeat, and a look at the inbox."""
         self._beat += 1
-        runs = tuple(keeper.summary() for keeper in self._keepers())
+        keepers = list(self._keepers())
+        runs = tuple(keeper.summary() for keeper in keepers)
         beat = Heartbeat(self.me, self._beat, self.address, self.is_draining, runs)
         try:
             await self._doors.store.put(heartbeat_name(self.me), encode_heartbeat(beat))
+            await self._drop_markers(keepers)
             await self.read_inbox(self.me)
         except StoreError as error:
             self._note_away(is_away=True, error=str(error))
         else:
             self._note_away(is_away=False)
+
+    async def _drop_markers(self, keepers: Iterable[Keeper]) -> None:
+        """A marker goes once a heartbeat names its run: until then it is all that leads there."""
+        for keeper in keepers:
+            if keeper.left_marker:
+                await self._doors.store.delete(keeper.left_marker)
+                keeper.left_marker = ""
 
     def _note_away(self, *, is_away: bool, error: str = "") -> None:
         if is_away and not self.is_away:

@@ -74,6 +74,8 @@ class Keeper:
         self.step_began_s = doors.clock.monotonic()
         self.step_timeout_s: float | None = None
         self.is_draining = False
+        self.left_marker = ""
+        """Of the state before the claim; removed once a heartbeat names the run."""
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
         self.is_gone = asyncio.Event()
@@ -234,17 +236,18 @@ class Keeper:
     async def finish(self, *, step: int, schema: int, state: bytes | None, result: bytes,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
         """The last checkpoint, if there is a state, and the result, in one append."""
-        at = self.log.state
-        if at.status is Status.FINISHED:
-            await self.shipper.shipped(at.seq)
-            return at.seq
-        self.check_nothing_open("finish")
-        checkpoint = []
-        if state is not None and step != at.step:
-            checkpoint = [
-                await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-            ]
-        return await self._let_go(Finished(result=Body(result)), before=checkpoint)
+        async with self._committing:
+            at = self.log.state
+            if at.status is Status.FINISHED:
+                await self.shipper.shipped(at.seq)
+                return at.seq
+            self.check_nothing_open("finish")
+            checkpoint = []
+            if state is not None and step != at.step:
+                checkpoint = [
+                    await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
+                ]
+            return await self._let_go(Finished(result=Body(result)), before=checkpoint)
 
     async def fail(self, error: str) -> int:
         """The run is over without a result."""

@@ -24,7 +24,7 @@ class Spool(Protocol):
     async def read(self, name: str) -> bytes:
         """The bytes, checked; raises `OSError`."""
 
-    async def clean(self, keep: set[str]) -> None:
+    async def clean(self, keep: set[str]) -> object:
         """Remove all files but these."""
 
 
@@ -101,11 +101,16 @@ class LocalLog:
         return logs
 
     async def _fat(self, row: Row) -> bytes:
-        raw = msgpack.unpackb(row.data)
-        if isinstance(raw, list) and raw[:1] == ["spool"]:
-            self._spooled.setdefault(row.run, []).append((row.epoch, row.seq, raw[1]))
-            return await self._spool.read(raw[1])
-        return row.data
+        try:
+            raw = msgpack.unpackb(row.data)
+        except ValueError as error:
+            raise BadRecord(f"row {row.seq} is not msgpack: {error}") from error
+        match raw:
+            case ["spool", str(name)]:
+                self._spooled.setdefault(row.run, []).append((row.epoch, row.seq, name))
+                return await self._spool.read(name)
+            case _:
+                return row.data
 
     def trim(self, run: str, *, epoch: int, seq: int) -> None:
         """Forget what is shipped."""

@@ -18,7 +18,7 @@ from coatcheck_sidecar.core.head import (
     unseal,
 )
 from coatcheck_sidecar.core.model import ObjectRef
-from coatcheck_sidecar.core.record import BadRecord, Record
+from coatcheck_sidecar.core.record import BadRecord, Claimed, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name, restore
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.ports import Store
@@ -53,9 +53,18 @@ async def read_head(store: Store, run: str) -> tuple[Head, str] | None:
     if stored is None:
         return None
     try:
-        return decode_head(head_name(run), stored.data), stored.tag
+        head = decode_head(head_name(run), stored.data)
     except BadObject as error:
         raise damaged(run, str(error)) from error
+    if head.run != run:
+        raise damaged(run, f"{head_name(run)} is the head of run {head.run}")
+    return head, stored.tag
+
+
+def address_of(head: Head) -> str:
+    """What the agent of its owner gave for redirects."""
+    claims = [record.event for record in head.records if isinstance(record.event, Claimed)]
+    return claims[-1].address if claims else ""
 
 
 def damaged(run: str, what: str) -> Refusal:
@@ -63,9 +72,14 @@ def damaged(run: str, what: str) -> Refusal:
     return Refusal(ErrorCode.DAMAGED, f"run {run}: {what}", run=run)
 
 
-async def read_run(store: Store, run: str, *, bytes_max: int) -> Restored | None:
-    """The run's log with its checkpoint; raises `Damaged`, `StoreError`, `Refusal`."""
-    found = await read_head(store, run)
+async def read_run(
+    store: Store, run: str, *, bytes_max: int, found: tuple[Head, str] | None = None
+) -> Restored | None:
+    """The run's log with its checkpoint; raises `Damaged`, `StoreError`, `Refusal`.
+
+    `found` is its head, if that was just read.
+    """
+    found = found or await read_head(store, run)
     looks = 0
     while found is not None:
         head, tag = found
@@ -116,13 +130,19 @@ def replay_deltas(state: bytes, deltas: Sequence[bytes], *, bytes_max: int) -> b
     return state
 
 
-def contiguous_tail(head: Head, rows: Sequence[Record]) -> list[Record]:
-    """What the journal has beyond the head, if it goes on exactly where the head ends.
+def hold_against(head: Head, rows: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """What the journal has beyond the head, and what it has of a log that went on elsewhere.
 
-    Records of another epoch, or behind a gap, belong to a log that somebody else continued.
+    Beyond: exactly where the head ends, in its epoch. Elsewhere: behind a gap, or of an earlier
+    epoch from the record on by which the head's owner claimed. The rest is in the head.
     """
+    claims = [record.seq for record in head.records if isinstance(record.event, Claimed)]
+    claimed_at = max(claims, default=0)
     tail: list[Record] = []
+    elsewhere: list[Record] = []
     for record in rows:
         if record.epoch == head.epoch and record.seq == head.seq + len(tail) + 1:
             tail.append(record)
-    return tail
+        elif record.seq > head.seq or (record.epoch < head.epoch and record.seq >= claimed_at):
+            elsewhere.append(record)
+    return tail, elsewhere

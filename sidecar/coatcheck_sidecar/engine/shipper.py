@@ -36,6 +36,8 @@ NONCE_BYTES: Final = 16
 RETRY_BASE_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 """Back-off while the store is away: short, since guarded calls wait for it."""
+DAMAGED_LOOKS_MAX: Final = 3
+"""A head that can't be read so often in a row is damaged, and not only badly read."""
 MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED})
 """Statuses in which nobody owns a run and a marker tells where it is."""
 
@@ -83,6 +85,7 @@ class Shipper:
         self._uploads: dict[int, asyncio.Future[ObjectRef]] = {}
         self._last_s = float("-inf")
         self._failures = 0
+        self._damaged_looks = 0
         self.is_fenced = False
         self.owned_from_s = float("-inf")
         """Boot time just before the last swap that succeeded was sent."""
@@ -215,7 +218,13 @@ class Shipper:
     async def _settle(self, error: Exception) -> None:
         """A swap was refused or has no clear answer: only the head tells what it means."""
         stored = await self._doors.store.get(head_name(self.log.state.run))
-        seen = None if stored is None else decode_head(head_name(self.log.state.run), stored.data)
+        try:
+            name = head_name(self.log.state.run)
+            seen = None if stored is None else decode_head(name, stored.data)
+        except BadObject as damage:
+            self._damaged(damage)
+            return
+        self._damaged_looks = 0
         match judge(seen, expected=self.log.nonce, written=self.log.written.keys()):
             case Verdict.COMMITTED if seen is not None and stored is not None:
                 self._commit(seen.nonce, stored.tag)
@@ -226,13 +235,25 @@ class Shipper:
             case _:
                 self.fence()
 
-    def fence(self) -> None:
+    def _damaged(self, damage: BadObject) -> None:
+        """What stands there is no head: nobody knows who owns the run, and nothing is put over it.
+
+        Raises `StoreError` the first times: it may have been the reading.
+        """
+        run = self.log.state.run
+        self._doors.observer.note("damaged", run=run, error=str(damage))
+        self._damaged_looks += 1
+        if self._damaged_looks < DAMAGED_LOOKS_MAX:
+            raise StoreError(str(damage)) from damage
+        self.fence(Refusal(ErrorCode.DAMAGED, f"run {run}: {damage}", run=run))
+
+    def fence(self, why: Refusal | None = None) -> None:
         """This ownership is over: nothing more is shipped, whoever waits is told."""
         self.is_fenced = True
         self._wake.set()
         for _, future in self._waiters:
             if not future.done():
-                future.set_exception(fenced(self.log.state.run, self.log.state.epoch))
+                future.set_exception(why or fenced(self.log.state.run, self.log.state.epoch))
         self._waiters.clear()
         self.on_fenced()
 

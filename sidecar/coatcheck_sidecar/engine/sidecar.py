@@ -7,7 +7,7 @@ from typing import Final
 
 from coatcheck.wire import ErrorCode, Push, Retry
 from coatcheck_sidecar.core.call_events import Life
-from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
+from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.calls import Calls
@@ -17,17 +17,16 @@ from coatcheck_sidecar.engine.heart import Heart
 from coatcheck_sidecar.engine.keeper import Agent, Keeper
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.local import LocalLog, Spool
-from coatcheck_sidecar.engine.restore import Restored, read_head, read_run
+from coatcheck_sidecar.engine.queues import Queues
+from coatcheck_sidecar.engine.restore import Restored, read_run
 from coatcheck_sidecar.engine.scan import scan_heads
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import Doors, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import Clock, Journal, Observer, Store, StoreError
 
-TRIES_MAX: Final = 10
-"""Markers of one listing that a waiting agent tries before it rests."""
-ADOPT_WAIT_S: Final = 60.0
-"""How long a start waits for the store before a former life's records stay in the journal."""
+ADOPT_RETRY_S: Final = 1.0
+"""Between two tries to ship a former life's records, while the store is away."""
 SWEEPS_PER_WAIT: Final = 10
 """How often, within `agent_wait_s`, runs without an agent are looked for."""
 SETTLE_S: Final = 0.05
@@ -82,8 +81,7 @@ class Sidecar:
         self._claimer.read_inbox = self.heart.read_inbox
         self._claimer.on_claimed = self._keep
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._polling: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._poke = asyncio.Event()
+        self._queues = Queues(self.fleet, tasks=self._tasks, owned=self._owned, now_ms=self.now_ms)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._observer.note("task_failed", name=name, error=repr(error))
@@ -102,7 +100,7 @@ class Sidecar:
         self._tasks.start(self.fleet.run(), name="fleet")
         self._tasks.start(self._sweep(), name="sweep")
         self._tasks.start(self._learn_time(), name="store time")
-        self._tasks.start(scan_heads(self.doors, self.now_ms), name="scan heads")
+        self._tasks.start(scan_heads(self.fleet), name="scan heads")
         for run in list(self._claimer.tails):
             self._tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
@@ -117,14 +115,17 @@ class Sidecar:
 
     async def _adopt(self, run: str) -> None:
         """Ship what a former life kept of a run, whether or not its agent comes back."""
-        wants = Wants(run=run, can_create=False, wait_s=ADOPT_WAIT_S)
-        async with self._opening[run]:
-            if run in self.keepers or run not in self._claimer.tails:
-                return
+        wants = Wants(run=run, can_create=False, wait_s=0.0)
+        while run in self._claimer.tails and run not in self.keepers:
             try:
-                await self._claimer.claim(run, wants)
+                async with self._opening[run]:
+                    if run in self._claimer.tails and run not in self.keepers:
+                        await self._claimer.claim(run, wants)
             except Refusal as error:
                 self._observer.note("adopt_failed", run=run, error=error.message)
+                if error.code is not ErrorCode.STORE_UNAVAILABLE:
+                    return
+                await self._clock.sleep(ADOPT_RETRY_S)
 
     def _keep(self, keeper: Keeper) -> None:
         self.keepers[keeper.run] = keeper
@@ -132,14 +133,23 @@ class Sidecar:
         keeper.on_over = self._let_go
         keeper.on_command = self._calls[keeper.run].changed
         keeper.is_draining = self.is_draining
+        self.heart.poke()
 
     def _let_go(self, keeper: Keeper) -> None:
         if self.keepers.get(keeper.run) is keeper:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
-            self._tasks.start(keeper.close(), name=f"close {keeper.run}")
+            self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
+        if not self._opening[keeper.run].locked():
+            del self._opening[keeper.run]
         status, reason = keeper.log.state.status, keeper.log.state.reason
         self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
+
+    async def _clear_up(self, keeper: Keeper) -> None:
+        if keeper.shipper.is_fenced and keeper.log.unshipped:
+            reason = f"epoch {keeper.log.state.epoch} was fenced"
+            await self._local.set_aside(keeper.run, reason=reason)
+        await keeper.close()
 
     # Agents
 
@@ -174,7 +184,8 @@ class Sidecar:
         agent = keeper.agent
         try:
             calls = self._calls[keeper.run]
-            await calls.resume(wants.resume_epoch or 0, lives, is_known=is_known)
+            asked = None if is_known else wants.resume_asked
+            await calls.resume(wants.resume_epoch or 0, lives, asked=asked)
         except BaseException:
             if agent is not None:
                 self.detach(keeper, agent)
@@ -256,15 +267,17 @@ class Sidecar:
         """The next run of a queue: one whose agent died here, a ready one, or one to take over."""
         until_s = self._clock.monotonic() + wants.wait_s
         while True:
-            async with self._polling[wants.queue]:
+            async with self._queues.turn(wants.queue):
                 self._refuse_draining(wants)
-                for run in await self._candidates(wants):
+                for run in await self._queues.candidates(wants):
                     try:
                         opened = await self._open(
                             run, replace(wants, run=run, wait_s=0.0), agent=agent, lives={}
                         )
                     except Refusal as error:
                         self._observer.note("passed_over", run=run, error=error.message)
+                        if error.code not in (ErrorCode.OWNED_ELSEWHERE, ErrorCode.UNAVAILABLE):
+                            await self._queues.passed_over(run)
                         continue
                     if opened.keeper is not None:
                         return opened
@@ -274,56 +287,7 @@ class Sidecar:
                         f"nothing is ready in queue {wants.queue}",
                         retry=Retry.LATER,
                     )
-                await self._rest()
-
-    async def _rest(self) -> None:
-        pause_s = self.settings.claim_poll_s * self._clock.uniform(0.5, 1.0)
-        try:
-            async with asyncio.timeout(pause_s):
-                await self._poke.wait()
-        except TimeoutError:
-            pass
-
-    async def _candidates(self, wants: Wants) -> list[str]:
-        here = [
-            keeper.run
-            for keeper in self._owned()
-            if keeper.agent is None and keeper.log.state.created.queue == wants.queue
-        ]
-        if here:
-            return here
-        lapsed = [s.run for s in self.fleet.lapsed_runs(wants.queue) if self._fits(s, wants)]
-        try:
-            ready = await self._ready(wants)
-        except StoreError as error:
-            self._observer.note("look_failed", error=str(error))
-            ready = []
-        return [*ready, *lapsed]
-
-    async def _ready(self, wants: Wants) -> list[str]:
-        runs: list[str] = []
-        for run, name in await self.fleet.ready(wants.queue):
-            if len(runs) >= TRIES_MAX:
-                break
-            summary = await self.fleet.read_marker(name)
-            if summary is None or not self._fits(summary, wants):
-                continue
-            if summary.not_before_ms <= self.now_ms():
-                runs.append(run)
-                self._tasks.start(self._drop_stale(run, name), name=f"marker {name}")
-        return runs
-
-    async def _drop_stale(self, run: str, marker: str) -> None:
-        """A marker is removed only if it is older than its run's epoch."""
-        try:
-            found = await read_head(self._store, run)
-            if found is not None and int(marker.rsplit("/", 1)[1]) < found[0].epoch:
-                await self._store.delete(marker)
-        except (StoreError, Refusal, ValueError) as error:
-            self._observer.note("look_failed", error=str(error))
-
-    def _fits(self, summary: RunSummary, wants: Wants) -> bool:
-        return not wants.accepts.refusal(summary)
+                await self._queues.rest()
 
     async def _sweep(self) -> None:
         """Runs whose agent died and did not come back are for others."""
@@ -348,8 +312,7 @@ class Sidecar:
         """A connection ended without releasing its run: the agent died, or will reconnect."""
         if keeper.agent is agent:
             keeper.attach(None)
-            self._poke.set()
-            self._poke = asyncio.Event()
+            self._queues.poke()
 
     async def look_up(self, run: str) -> Restored | None:
         """A run as it stands in the store; raises `Refusal`, `Damaged`, `StoreError`."""

@@ -126,10 +126,22 @@ class Connection(asyncio.Protocol):
         except WireError as error:
             frames, bad = list(error.frames), error
         for frame in frames:
+            if self._transport is None or self._transport.is_closing():
+                return
             self._take(frame)
         if bad is not None:
             self._refuse(0, malformed(str(bad)))
             self.hang_up()
+
+    def pause_writing(self) -> None:
+        """The client does not read what it asked for: it may ask for more when it has."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _take(self, frame: Any) -> None:
         try:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-import msgpack
-
 from coatcheck.wire import (
     FRAME_BYTES_MAX,
     PART_BYTES_MAX,
@@ -20,15 +18,8 @@ from coatcheck.wire import (
     WireError,
     apply_patch,
 )
-from coatcheck_sidecar.core.call_events import Ending, Life
-from coatcheck_sidecar.core.fingerprint import (
-    business_value,
-    decode_arguments,
-    of_arguments,
-    summary,
-)
-from coatcheck_sidecar.core.model import Effect, Level, OutcomeKind, Status
-from coatcheck_sidecar.core.policy import Ask, Identity, class_of
+from coatcheck_sidecar.core.call_events import Ending
+from coatcheck_sidecar.core.model import Level, OutcomeKind, Status
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
@@ -37,6 +28,7 @@ from coatcheck_sidecar.engine.keeper import Agent, Keeper
 from coatcheck_sidecar.engine.restore import Restored
 from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
+from coatcheck_sidecar.servers.fields import ask_of, numbers_of, resume_of, said, versions_of
 
 WAIT_S_MAX: Final = 300.0
 """An open answers within this, whatever the client asked for."""
@@ -101,7 +93,7 @@ class Requests:
             self._sidecar.detach(self._keeper, self._agent)
 
     async def _hello(self, message: Message) -> Answered:
-        lowest, highest = _pair(message.body["protocol"])
+        lowest, highest = versions_of(message.body["protocol"])
         if not lowest <= PROTOCOL_VERSIONS[1] or not highest >= PROTOCOL_VERSIONS[0]:
             raise malformed(
                 f"hello: this sidecar speaks protocol {PROTOCOL_VERSIONS[0]} to "
@@ -131,7 +123,7 @@ class Requests:
                 f"open: an input of {size} bytes, {INPUT_BYTES_MAX} are allowed",
                 limit=INPUT_BYTES_MAX,
             )
-        epoch, lives = _resume(body.get("resume"))
+        resume = resume_of(body.get("resume"))
         wants = Wants(
             run=body.get("run"),
             queue=body["queue"],
@@ -143,12 +135,13 @@ class Requests:
             address=body.get("address") or "",
             input=message.attachment,
             incarnation=self._incarnation,
-            resume_epoch=epoch,
+            resume_epoch=resume.epoch,
+            resume_asked=resume.asked,
         )
         agent = Agent(
             self._incarnation, self._push, code_version=wants.code_version, schema=wants.schema
         )
-        opened = await self._sidecar.open(wants, agent, lives=lives)
+        opened = await self._sidecar.open(wants, agent, lives=resume.lives)
         if opened.keeper is None or opened.calls is None:
             self._over = opened.over
             return _over(opened.over)
@@ -186,7 +179,7 @@ class Requests:
             level=Level(body["level"]),
             schema=body["schema"],
             state=self._state(body, message.attachment),
-            signals=_numbers(body.get("signals")),
+            signals=numbers_of(body.get("signals")),
         )
         step = keeper.log.state.step + 1
         return Answered({"seq": seq, "step": step, "draining": keeper.is_draining})
@@ -229,7 +222,7 @@ class Requests:
                 f"a call of step {body['step']}: the step to do is {keeper.log.state.step + 1}",
             )
         answer = await calls.ask(
-            _ask(keeper.run, body, arguments=message.attachment or b"\x80"),
+            ask_of(keeper.run, body, arguments=message.attachment or b"\x80"),
             level=Level(body.get("level") or Level.NODE),
         )
         return _answered(answer)
@@ -242,7 +235,7 @@ class Requests:
             body["attempt"],
             ending=ENDINGS[body["kind"]],
             body=message.attachment,
-            reason=body.get("reason") or "",
+            reason=said(body, "reason"),
         )
         return Answered({"seq": seq, "draining": keeper.is_draining})
 
@@ -257,7 +250,7 @@ class Requests:
     async def _wait(self, message: Message) -> Answered:
         keeper, _ = self._owned()
         name = message.body["name"]
-        found = keeper.receive(name, _numbers(message.body.get("signals")))
+        found = keeper.receive(name, numbers_of(message.body.get("signals")))
         if found is not None:
             seq, value = found
             return Answered({"signal": seq, "draining": keeper.is_draining}, value.data or b"\xc0")
@@ -271,7 +264,7 @@ class Requests:
 
     async def _finish(self, message: Message) -> Answered:
         if self._over is not None:
-            return self._finished(self._over.log.state)
+            return self._ended(self._over.log.state, Status.FINISHED)
         keeper, _ = self._owned()
         body, data = message.body, message.attachment or b"\xc0"
         length = body.get("state_length")
@@ -286,25 +279,27 @@ class Requests:
             schema=body.get("schema") or 1,
             state=state,
             result=result,
-            signals=_numbers(body.get("signals")),
+            signals=numbers_of(body.get("signals")),
         )
         return Answered({"seq": seq})
 
-    def _finished(self, state: RunState) -> Answered:
-        """A finish sent again: the answer to the first was lost, and the run is over by it."""
+    def _ended(self, state: RunState, status: Status) -> Answered:
+        """An end said again: the answer to the first was lost, and the run is over by it."""
         is_ours = state.claimed.incarnation == self._incarnation
-        if state.status is not Status.FINISHED or not is_ours:
+        if state.status is not status or not is_ours:
             raise fenced(state.run, state.epoch)
         return Answered({"seq": state.seq})
 
     async def _fail(self, message: Message) -> Answered:
+        if self._over is not None:
+            return self._ended(self._over.log.state, Status.FAILED)
         keeper, _ = self._owned()
-        return Answered({"seq": await keeper.fail(message.body["error"])})
+        return Answered({"seq": await keeper.fail(said(message.body, "error"))})
 
     async def _release(self, message: Message) -> Answered:
         keeper, _ = self._owned()
         body = message.body
-        return Answered({"seq": await keeper.release(body["reason"], body.get("error") or "")})
+        return Answered({"seq": await keeper.release(body["reason"], said(body, "error"))})
 
     async def _result(self, message: Message) -> Answered:
         run = message.body["run"]
@@ -312,33 +307,6 @@ class Requests:
         if found is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run}", run=run)
         return _over(found)
-
-
-def _ask(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
-    effect = Effect(body["effect"])
-    has_probe, lifetime_s = bool(body.get("probe")), body.get("key_lifetime_s")
-    try:
-        decoded = decode_arguments(arguments)
-        business = business_value(decoded, body["business"]) if body.get("business") else None
-    except (ValueError, msgpack.UnpackException) as error:
-        raise malformed(f"call of {body['tool']}: {error}") from error
-    if body.get("business") and business is None:
-        raise malformed(f"call of {body['tool']}: nothing at {body['business']} in its arguments")
-    return Ask(
-        run=run,
-        step=body["step"],
-        tool=body["tool"],
-        call_class=class_of(effect, has_probe=has_probe, key_lifetime_s=lifetime_s),
-        fingerprint=of_arguments(body["tool"], arguments),
-        key=body.get("key"),
-        business=business,
-        identity=Identity(body["identity"]),
-        repeats_ok=bool(body.get("repeats")),
-        unresolved_ok=bool(body.get("unresolved_ok")),
-        settle_s=body.get("settle_s"),
-        key_lifetime_s=lifetime_s,
-        summary=summary(decoded),
-    )
 
 
 def _answered(answer: Answer) -> Answered:
@@ -371,31 +339,6 @@ def _over(found: Restored | None) -> Answered:
     }
     result = state.result.data if state.result is not None else None
     return Answered(body, result, is_open=False)
-
-
-def _resume(raw: dict[str, Any] | None) -> tuple[int | None, dict[int, Life]]:
-    if raw is None:
-        return None, {}
-    try:
-        return int(raw["epoch"]), {int(k): Life(v) for k, v in raw.get("calls", {}).items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise malformed(f"open: resume: {error!r}") from error
-
-
-def _pair(raw: list[Any]) -> tuple[int, int]:
-    match raw:
-        case [int(lowest), int(highest)]:
-            return lowest, highest
-        case _:
-            raise malformed(f"hello: protocol {raw!r} is not [lowest, highest]")
-
-
-def _numbers(raw: Any) -> tuple[int, ...]:
-    if raw is None:
-        return ()
-    if not isinstance(raw, list) or not all(isinstance(number, int) for number in raw):
-        raise malformed("signals: a list of numbers, as `wait` gave them")
-    return tuple(raw)
 
 
 def _release() -> str:

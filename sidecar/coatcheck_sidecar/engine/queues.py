@@ -1,0 +1,119 @@
+"""Where an idle agent's next run is: here without an agent, ready, or of an owner that died."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.claims import Wants
+from coatcheck_sidecar.engine.fleet import Fleet
+from coatcheck_sidecar.engine.keeper import Keeper
+from coatcheck_sidecar.engine.restore import read_head
+from coatcheck_sidecar.engine.shipper import Doors
+from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.ports import StoreError
+
+TRIES_MAX: Final = 10
+"""Markers of one listing that a waiting agent tries before it rests."""
+
+
+class Queues:
+    """Looks for work. One look at a time for each queue, however many agents wait."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        tasks: TaskSet,
+        owned: Callable[[], Iterable[Keeper]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`owned` are the runs of this sidecar."""
+        self._fleet = fleet
+        self._doors: Doors = fleet.doors
+        self._tasks = tasks
+        self._owned = owned
+        self._now_ms = now_ms
+        self._markers: dict[str, str] = {}
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._poke = asyncio.Event()
+
+    def turn(self, queue: str) -> asyncio.Lock:
+        """Held while one agent looks and opens."""
+        return self._turns[queue]
+
+    def poke(self) -> None:
+        """A run lost its agent: who rests looks again."""
+        self._poke.set()
+        self._poke = asyncio.Event()
+
+    async def rest(self) -> None:
+        """Wait for a while, or until poked."""
+        settings = self._doors.settings
+        pause_s = settings.claim_poll_s * self._doors.clock.uniform(0.5, 1.0)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._poke.wait()
+        except TimeoutError:
+            pass
+
+    async def candidates(self, wants: Wants) -> list[str]:
+        """Runs worth trying, the best first. Never raises `StoreError`."""
+        here = [keeper.run for keeper in self._owned() if self._is_free(keeper, wants)]
+        if here:
+            return here
+        lapsed = [s.run for s in self._fleet.lapsed_runs(wants.queue) if _fits(s, wants)]
+        try:
+            ready = await self._ready(wants)
+        except StoreError as error:
+            self._doors.observer.note("look_failed", error=str(error))
+            ready = []
+        return [*ready, *lapsed]
+
+    def _is_free(self, keeper: Keeper, wants: Wants) -> bool:
+        """Its agent is gone, and the breaker lets the next one in at once."""
+        if keeper.agent is not None or keeper.log.state.created.queue != wants.queue:
+            return False
+        gone_s = self._doors.clock.monotonic() - keeper.agent_gone_s
+        is_due = gone_s >= crash_delay_s(keeper.log.state.crashes + 1)
+        return is_due and _fits(keeper.summary(), wants)
+
+    async def _ready(self, wants: Wants) -> list[str]:
+        runs: list[str] = []
+        self._markers.clear()
+        for run, name in await self._fleet.ready(wants.queue):
+            if len(runs) >= TRIES_MAX:
+                break
+            summary = await self._fleet.read_marker(name)
+            if summary is None or not _fits(summary, wants):
+                continue
+            if summary.not_before_ms <= self._now_ms():
+                runs.append(run)
+                self._markers[run] = name
+        return runs
+
+    async def passed_over(self, run: str) -> None:
+        """A run that a marker led to could not be had: the marker may be an old one.
+
+        It is removed only if it is older than its run's epoch, and not while the run is owned: its
+        owner does that, once a heartbeat of its own leads there.
+        """
+        marker = self._markers.pop(run, "")
+        try:
+            found = await read_head(self._doors.store, run) if marker else None
+            is_owned = found is not None and found[0].status is Status.OWNED
+            if found is not None and not is_owned and _epoch_of(marker) < found[0].epoch:
+                await self._doors.store.delete(marker)
+        except (StoreError, Refusal, ValueError) as error:
+            self._doors.observer.note("look_failed", error=str(error))
+
+
+def _epoch_of(marker: str) -> int:
+    return int(marker.rsplit("/", 1)[1])
+
+
+def _fits(summary: RunSummary, wants: Wants) -> bool:
+    return not wants.accepts.refusal(summary)
