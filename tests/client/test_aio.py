@@ -223,7 +223,7 @@ async def test_a_running_call_is_reported_when_the_sidecar_comes_back(path: Path
 
     second = [
         *HELLO,
-        Expect("open", {"resume": {"epoch": 1, "calls": {7: "running"}}}),
+        Expect("open", {"resume": {"epoch": 1, "calls": {7: "running"}, "asked": [7]}}),
         Ok({"epoch": 2}),
         Push("signal", {"name": "back"}),
         Expect("outcome", {"call": 7, "kind": "result"}, packed("worked")),
