@@ -354,7 +354,10 @@ def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message]:
     applied = value is not None and value is not False
     body = {"call": number, "attempt": field(reply, "attempt", kind=int), "applied": applied}
     data = _codec.encode(value, f"the probe of {call.tool.name}") if applied else None
-    answer: Message = yield Ask(Request.PROBED, body, data)
+    try:
+        answer: Message = yield Ask(Request.PROBED, body, data)
+    except NotFound:  # a sidecar that came back did not send us to ask
+        answer = yield Ask(Request.CALL, _call_body(call), call.encoded())
     return answer
 
 

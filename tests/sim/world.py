@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 from unittest.mock import patch
@@ -27,13 +28,13 @@ from tests.sim.upstream import PAUSE_MAX_S, Habits, Upstream
 
 SETTINGS: Final = Settings(
     heartbeat_s=1.0,
-    lease_s=3.0,
     pause_max_s=PAUSE_MAX_S,
     claim_poll_s=0.5,
-    agent_wait_s=3.0,
     join_wait_s=30.0,
     margin_s=0.5,
 )
+LEASES_S: Final = (3.0, 3.0, 8.0)
+"""The longer one outlasts what a tool's "no" needs to settle, so that it alone must protect."""
 CALM_S_MAX: Final = 240.0
 """With no more faults every run is over within this: the breaker's delays are the longest part."""
 SMALL: Final = {
@@ -80,7 +81,8 @@ class World:
         self.seed = seed
         self.random = Random(seed)
         self.loop = VirtualLoop()  # type: ignore[abstract]  # what is missing is not asked of it
-        self.settings = SETTINGS
+        lease_s = self.random.choice(LEASES_S)
+        self.settings = replace(SETTINGS, lease_s=lease_s, agent_wait_s=lease_s)
         self.fault = ""
         self.trace: list[tuple[float, str, dict[str, object]]] = []
         self.is_calm = False
@@ -88,7 +90,7 @@ class World:
         self.habits = Habits()
         self.shared = SharedStore(self.loop, self.random, self.weather)
         self.judge = Judge(self.shared, on_fault=self.found)
-        self.judge.now_s, self.judge.lease_s = self.loop.time, SETTINGS.lease_s
+        self.judge.now_s, self.judge.lease_s = self.loop.time, self.settings.lease_s
         self.upstream = Upstream(self.loop, self.random, self.habits)
         self.upstream.on_effect = self.judge.effect
         self.judge.effects = lambda name: getattr(self.upstream.charges.get(name), "effects", 0)

@@ -219,9 +219,8 @@ class Calls:
         call = self._find(number)
         pending = self._probing.pop(number, None)
         if pending is None:
-            raise Refusal(
-                ErrorCode.CONFLICT, f"call {number} was not to be probed: ask for it again"
-            )
+            why = f"call {number} was not to be probed: ask for it again"
+            raise Refusal(ErrorCode.NOT_FOUND, why, retry=Retry.SAME_KEY, call=number)
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         event = Probed(attempt, applied, pending.sent_ms, outcome)
         await self._perform(self._decide(call, event), call.key)
