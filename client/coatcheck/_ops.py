@@ -85,9 +85,8 @@ def handshake(session: Session) -> Op[None]:
 
 
 def _resume(session: Session) -> Op[None]:
-    resume: dict[str, Any] = {"epoch": session.epoch, "calls": session.report()}
-    if session.asked:
-        resume["asked"] = sorted(session.asked)
+    calls, answered = session.report(), sorted(session.answered)
+    resume = {"epoch": session.epoch, "calls": calls, "answered": answered}
     opening = session.opening._replace(run=session.run, create=False, wait_s=RESUME_WAIT_S)
     reply = yield Ask(Request.OPEN, {**_open_body(opening), "resume": resume})
     session.epoch = field(reply, "epoch", kind=int)

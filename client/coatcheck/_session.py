@@ -93,8 +93,8 @@ class Session:
         self.fenced: Fenced | None = None
         self.base: tuple[int, bytes] | None = None
         self.calls: dict[int, CallPhase] = {}
-        self.asked: set[int] = set()
-        """Calls of the step under way, by the numbers that they were answered with."""
+        self.answered: set[int] = set()
+        """Calls of the step under way whose answer is known here."""
         self.state_bytes_max = wire.STATE_BYTES_MAX
         self.requests_max = wire.REQUESTS_MAX
         self._last_id = 0
@@ -167,11 +167,11 @@ class Session:
             raise ProtocolError(f"{ask.type} was answered by {message.type:.40}")
         if message.body.get("draining") is True:
             self.is_draining = True
-        if ask.type is Request.CALL and isinstance(message.body.get("call"), int):
-            self.asked.add(message.body["call"])
+        if message.body.get("decision") == "replay":
+            self.answered.add(field(message, "call", kind=int))
         match ask.type:
             case Request.COMMIT:
-                self.asked.clear()
+                self.answered.clear()
                 self.step = field(message, "step", kind=int)
                 self.base = (field(message, "seq", kind=int), ask.state or b"")
                 self.checkpoint_wanted = False
@@ -179,6 +179,8 @@ class Session:
                 self.is_ended = True
             case Request.OUTCOME:
                 self.calls.pop(ask.body["call"], None)
+                if ask.body["kind"] == "result":
+                    self.answered.add(ask.body["call"])
             case Request.CALL | Request.PROBED if is_abandoned:
                 return _unstarted(message)
         return None

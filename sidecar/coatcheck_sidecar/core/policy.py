@@ -34,8 +34,6 @@ EFFECTS: Final[Mapping[str, Effect]] = {
 """RFC 9110, section 9.2, and the QUERY draft: what a method promises by itself."""
 MATTERS: Final = frozenset({CallClass.KEYED, CallClass.PROBED, CallClass.ONCE})
 """Classes in which the same act under another key would happen twice."""
-NOT_FINAL: Final = frozenset({CallState.IN_DOUBT, CallState.NOT_APPLIED})
-"""States of a call whose asker was told that it may ask again."""
 STANDS: Final = frozenset({CallState.DISPATCHED, CallState.IN_DOUBT, CallState.DONE})
 """States of a call of this step in which another wording could double an effect."""
 
@@ -112,6 +110,10 @@ class AskedSoFar:
         """The answer under `key` was not final (or a refusal): the next equal asking is it."""
         return replace(self, open=self.open | {key})
 
+    def settled(self, key: str) -> "AskedSoFar":
+        """The answer under `key` is final: the next equal asking is another call."""
+        return replace(self, open=self.open - {key})
+
 
 def resumed(
     calls: Iterable[Call],
@@ -119,19 +121,21 @@ def resumed(
     step: int,
     since: int,
     epoch: int,
-    told: AbstractSet[int] = frozenset(),
+    answered: AbstractSet[int] | None = None,
 ) -> AskedSoFar:
     """What a living incarnation asked in `step`, as far as records tell after a sidecar's restart.
 
-    Its first claim was record `since`, of `epoch`. What it was given from older records it tells
-    itself (`told`, by number).
+    Its first claim was record `since`, of `epoch`. It may tell which calls it has the
+    answer of (`answered`, by number), older ones that it was given again among them: any other is
+    open, whatever became of it meanwhile, but for reads, whose answers nobody else can give.
     """
-    asked = AskedSoFar()
+    asked, known = AskedSoFar(), answered or frozenset()
     for call in sorted(calls, key=lambda call: call.number):
-        is_its_own = call.number > since or call.epoch >= epoch or call.number in told
+        is_its_own = call.number > since or call.epoch >= epoch or call.number in known
         if call.step == step and is_its_own:
             asked = _with_ask(call, asked, key=call.key)
-            if call.state in NOT_FINAL:
+            is_over = call.state is CallState.DONE if answered is None else call.number in known
+            if not is_over and call.call_class is not CallClass.READ:
                 asked = asked.left_open(call.key)
     return asked
 

@@ -126,25 +126,30 @@ class Calls:
         self._waiters.clear()
 
     async def resume(
-        self, epoch: int, lives: Mapping[int, Life], *, asked: frozenset[int] | None
+        self,
+        epoch: int,
+        lives: Mapping[int, Life],
+        *,
+        answered: frozenset[int] | None,
+        is_known: bool,
     ) -> None:
         """The same agent is back on a new connection: calls of its epoch stand as it says.
 
-        One that it does not name never reached it. `asked` are the calls that it asked for in its
-        step; `None`: this process heard it ask.
+        One that it does not name never reached it. `answered` are the calls of its step whose
+        answer it has, `is_known` says that this process heard all its askings.
         """
         for call in list(self._state.calls.values()):
             if call.epoch == epoch and call.state is CallState.IN_DOUBT:
                 life = lives.get(call.number, Life.UNSTARTED)
                 report = Reported(life, self._state.epoch)
                 await self._perform(self._decide(call, report), call.key)
-        if asked is not None:
+        if not is_known:
             self._asked = resumed(
                 self._state.calls.values(),
                 step=self._state.step + 1,
                 since=self._state.claimed.since,
                 epoch=epoch,
-                told=asked,
+                answered=answered,
             )
 
     async def ask(self, ask: Ask, *, level: Level) -> Answer:
@@ -318,6 +323,8 @@ class Calls:
                 await self._wait_for_change(delay_s)
             case Deliver(final=False):
                 self._asked = self._asked.left_open(key)
+            case Deliver(final=True):
+                self._asked = self._asked.settled(key)
             case Alarm(reason):
                 number = call.number if call else 0
                 self._keeper.doors.observer.note(

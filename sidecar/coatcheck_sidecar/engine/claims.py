@@ -65,8 +65,8 @@ class Wants:
     input: bytes | None = None
     incarnation: bytes = b""
     resume_epoch: int | None = None
-    resume_asked: frozenset[int] = frozenset()
-    """Calls of its step that an agent which comes back has asked for."""
+    resume_answered: frozenset[int] | None = None
+    """Calls of its step whose answer an agent that comes back has, if it says so."""
 
     @property
     def accepts(self) -> Accepts:

@@ -184,8 +184,9 @@ class Sidecar:
         agent = keeper.agent
         try:
             calls = self._calls[keeper.run]
-            asked = None if is_known else wants.resume_asked
-            await calls.resume(wants.resume_epoch or 0, lives, asked=asked)
+            await calls.resume(
+                wants.resume_epoch or 0, lives, answered=wants.resume_answered, is_known=is_known
+            )
         except BaseException:
             if agent is not None:
                 self.detach(keeper, agent)

@@ -60,8 +60,8 @@ class Resume:
     epoch: int | None = None
     """`None`: it does not come back, it begins."""
     lives: dict[int, Life] = field(default_factory=dict)
-    asked: frozenset[int] = frozenset()
-    """Calls of its step that it was answered."""
+    answered: frozenset[int] | None = None
+    """Calls of its step whose answer it has; `None`: it doesn't say."""
 
 
 def resume_of(raw: dict[str, Any] | None) -> Resume:
@@ -77,11 +77,9 @@ def resume_of(raw: dict[str, Any] | None) -> Resume:
             raise malformed(
                 f"open: resume: call {number!r:.40} is {life!r:.40}, not one of {sorted(lives)}"
             )
-    return Resume(
-        epoch,
-        {number: Life(life) for number, life in calls.items()},
-        frozenset(numbers_of(raw.get("asked"), "resume: asked")),
-    )
+    told = raw.get("answered")
+    answered = None if told is None else frozenset(numbers_of(told, "resume: answered"))
+    return Resume(epoch, {number: Life(life) for number, life in calls.items()}, answered)
 
 
 def versions_of(raw: list[Any]) -> tuple[int, int]:
@@ -94,7 +92,7 @@ def versions_of(raw: list[Any]) -> tuple[int, int]:
 
 
 def numbers_of(raw: Any, what: str = "signals") -> tuple[int, ...]:
-    """Signals that a step received, or calls that it asked for; raises `Refusal`."""
+    """Signals that a step received, or calls that were answered; raises `Refusal`."""
     if raw is None:
         return ()
     if not isinstance(raw, list) or not all(isinstance(number, int) for number in raw):

@@ -136,7 +136,7 @@ class Requests:
             input=message.attachment,
             incarnation=self._incarnation,
             resume_epoch=resume.epoch,
-            resume_asked=resume.asked,
+            resume_answered=resume.answered,
         )
         agent = Agent(
             self._incarnation, self._push, code_version=wants.code_version, schema=wants.schema
