@@ -26,7 +26,6 @@ WAIT_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 """An acknowledgement: from the journal's group commit to back-pressure of a slow link."""
 CLAIM_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 """A claim: two round trips, or a lease to wait for."""
-"""256 B to 64 MiB, the largest state."""
 LABEL_VALUES_MAX: Final = 100
 """Tools are named by agents; past this many names they are counted together."""
 OTHER: Final = "other"
