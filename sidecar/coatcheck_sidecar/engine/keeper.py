@@ -346,7 +346,8 @@ class Keeper:
 
     def _on_fenced(self) -> None:
         self.is_over = True
-        self.doors.observer.note("fenced", run=self.run, epoch=self.log.state.epoch)
+        if self._loop is not None:  # else it only lost a race for the run
+            self.doors.observer.note("fenced", run=self.run, epoch=self.log.state.epoch)
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
         self._leave()
 
