@@ -165,10 +165,7 @@ def encode_frame(  # noqa: PLR0917 - in the order of the frame
 
 
 def encode_message(  # noqa: PLR0917 - in the order of the message
-    type: str,
-    id: int,
-    body: dict[str, Any],
-    attachment: bytes | memoryview | None = None,
+    type: str, id: int, body: dict[str, Any], attachment: bytes | memoryview | None = None
 ) -> list[bytes]:
     """The frames of one message, in order: parts of at most `PART_BYTES_MAX`, then itself."""
     if attachment is None:
@@ -188,55 +185,33 @@ class FrameReader:
     def __init__(self) -> None:
         """Begin at the start of a stream."""
         self._buffer = bytearray()
-        self._missing = 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """The frames that `data` completes. Raises `WireError`; then the stream is lost."""
-        if not self._buffer:
-            frames, used = _cut(memoryview(data))
-            self._buffer += memoryview(data)[used:]
-        else:
-            self._buffer += data
-            if len(self._buffer) < self._missing:
-                return []
+        frames: list[Frame] = []
+        self._buffer += data
+        start, buffer_bytes = _LENGTH.size, len(self._buffer)
+        try:
             with memoryview(self._buffer) as view:
-                frames, used = _cut(view)
-            del self._buffer[:used]
-        self._missing = _wanted(self._buffer)
+                while (end := _end(view, start)) <= buffer_bytes:
+                    with view[start:end] as payload:
+                        frames.append(_decode(payload))
+                    start = end + _LENGTH.size
+        except WireError as error:
+            error.frames = tuple(frames)
+            raise
+        del self._buffer[: start - _LENGTH.size]
         return frames
 
 
-def _wanted(buffer: bytearray) -> int:
-    """How long the buffer must be before another look is worth it."""
-    if len(buffer) < _LENGTH.size:
-        return _LENGTH.size
-    return _LENGTH.size + int(_LENGTH.unpack_from(buffer)[0])
-
-
-def _cut(view: memoryview) -> tuple[list[Frame], int]:
-    """The whole frames at the start of `view`, and how many bytes they take."""
-    frames: list[Frame] = []
-    at, end = 0, len(view)
-    try:
-        while end - at >= _LENGTH.size:
-            length = _length(view, at)
-            start = at + _LENGTH.size
-            if end - start < length:
-                break
-            at = start + length
-            with view[start:at] as payload:
-                frames.append(_decode(payload))
-    except WireError as error:
-        error.frames = tuple(frames)
-        raise
-    return frames, at
-
-
-def _length(view: memoryview, at: int) -> int:
-    length: int = _LENGTH.unpack_from(view, at)[0]
+def _end(view: memoryview, start: int) -> int:
+    """Where the frame ends whose payload begins at `start`; at least `start`, if that is not in."""
+    if start > len(view):
+        return start
+    length: int = _LENGTH.unpack_from(view, start - _LENGTH.size)[0]
     if not 0 < length <= FRAME_BYTES_MAX:
         raise WireError(f"a frame says {length} bytes; 1 to {FRAME_BYTES_MAX} are legal")
-    return length
+    return start + length
 
 
 def _decode(payload: memoryview) -> Frame:
