@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any, cast
 
 from coatcheck._desk import HANDSHAKE_S, Desk
-from coatcheck._ops import Command, Result, ToolOp
-from coatcheck._session import Ask, Session
+from coatcheck._ops import Command, ToolOp
+from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
 from coatcheck.errors import CoatcheckError, Unavailable
 from coatcheck.wire import Message, Request
@@ -29,7 +29,7 @@ class Connection(asyncio.Protocol):
         self._ended: asyncio.Future[Exception] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    async def perform(self, operation: ToolOp[Result]) -> Result:
+    async def perform(self, operation: ToolOp[Value]) -> Value:
         """Do what `operation` yields until it returns. Raises what it raises."""
         try:
             command = next(operation)
@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
                 else:
                     command = operation.send(reply)
         except StopIteration as stop:
-            result: Result = stop.value
+            result: Value = stop.value
             return result
 
     async def _do(self, command: Command) -> Any:

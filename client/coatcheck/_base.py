@@ -166,10 +166,8 @@ class RunBase:
             if error is None and not isinstance(failure, errors.Unavailable | TimeoutError):
                 raise
         finally:
-            try:
-                yield None
-            finally:
-                self._on_close()
+            self._on_close()
+            yield None
         return isinstance(error, errors.Draining | errors.Parked)
 
     def _exit_reason(self, error: BaseException | None) -> str:

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from coatcheck import _clock
 from coatcheck._desk import HANDSHAKE_S, Desk
-from coatcheck._ops import Command, Result, ToolOp
-from coatcheck._session import Ask, Session
+from coatcheck._ops import Command, ToolOp
+from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
 from coatcheck.errors import CoatcheckError, Unavailable
 from coatcheck.wire import Message, Request
@@ -36,7 +36,7 @@ class Connection:
         self._socket: socket.socket | None = None
         self._greet_by_s = math.inf
 
-    def perform(self, operation: ToolOp[Result]) -> Result:
+    def perform(self, operation: ToolOp[Value]) -> Value:
         """Do what `operation` yields until it returns. Raises what it raises."""
         try:
             command = next(operation)
@@ -48,7 +48,7 @@ class Connection:
                 else:
                     command = operation.send(reply)
         except StopIteration as stop:
-            result: Result = stop.value
+            result: Value = stop.value
             return result
 
     def _do(self, command: Command) -> Any:
@@ -86,7 +86,8 @@ class Connection:
             if future.done():
                 return
             if self._is_reading:
-                self._turn.wait(_left_s(end_s))
+                if not self._turn.wait(_left_s(end_s)):
+                    raise TimeoutError("the sidecar did not answer in time")
                 return
             self._is_reading = True
         try:
@@ -100,9 +101,7 @@ class Connection:
         """One look at the socket, or one try to connect. Raises `TimeoutError` at `end_s`."""
         try:
             link = self._socket or self._connect()
-            link.settimeout(
-                _left_s(min(end_s, math.inf if self._desk.is_ready else self._greet_by_s))
-            )
+            link.settimeout(_left_s(end_s if self._desk.is_ready else min(end_s, self._greet_by_s)))
             data = link.recv(READ_BYTES)
             if not data:
                 raise ConnectionError("the sidecar closed the connection")

@@ -14,12 +14,9 @@ DEPTH_MAX: Final = 500
 _NO_PARTS: Final = (str, int, float, bytes, bytearray, memoryview, type(None))
 _UNREADABLE: Final = (TypeError, ValueError, OverflowError, Damaged)
 _MENDS: Final = {
-    "datetime": "store .isoformat() in its place",
-    "date": "store .isoformat() in its place",
-    "Decimal": "store str() of it",
-    "UUID": "store str() of it",
-    "set": "store a sorted list",
-    "frozenset": "store a sorted list",
+    **dict.fromkeys(("datetime", "date"), "store .isoformat() in its place"),
+    **dict.fromkeys(("Decimal", "UUID"), "store str() of it"),
+    **dict.fromkeys(("set", "frozenset"), "store a sorted list"),
     "coroutine": "await it first",
 }
 
@@ -30,15 +27,11 @@ def encode(value: Any, name: str) -> bytes:
     Takes what msgpack takes, tuples (as lists), dataclasses and pydantic objects (as maps).
     Raises `NotEncodable` with the path of what it can't take.
     """
-    objects: list[Any] = []
-
-    def as_plain(item: Any) -> Any:
-        objects.append(None)
-        return _plain(item)
-
     try:
-        data: bytes = msgpack.packb(value, default=as_plain)
-        if objects:
+        try:
+            data: bytes = msgpack.packb(value)
+        except TypeError:
+            data = msgpack.packb(value, default=_plain)
             # An object can stand where only a plain key may; what can't be read is no checkpoint.
             decode(data)
     except _UNREADABLE as error:
@@ -46,8 +39,10 @@ def encode(value: Any, name: str) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Any:
-    """What `encode` was given, in plain types. Raises `Damaged` if `data` is not msgpack."""
+def decode(data: bytes | None) -> Any:
+    """What `encode` was given, in plain types; `None` of nothing. Raises `Damaged`."""
+    if data is None:
+        return None
     try:
         try:
             return msgpack.unpackb(data, strict_map_key=False)
@@ -136,16 +131,10 @@ def _parts(value: Any, path: str) -> Iterator[tuple[Any, str]]:
 
 def typed(value: Any, function: Callable[..., Any]) -> Any:
     """A decoded result as `function` says that it returns: pydantic models are made anew."""
-    validate = getattr(_return_type(function), "model_validate", None)
-    return validate(value) if validate else value
-
-
-def _return_type(function: Callable[..., Any]) -> Any:
     plain = getattr(function, "__func__", function)
     kind = getattr(plain, "__annotations__", {}).get("return")
-    if not isinstance(kind, str):
-        return kind
-    try:
-        return get_type_hints(plain)["return"]
-    except (NameError, TypeError, AttributeError):  # a name known to the type checker alone
-        return None
+    if isinstance(kind, str):
+        with suppress(NameError, TypeError, AttributeError):  # known to the type checker alone
+            kind = get_type_hints(plain)["return"]
+    validate = getattr(kind, "model_validate", None)
+    return validate(value) if validate else value

@@ -4,14 +4,14 @@ Both drivers stand on it. It greets, resumes, sends again what a break left unan
 how long to wait before the next try.
 """
 
-import concurrent.futures
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from coatcheck import _clock, _ops, errors, wire
-from coatcheck._session import UNOPENED, Ask, Op, Session, outcome
+from coatcheck._session import STATUS_AFTER, UNOPENED, Ask, Op, Session, outcome
 
 if TYPE_CHECKING:
     import asyncio  # an agent without it doesn't pay for its import
+    import concurrent.futures
 
 HANDSHAKE_S: Final = 15.0
 """A socket that takes a connection and says nothing for this long is as good as gone."""
@@ -23,10 +23,6 @@ BACK_OFF_S_MAX: Final = 2.0
 """At most this much is lost when the sidecar is back."""
 
 Future: TypeAlias = "asyncio.Future[wire.Message] | concurrent.futures.Future[wire.Message]"
-
-NOBODY: Final[Future] = concurrent.futures.Future()
-"""Waits for the reply of what the desk itself asks."""
-NOBODY.cancel()
 
 
 class Desk:
@@ -146,7 +142,9 @@ class Desk:
     def _end(self) -> None:
         """The run came to its end meanwhile: by what was asked for here, or by somebody else."""
         run, status = self._session.run, self._session.status
-        done = [number for number, (ask, _) in self._waiting.items() if ask.is_done_by(status)]
+        done = [
+            id_ for id_, (ask, _) in self._waiting.items() if STATUS_AFTER.get(ask.type) == status
+        ]
         for number in done:
             self._take(wire.Message(wire.Reply.OK, number, {}, None))
         error = errors.Fenced(f"run {run} is {status}; nobody goes on with it", run=run)
@@ -165,7 +163,7 @@ class Desk:
                 future.set_result(message)
             elif message.body.get("decision") == "go":  # the caller has gone: give it back
                 not_applied = outcome(message, "not_applied", reason="the caller had gone")
-                return self.asked(not_applied, NOBODY)
+                return self.asked(not_applied, future)
         return []
 
 

@@ -5,7 +5,7 @@ One body for both drivers, and no socket, thread or loop in it.
 
 from collections.abc import Generator
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from coatcheck import _codec, errors, wire
 from coatcheck._session import (
@@ -15,6 +15,7 @@ from coatcheck._session import (
     CallPhase,
     Op,
     Session,
+    Value,
     field,
     incarnation,
     outcome,
@@ -22,10 +23,9 @@ from coatcheck._session import (
 from coatcheck._tool import Call, Invoke, TooLate
 from coatcheck.wire import Message, Request
 
-Result = TypeVar("Result")
 Command = Ask | Invoke | None
 """A request, a function to call; or, `None`, the end of the connection."""
-ToolOp = Generator[Command, Any, Result]
+ToolOp = Generator[Command, Any, Value]
 
 STARTS_MAX: Final = 8
 """Windows missed in a row; then the process is starved, and asking again only adds load."""
@@ -78,8 +78,7 @@ def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
     given, data, seq = reply.body.get("input"), reply.attachment, reply.body.get("seq")
     if data is not None and seq is not None:
         session.base = (seq, data)
-    value = None if given is None else _codec.decode(given)
-    return None if data is None else _codec.decode(data), value, stands
+    return _codec.decode(data), _codec.decode(given), stands
 
 
 def _opened(session: Session) -> Op[Message]:
@@ -92,9 +91,8 @@ def _opened(session: Session) -> Op[Message]:
 
 
 def _stands(reply: Message, status: str) -> RunResult:
-    is_over = status == "finished" and reply.attachment is not None
-    result = _codec.decode(reply.attachment or b"") if is_over else None
-    return RunResult(status, result, reply.body.get("error") or None)
+    data = reply.attachment if status == "finished" else None
+    return RunResult(status, _codec.decode(data), reply.body.get("error") or None)
 
 
 def commit(session: Session, step: int, *, state: Any, level: str) -> Op[None]:
@@ -165,7 +163,7 @@ def wait_for(session: Session, name: str, *, payload: Any) -> Op[Any]:
     body = {"name": name, "step": session.step, "signals": list(session.signals)}
     reply = yield Ask(Request.WAIT, body, _codec.encode(payload, "payload"))
     session.signals.append(field(reply, "signal", kind=int))
-    return None if reply.attachment is None else _codec.decode(reply.attachment)
+    return _codec.decode(reply.attachment)
 
 
 def result_of(asking: Ask) -> ToolOp[RunResult]:
@@ -180,9 +178,9 @@ def result_of(asking: Ask) -> ToolOp[RunResult]:
 def call_tool(session: Session, call: Call) -> ToolOp[Any]:
     """One tool call: asked about, made or answered from its record, its outcome recorded."""
     session.check(call.step)
-    if call.is_unrecorded:
+    if call.effect == "read" and not call.tool.get("record"):
         return (yield Invoke(call, session, said={}))
-    ask = Ask(Request.CALL, _call_body(call), call.encoded())
+    ask = Ask(Request.CALL, _call_body(call), _codec.encode(call.arguments(), call.name))
     data: bytes | None = None
     for _ in range(STARTS_MAX):
         reply: Message = yield ask
@@ -195,8 +193,6 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
                 try:
                     data = data or (yield from _made(session, call, go=reply))
                 except TooLate:
-                    ask_again = outcome(reply, "not_applied", reason="too late to start")
-                    yield from _told(session, call, ask=ask_again)
                     continue
                 if (yield from _told(session, call, ask=outcome(reply, "result", result=data))):
                     # The recorded form: the agent sees the same the first time and on each replay.
@@ -235,8 +231,6 @@ def _made(session: Session, call: Call, *, go: Message) -> ToolOp[bytes]:
         return _codec.encode(
             (yield Invoke(call, session, said=go.body)), f"the result of {call.name}"
         )
-    except TooLate:
-        raise
     except errors.NotApplied as error:
         yield from _told(session, call, ask=outcome(go, "not_applied", reason=str(error)))
         raise

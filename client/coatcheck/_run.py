@@ -2,20 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Self, Unpack, overload
 
 from coatcheck import _base, _ops
 from coatcheck._aio import Connection
 from coatcheck._base import RunBase
 from coatcheck._ops import UNSET, RunResult
-from coatcheck._session import Ask, Session
-from coatcheck._tool import Call, Durability, ToolOptions, current_key, declare, tool
+from coatcheck._session import Ask, Session, Value
+from coatcheck._tool import Call, Durability, Params, ToolOptions, current_key, declare, tool
 from coatcheck.errors import Draining
 
 __all__ = ["Run", "RunResult", "Step", "claim_runs", "current_key", "open_run", "result", "tool"]
-
-Params = ParamSpec("Params")
-Value = TypeVar("Value")
 
 
 class Step:

@@ -16,7 +16,7 @@ CALL_REQUESTS_SHARE: Final = 2
 """Calls that wait for an equal one take 1 / this of the requests; outcomes need the others."""
 UNOPENED: Final = "unopened"
 OWNED: Final = "owned"
-_STATUS_AFTER: Final = {
+STATUS_AFTER: Final = {
     Request.FINISH: "finished",
     Request.FAIL: "failed",
     Request.RELEASE: "released",
@@ -42,10 +42,6 @@ class Ask(NamedTuple):
     whole: "Ask | None" = None
     within_s: float | None = None
     """The reply is waited for no longer than this; then `TimeoutError` is raised."""
-
-    def is_done_by(self, status: str) -> bool:
-        """A run with this status shows that what is asked for was done."""
-        return _STATUS_AFTER.get(self.type) == status
 
 
 Op = Generator[Ask, Message, Value]
@@ -100,9 +96,7 @@ class Session:
         if self.fenced is not None:
             raise self.fenced
         if not self.is_open:
-            raise errors.StepOver(
-                f"run {self.run} is {self.status}: nothing can be asked of it here"
-            )
+            raise errors.StepOver(f"run {self.run} is {self.status}, and not open here")
         if step is not None and step != self.step:
             raise errors.StepOver(f"step {step} is over; run {self.run} is at step {self.step}")
         if step is not None and self.is_committing:
@@ -148,7 +142,7 @@ class Session:
             self.base = (field(message, "seq", kind=int), state)
             consumed = ask.body.get("signals", ())
             self.signals = [number for number in self.signals if number not in consumed]
-        self.status = _STATUS_AFTER.get(ask.type, self.status)
+        self.status = STATUS_AFTER.get(ask.type, self.status)
 
     def refused(self, ask: Ask) -> None:
         """Note that `ask` is no longer under way, whatever became of it."""

@@ -3,27 +3,24 @@
 import inspect
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
-from typing import Any, Final, Literal, NamedTuple, TypedDict, TypeVar, Unpack, get_args
+from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, get_args
 
 from coatcheck import _clock
-from coatcheck._codec import encode
 from coatcheck._session import Session
+from coatcheck.errors import NotApplied
 
 Effect = Literal["read", "idempotent", "once"]
+Identity = Literal["content", "positional"]
 Durability = Literal["process", "node", "remote"]
 Function = TypeVar("Function", bound=Callable[..., Any])
+Params = ParamSpec("Params")
 
-_LEGAL: Final = {
-    "effect": get_args(Effect),
-    "identity": ("content", "positional"),
-    "durability": get_args(Durability),
-}
 _ATTRIBUTE: Final = "__coatcheck_tool__"
 _KEY: ContextVar[str | None] = ContextVar("coatcheck_key", default=None)
 
 
-class TooLate(Exception):  # noqa: N818 - says what is the case
-    """The window in which a guarded call may start is over."""
+class TooLate(NotApplied):
+    """The window in which a guarded call may start is over, or its `go` was given back."""
 
 
 class ToolOptions(TypedDict, total=False):
@@ -46,13 +43,11 @@ class ToolOptions(TypedDict, total=False):
     have returned; or `None` or `False`, or raises `NotApplied`, if it didn't."""
     undo: Callable[..., Any]
     """Takes back what a call did; for compensation."""
-    irreversible: bool
-    """Can't be taken back: never started while the pod drains."""
     probe_settle_s: float
     """How long after a send a probe may still miss it. Unset: a negative probe proves nothing."""
     key_lifetime_s: float
     """For `idempotent`: how long the upstream honours a key."""
-    identity: Literal["content", "positional"]
+    identity: Identity
     """A call without a key is the same one if it asks for the same (the default), or if it comes
     in the same place."""
     repeats: bool
@@ -91,23 +86,21 @@ def _check(tool: ToolOptions) -> None:
     """Refuse what is unknown, and what contradicts itself."""
     refuse_unknown(tool, ToolOptions)
     name, effect = tool["name"], tool["effect"]
-    if not name:
-        raise ValueError("a tool without a name of its own: give it one with name=")
-    for option, legal in _LEGAL.items():
-        value = tool.get(option, legal[0])
-        if value not in legal:
+    for option, kind in ("effect", Effect), ("identity", Identity), ("durability", Durability):
+        value, legal = tool.get(option), get_args(kind)
+        if value not in (None, *legal):
             raise ValueError(f"{name}: {option} is {value!r}; one of {legal} is legal")
     for function in (tool.get("probe"), tool.get("undo")):
         if function is not None and not callable(function):
             raise TypeError(f"{name}: {function!r} can't be called")
     is_read, has = effect == "read", tool.get
     for is_wrong, why in (
+        (not name, "a tool that has no name of its own: give it one with name="),
         (has("probe") and effect != "once", "only a tool of effect once has a probe"),
         (has("probe_settle_s") and not has("probe"), "probe_settle_s needs a probe"),
         (has("record") and not is_read, "every call but a read is recorded anyway"),
         (is_read and has("key") and not has("record"), "a read that isn't recorded takes no key"),
         (is_read and has("undo"), "a read leaves nothing to undo"),
-        (has("irreversible") and has("undo"), "irreversible and undo exclude each other"),
         (has("key") == "", "a key has at least one character"),
     ):
         if is_wrong:
@@ -138,11 +131,6 @@ class Call(NamedTuple):
     def effect(self) -> Effect:
         """What sending it twice would do."""
         return self.tool["effect"]
-
-    @property
-    def is_unrecorded(self) -> bool:
-        """It is nobody's business but the agent's."""
-        return self.effect == "read" and not self.tool.get("record")
 
     def arguments(self) -> dict[str, Any]:
         """The arguments by parameter name, as given.
@@ -176,10 +164,6 @@ class Call(NamedTuple):
             raise TypeError(f"the key of {self.name} is {value!r}, not a str with characters")
         return value
 
-    def encoded(self) -> bytes:
-        """The arguments as msgpack. Raises `NotEncodable`."""
-        return encode(self.arguments(), self.name)
-
 
 class Invoke:
     """A function to be called by a driver: `with invoke: invoke.start()`.
@@ -198,9 +182,9 @@ class Invoke:
         """Call it: a value, or something to await. Raises `TooLate`, or what it raises."""
         until_boot_s = self._said.get("until_boot_s")
         if until_boot_s is not None and _clock.boottime() >= until_boot_s:
-            raise TooLate
+            raise TooLate("it could not start in time")
         if self._said.get("decision") == "go" and not self._session.begin(self._said["call"]):
-            raise TooLate
+            raise TooLate("it could not start in time")
         return self.call.function(*self.call.args, **self.call.kwargs)
 
     def __enter__(self) -> None:

@@ -8,33 +8,7 @@ from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Retry
 
-__all__ = [
-    "CoatcheckError",
-    "Conflict",
-    "Damaged",
-    "DeadlineExceeded",
-    "Draining",
-    "Fenced",
-    "Held",
-    "InDoubt",
-    "InFlight",
-    "NotApplied",
-    "NotEncodable",
-    "NotFound",
-    "OwnedElsewhere",
-    "Parked",
-    "ProtocolError",
-    "ReplayDivergence",
-    "SchemaMismatch",
-    "StepOver",
-    "StoreUnavailable",
-    "TooLarge",
-    "Unavailable",
-]
-
-_ATTRIBUTES: Final = frozenset(
-    {"run", "call", "tool", "step", "first_sent_ms", "calls", "address", "limit"}
-)
+_ATTRIBUTES: Final = {"run", "call", "tool", "step", "first_sent_ms", "calls", "address", "limit"}
 _BY_CODE: Final[dict[str, "type[CoatcheckError]"]] = {}
 
 

@@ -7,20 +7,17 @@ reply.
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 from coatcheck import _base, _ops
 from coatcheck._base import RunBase
 from coatcheck._blocking import Connection
 from coatcheck._ops import UNSET, RunResult
-from coatcheck._session import Ask, Session
-from coatcheck._tool import Call, Durability, ToolOptions, current_key, declare, tool
+from coatcheck._session import Ask, Session, Value
+from coatcheck._tool import Call, Durability, Params, ToolOptions, current_key, declare, tool
 from coatcheck.errors import Draining
 
 __all__ = ["Run", "RunResult", "Step", "claim_runs", "current_key", "open_run", "result", "tool"]
-
-Params = ParamSpec("Params")
-Value = TypeVar("Value")
 
 
 class Step:

@@ -42,17 +42,24 @@ def test_errors_know_what_they_are_about() -> None:
     assert errors.Unavailable("m", retry=Retry.NEVER).retry == "never"
 
 
+CODES = [{"code": str(code)} for code in ErrorCode]
+
+
 def test_every_name_is_there() -> None:
-    for name in (*errors.__all__, *_run.__all__, "sync"):
+    exceptions = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    exceptions &= {kind.__name__ for kind in map(type, map(errors.from_wire, CODES))}
+    assert len(exceptions) == len(ErrorCode)
+    others = ["CoatcheckError", "NotApplied", "NotEncodable", "StepOver", "sync"]
+    for name in (*exceptions, *others, *_run.__all__):
         assert getattr(coatcheck, name) is not None
-    exceptions = {
-        name
-        for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, Exception)
-    }
-    assert set(errors.__all__) == {name for name in exceptions if not name.startswith("_")}
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = coatcheck.nothing_such
+
+
+def test_agents_without_asyncio_do_not_pay_for_it() -> None:
+    code = "import sys, coatcheck.sync; print({'asyncio', 'coatcheck._run'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_import_loads_neither_asyncio_nor_msgpack() -> None:

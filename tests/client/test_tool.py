@@ -53,7 +53,6 @@ def test_a_method_is_declared_for_all_its_objects() -> None:
         ({"record": True}, "recorded anyway"),
         ({"effect": "read", "key": "k"}, "takes no key"),
         ({"effect": "read", "record": True, "undo": charge}, "nothing to undo"),
-        ({"irreversible": True, "undo": charge}, "exclude each other"),
         ({"key": ""}, "at least one character"),
     ],
 )

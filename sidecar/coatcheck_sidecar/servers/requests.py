@@ -18,7 +18,6 @@ from coatcheck.wire import (
     Request,
     Retry,
     WireError,
-    apply_patch,
 )
 from coatcheck_sidecar.core.call_events import Ending, Life
 from coatcheck_sidecar.core.fingerprint import (
@@ -28,6 +27,7 @@ from coatcheck_sidecar.core.fingerprint import (
     summary,
 )
 from coatcheck_sidecar.core.model import Effect, Level, OutcomeKind, Status
+from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.policy import Ask, Identity, class_of
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
