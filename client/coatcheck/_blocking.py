@@ -83,11 +83,9 @@ class Connection:
     def _read_or_wait(self, future: Future[Message], end_s: float) -> None:
         """Read for all if nobody does; else wait until something came."""
         with self._turn:
-            if future.done():
-                return
-            if self._is_reading:
-                if not self._turn.wait(_left_s(end_s)):
-                    raise TimeoutError("the sidecar did not answer in time")
+            if self._is_reading and not (future.done() or self._turn.wait(_left_s(end_s))):
+                raise TimeoutError("the sidecar did not answer in time")
+            if self._is_reading or future.done():
                 return
             self._is_reading = True
         try:
@@ -141,7 +139,6 @@ class Connection:
         self._socket = None
 
     def _close(self) -> None:
-        """End the connection; what still waits is refused."""
         with self._turn:
             self._desk.fail(Unavailable("the connection was closed"))
             self._hang_up()

@@ -82,6 +82,8 @@ class Desk:
         that waits is told.
         """
         self.is_ready = False
+        if not (self._session.is_open or self._waiting):
+            return None
         now_s = _clock.monotonic()
         if self._give_up_at_s is None:
             self._give_up_at_s = now_s + RECONNECT_S
@@ -90,7 +92,7 @@ class Desk:
         elif now_s + self._delay_s > self._give_up_at_s:
             where = f"no sidecar answers at {self._path}, and the time to wait is over"
             self.fail(errors.Unavailable(f"{where}: {failure}", socket=self._path))
-        if self._error is not None or not (self._session.is_open or self._waiting):
+        if self._error is not None:
             return None
         delay_s = self._delay_s
         self._delay_s = min(max(delay_s * 2, BACK_OFF_S_MIN), BACK_OFF_S_MAX)
