@@ -115,21 +115,22 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         stack.push_async_callback(tasks.close)
         unfit: asyncio.Future[StoreUnfit] = asyncio.get_running_loop().create_future()
         probing = tasks.start(_probe(store, sidecar.doors.clock, unfit=unfit), name="probe")
-        admin = admin_server(
-            view, observer.render, host=config.admin_listen.host, port=config.admin_listen.port
-        )
-        local = local_server(view, host=config.listen.host, port=config.listen.port)
-        control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
-        await admin.start()
-        stack.push_async_callback(admin.close)
         await asyncio.wait([probing], timeout=PROBE_WAIT_S)
         if unfit.done():
             raise unfit.result()
         await sidecar.start()
-        await local.start()
-        stack.push_async_callback(local.close)
+        # Agents first: the HTTP servers' library takes as long to import as all the rest.
+        control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
         await control.start()
         stack.push_async_callback(control.close)
+        admin = admin_server(
+            view, observer.render, host=config.admin_listen.host, port=config.admin_listen.port
+        )
+        await admin.start()
+        stack.push_async_callback(admin.close)
+        local = local_server(view, host=config.listen.host, port=config.listen.port)
+        await local.start()
+        stack.push_async_callback(local.close)
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit)
 

@@ -24,6 +24,8 @@ KINDS: Final = ("idempotent", "keyed", "shipped", "probed", "once", "business", 
 STEPS: Final = (2, 7)
 THINK_S: Final = (0.0, 0.3, 1.5)
 """The longest that an agent thinks before a step, by run."""
+QUOTE_S_MAX: Final = 1.0
+"""Of a recorded read."""
 FILLER_CHARS: Final = (0, 0, 40, 400)
 """Answers of several sizes, so that some are bodies of their own."""
 
@@ -67,13 +69,13 @@ def plan_run(run: str, random: Random, *, has_signals: bool) -> RunPlan:
     for number in range(1, random.randint(*STEPS) + 1):
         acts = tuple(
             Act(f"{run}-{number}-{i}", random.choice(KINDS), random.choice(FILLER_CHARS))
-            for i in range(random.randint(0, 3))
+            for i in range(random.randint(0, 4))
         )
         waits = has_signals and random.random() < 0.3
         steps.append(
             StepPlan(
                 acts,
-                is_parallel=random.random() < 0.4,
+                is_parallel=random.random() < 0.5,
                 level=random.choice(LEVELS),
                 signal=f"go-{number}" if waits else "",
             )
@@ -170,7 +172,7 @@ class AgentProcess:
         async def quote(name: str) -> list[Any]:
             made.append(coatcheck.current_key())
             self._judge.asked(run, made[-1], pod=self._pod)
-            await asyncio.sleep(self._random.uniform(0.001, 0.3))
+            await asyncio.sleep(self._random.uniform(0.001, QUOTE_S_MAX))
             return [self._world.token(), "x" * act.filler]
 
         quoted = await self._ask(

@@ -47,7 +47,7 @@ class Chaos:
         self._set_weather()
         faults: list[tuple[float, Callable[[Pod], None]]] = [
             (4, self._kill_agent),
-            (4, self._kill_sidecar),
+            (6, self._kill_sidecar),
             (2, self._kill_pod),
             (1, self._reboot),
             (1.5, self._lose_node),

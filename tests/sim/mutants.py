@@ -162,7 +162,20 @@ def claim_without_an_epoch() -> AbstractContextManager[Any]:
 
 def no_lease_before_a_takeover() -> AbstractContextManager[Any]:
     """A run is taken from an owner that is well."""
-    return patch.object(Fleet, "is_lapsed", lambda self, owner, run: True)
+
+    async def is_lapsed(self: Fleet, owner: str, run: str) -> bool:
+        return True
+
+    return patch.object(Fleet, "is_still_lapsed", is_lapsed)
+
+
+def lapsed_by_hearsay() -> AbstractContextManager[Any]:
+    """A takeover does not look again at what it judged lapsed."""
+
+    async def is_lapsed(self: Fleet, owner: str, run: str) -> bool:
+        return self.is_lapsed(owner, run)
+
+    return patch.object(Fleet, "is_still_lapsed", is_lapsed)
 
 
 def no_look_at_the_clock() -> AbstractContextManager[Any]:
@@ -247,6 +260,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     marker_after_the_head,
     claim_without_an_epoch,
     no_lease_before_a_takeover,
+    lapsed_by_hearsay,
     no_look_at_the_clock,
     no_time_to_settle,
     no_doubt_after_a_restart,

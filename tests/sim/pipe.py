@@ -9,8 +9,8 @@ from tests.sim.loop import Process, VirtualLoop
 
 DELAY_S: Final = (0.00002, 0.0005)
 """A unix socket's."""
-SLOW_S: Final = 2.6
-"""The longest that a starved process takes to read what came: most of a lease."""
+SLOW_S: Final = 6.0
+"""The longest that a starved process takes to read what came: two leases."""
 
 
 class Pipe(asyncio.Transport):

@@ -142,7 +142,7 @@ class Claimer:
         self, restored: Restored, tail: Sequence[Record], *, wants: Wants
     ) -> "Keeper | Restored | Later | OwnedBy":
         head, state = restored.head, restored.log.state
-        decision = self._judge(head, crashes=state.crashes)
+        decision = await self._judge(head, crashes=state.crashes)
         match decision:
             case Claimable():
                 ending = await self._add_tail(restored, tail)
@@ -169,7 +169,7 @@ class Claimer:
             return None
         head, _ = found
         self._fleet.notice(head)
-        decision = self._judge(head, crashes=0)
+        decision = await self._judge(head, crashes=0)
         if isinstance(decision, Elsewhere):
             await self._tail(head)
             return OwnedBy(decision.owner, address_of(head))
@@ -186,12 +186,12 @@ class Claimer:
             )
         return restored
 
-    def _judge(self, head: Head, *, crashes: int) -> Claim:
+    async def _judge(self, head: Head, *, crashes: int) -> Claim:
         return decide_claim(
             head,
             me=self.me,
             crashes=crashes,
-            is_lapsed=self._fleet.is_lapsed(head.owner, head.run),
+            is_lapsed=await self._fleet.is_still_lapsed(head.owner, head.run),
             now_ms=self._now_ms(),
         )
 

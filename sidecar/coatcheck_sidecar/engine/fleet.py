@@ -129,15 +129,28 @@ class Fleet:
         now_s = self.doors.clock.monotonic()
         self._wanted = {run: until for run, until in self._wanted.items() if until > now_s}
         runs = {summary.run for name in self._suspects() for summary in self._runs_of(name)}
-        for run in runs | self._wanted.keys() | self._strays.keys():
-            asked_s = self.doors.clock.monotonic()
-            listed = await self.doors.store.list(head_name(run), limit=1)
-            answered_s = self.doors.clock.monotonic()
-            for entry in listed:
-                if entry.name == head_name(run):
-                    self._watch.saw(
-                        entry.name, entry.version, asked_s=asked_s, answered_s=answered_s
-                    )
+        for run in sorted(runs | self._wanted.keys() | self._strays.keys()):
+            await self._look_at(head_name(run))
+
+    async def _look_at(self, name: str) -> None:
+        asked_s = self.doors.clock.monotonic()
+        listed = await self.doors.store.list(name, limit=1)
+        answered_s = self.doors.clock.monotonic()
+        for entry in listed:
+            if entry.name == name:
+                self._watch.saw(name, entry.version, asked_s=asked_s, answered_s=answered_s)
+
+    async def is_still_lapsed(self, owner: str, run: str) -> bool:
+        """`is_lapsed` of the very head that was just read; raises `StoreError`.
+
+        Without another look the owner could have come back between the last one and the reading.
+        """
+        if not self.is_lapsed(owner, run):
+            return False
+        await self._look_at(head_name(run))
+        if owner in self._owners:
+            await self._look_at(heartbeat_name(owner))
+        return self.is_lapsed(owner, run)
 
     def _runs_of(self, owner: str) -> tuple[RunSummary, ...]:
         beat = self._owners[owner].beat

@@ -118,7 +118,8 @@ class Keeper:
             return
         try:
             await written
-        except JournalDead:
+        except JournalDead as error:
+            self._local.mourn(error)
             await self.shipper.shipped(seq)
 
     async def write(self, *events: Event, level: Level) -> list[Record]:
@@ -167,7 +168,13 @@ class Keeper:
                 await self._again(at.checkpoint_seq, level)
                 return at.checkpoint_seq
             record = await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
+        began_s = self.doors.clock.monotonic()
         await self.durable([record], level)
+        self.doors.observer.note(
+            "committed",
+            level=level.value,
+            seconds=self.doors.clock.monotonic() - began_s,
+        )
         return record.seq
 
     async def _again(self, seq: int, level: Level) -> None:
