@@ -72,6 +72,8 @@ class Session:
         self.base: tuple[int, bytes] | None = None
         """The seq and the bytes of the state that a patch may start from."""
         self.calls: dict[int, CallPhase] = {}
+        self.asked: set[int] = set()
+        """Calls of the step under way, by the numbers that they were answered with."""
         self.signals: list[int] = []
         """Those that this step received; its commit consumes them."""
         self.state_bytes_max = wire.STATE_BYTES_MAX
@@ -110,17 +112,16 @@ class Session:
             self.calls[number] = CallPhase.RUNNING
             return True
 
-    def report(self) -> dict[int, CallPhase]:
-        """The calls without an acknowledged outcome, for a sidecar that came back.
+    def report(self) -> dict[str, Any]:
+        """How the run stands here, for a sidecar that came back: a `resume`.
 
-        One reported as unstarted must not start any more: its `go` is given back by this.
+        A call reported as unstarted must not start any more: its `go` is given back by this.
         """
         with self._phases:
             calls = dict(self.calls)
-            for number, phase in calls.items():
-                if phase is CallPhase.UNSTARTED:
-                    del self.calls[number]
-            return calls
+            for number in [n for n, phase in calls.items() if phase is CallPhase.UNSTARTED]:
+                del self.calls[number]
+            return {"epoch": self.epoch, "calls": calls, "asked": sorted(self.asked)}
 
     def opened(self, reply: Message) -> None:
         """Note what an `open` gave: the run, or that it is over."""
@@ -136,10 +137,12 @@ class Session:
             raise errors.ProtocolError(f"{ask.type} was answered by {message.type:.40}")
         if message.body.get("draining") is True:
             self.is_draining = True
+        if ask.type is Request.CALL and isinstance(message.body.get("call"), int):
+            self.asked.add(message.body["call"])
         if ask.type is Request.COMMIT:
+            self.asked.clear()
             self.step = field(message, "step", kind=int)
-            state = (ask.whole or ask).attachment or b""
-            self.base = (field(message, "seq", kind=int), state)
+            self.base = (field(message, "seq", kind=int), (ask.whole or ask).attachment or b"")
             consumed = ask.body.get("signals", ())
             self.signals = [number for number in self.signals if number not in consumed]
         self.status = STATUS_AFTER.get(ask.type, self.status)

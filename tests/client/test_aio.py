@@ -63,7 +63,9 @@ async def test_a_break_resumes_and_sends_again(path: Path) -> None:
     first = [*opened(epoch=4), Expect("commit", {"step": 1}), Drop(away_s=0.3)]
     second = [
         *HELLO,
-        Expect("open", {"run": "r", "create": False, "resume": {"epoch": 4, "calls": {}}}),
+        Expect(
+            "open", {"run": "r", "create": False, "resume": {"epoch": 4, "calls": {}, "asked": []}}
+        ),
         Ok({"run": "r", "epoch": 5, "step": 1, "has_state": False, "draining": False}),
         Expect("commit", {"step": 1}, packed(["s"])),
         Ok({"seq": 5, "step": 2, "draining": False}),
@@ -84,7 +86,7 @@ async def test_a_break_resumes_and_sends_again(path: Path) -> None:
 async def test_an_idle_client_resumes_by_itself(path: Path) -> None:
     again = [
         *HELLO,
-        Expect("open", {"resume": {"epoch": 1, "calls": {}}}),
+        Expect("open", {"resume": {"epoch": 1, "calls": {}, "asked": []}}),
         Ok({"epoch": 2, "draining": True}),
         Expect("release", {"reason": "draining"}),
         Ok({"seq": 3}),
@@ -223,7 +225,7 @@ async def test_a_running_call_is_reported_when_the_sidecar_comes_back(path: Path
 
     second = [
         *HELLO,
-        Expect("open", {"resume": {"epoch": 1, "calls": {7: "running"}}}),
+        Expect("open", {"resume": {"epoch": 1, "calls": {7: "running"}, "asked": [7]}}),
         Ok({"epoch": 2}),
         Push("drain", {"deadline_s": 30.0}),
         Expect("outcome", {"call": 7, "kind": "result"}, packed("worked")),
@@ -300,7 +302,7 @@ async def test_a_resume_that_is_refused_for_good_ends_it(path: Path) -> None:
 
 async def test_a_resume_that_has_to_wait_is_tried_again(path: Path) -> None:
     refused = [*HELLO, Expect("open"), Refuse("unavailable", {"retry": "later"}), AwaitClose()]
-    again: list[Line] = [*HELLO, Expect("open", {"resume": {"epoch": 1, "calls": {}}})]
+    again: list[Line] = [*HELLO, Expect("open", {"resume": {"epoch": 1, "calls": {}, "asked": []}})]
     done: list[Line] = [Ok({"epoch": 2}), Expect("commit"), Ok({"seq": 1, "step": 2}), *LEFT]
     with Fake(path, [*opened(), Expect("commit"), Drop()], refused, [*again, *done]):
         async with coatcheck.open_run("r", schema=1) as run:

@@ -24,7 +24,9 @@ from tests.client.fake import (
     packed,
 )
 
-RESUME = Expect("open", {"run": "r", "create": False, "resume": {"epoch": 1, "calls": {}}})
+RESUME = Expect(
+    "open", {"run": "r", "create": False, "resume": {"epoch": 1, "calls": {}, "asked": []}}
+)
 
 
 def over(status: str, *, result: Any = None, error: str = "") -> list[Line]:

@@ -26,7 +26,9 @@ def test_a_resume_gives_back_what_has_not_started() -> None:
     broken = session(calls=dict(calls), base=(4, b"s"))
     resume = Play(broken, _ops.handshake(broken)).asks("hello")
     resume.gets(ok({"protocol": 1, "limits": {}}))
-    resume.asks("open", {"run": "r", "create": False, "resume": {"epoch": 1, "calls": calls}})
+    resume.asks(
+        "open", {"run": "r", "create": False, "resume": {"epoch": 1, "calls": calls, "asked": []}}
+    )
     resume.gets(ok({"epoch": 2, "draining": True})).returns()
     assert (broken.epoch, broken.base, broken.is_draining) == (2, None, True)
     assert not broken.begin(1)

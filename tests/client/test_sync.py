@@ -57,7 +57,7 @@ def test_a_run_from_open_to_finish(path: Path) -> None:
 def test_a_break_resumes_and_sends_again(path: Path) -> None:
     second = [
         *HELLO,
-        Expect("open", {"run": "r", "resume": {"epoch": 1, "calls": {}}}),
+        Expect("open", {"run": "r", "resume": {"epoch": 1, "calls": {}, "asked": []}}),
         Ok({"epoch": 5}),
         Expect("commit", {"step": 1}, packed(["s"])),
         Ok({"seq": 5, "step": 2}),
@@ -74,7 +74,7 @@ def test_a_break_resumes_and_sends_again(path: Path) -> None:
 def test_a_break_while_idle_is_mended_by_the_next_request(path: Path) -> None:
     second = [
         *HELLO,
-        Expect("open", {"resume": {"epoch": 1, "calls": {}}}),
+        Expect("open", {"resume": {"epoch": 1, "calls": {}, "asked": []}}),
         Ok({"epoch": 2}),
         Expect("commit", {"step": 1}),
         Ok({"seq": 5, "step": 2}),
@@ -150,7 +150,7 @@ def test_threads_mend_a_break_together(path: Path) -> None:
     calls: list[Line] = [Expect("call", name="a"), Expect("call", name="b")]
     second = [
         *HELLO,
-        Expect("open", {"resume": {"epoch": 1, "calls": {}}}),
+        Expect("open", {"resume": {"epoch": 1, "calls": {}, "asked": []}}),
         Ok({"epoch": 2}),
         *calls,
         Ok({"decision": "replay", "call": 2}, packed("of b"), to="b"),

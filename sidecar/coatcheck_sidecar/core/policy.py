@@ -13,6 +13,7 @@ restored agent has not asked for again (orphan), or one whose effect is unknown 
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, assert_never
@@ -112,15 +113,23 @@ class AskedSoFar:
         return replace(self, open=self.open | {key})
 
 
-def resumed(calls: Iterable[Call], *, step: int, since: int, epoch: int) -> AskedSoFar:
+def resumed(
+    calls: Iterable[Call],
+    *,
+    step: int,
+    since: int,
+    epoch: int,
+    told: AbstractSet[int] = frozenset(),
+) -> AskedSoFar:
     """What a living incarnation asked in `step`, as far as records tell after a sidecar's restart.
 
-    Its first claim was record `since`, of `epoch`. Of answers that it was given from older records
-    nothing is known: it will be given them again, which doubles nothing.
+    Its first claim was record `since`, of `epoch`. What it was given from older records it tells
+    itself (`told`, by number).
     """
     asked = AskedSoFar()
     for call in sorted(calls, key=lambda call: call.number):
-        if call.step == step and (call.number > since or call.epoch >= epoch):
+        is_its_own = call.number > since or call.epoch >= epoch or call.number in told
+        if call.step == step and is_its_own:
             asked = _with_ask(call, asked, key=call.key)
             if call.state in NOT_FINAL:
                 asked = asked.left_open(call.key)

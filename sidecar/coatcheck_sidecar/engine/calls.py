@@ -125,22 +125,26 @@ class Calls:
                 waiter.set_result(None)
         self._waiters.clear()
 
-    async def resume(self, epoch: int, lives: Mapping[int, Life], *, is_known: bool) -> None:
+    async def resume(
+        self, epoch: int, lives: Mapping[int, Life], *, asked: frozenset[int] | None
+    ) -> None:
         """The same agent is back on a new connection: calls of its epoch stand as it says.
 
-        One that it does not name never reached it. `is_known`: this process heard its askings.
+        One that it does not name never reached it. `asked` are the calls that it asked for in its
+        step; `None`: this process heard it ask.
         """
         for call in list(self._state.calls.values()):
             if call.epoch == epoch and call.state is CallState.IN_DOUBT:
                 life = lives.get(call.number, Life.UNSTARTED)
                 report = Reported(life, self._state.epoch)
                 await self._perform(self._decide(call, report), call.key)
-        if not is_known:
+        if asked is not None:
             self._asked = resumed(
                 self._state.calls.values(),
                 step=self._state.step + 1,
                 since=self._state.claimed.since,
                 epoch=epoch,
+                told=asked,
             )
 
     async def ask(self, ask: Ask, *, level: Level) -> Answer:

@@ -65,6 +65,8 @@ class Wants:
     input: bytes | None = None
     incarnation: bytes = b""
     resume_epoch: int | None = None
+    resume_asked: frozenset[int] = frozenset()
+    """Calls of its step that an agent which comes back has asked for."""
 
     @property
     def accepts(self) -> Accepts:
@@ -142,7 +144,8 @@ class Claimer:
         self, restored: Restored, tail: Sequence[Record], *, wants: Wants
     ) -> "Keeper | Restored | Later | OwnedBy":
         head, state = restored.head, restored.log.state
-        decision = await self._judge(head, crashes=state.crashes)
+        is_lapsed = await self._fleet.is_still_lapsed(head.owner, head.run)
+        decision = self._judge(head, crashes=state.crashes, is_lapsed=is_lapsed)
         match decision:
             case Claimable():
                 ending = await self._add_tail(restored, tail)
@@ -169,7 +172,8 @@ class Claimer:
             return None
         head, _ = found
         self._fleet.notice(head)
-        decision = await self._judge(head, crashes=0)
+        is_lapsed = self._fleet.is_lapsed(head.owner, run)
+        decision = self._judge(head, crashes=0, is_lapsed=is_lapsed)
         if isinstance(decision, Elsewhere):
             await self._tail(head)
             return OwnedBy(decision.owner, address_of(head))
@@ -186,14 +190,9 @@ class Claimer:
             )
         return restored
 
-    async def _judge(self, head: Head, *, crashes: int) -> Claim:
-        return decide_claim(
-            head,
-            me=self.me,
-            crashes=crashes,
-            is_lapsed=await self._fleet.is_still_lapsed(head.owner, head.run),
-            now_ms=self._now_ms(),
-        )
+    def _judge(self, head: Head, *, crashes: int, is_lapsed: bool) -> Claim:
+        now_ms = self._now_ms()
+        return decide_claim(head, me=self.me, crashes=crashes, is_lapsed=is_lapsed, now_ms=now_ms)
 
     async def _create(self, run: str, wants: Wants) -> "Keeper | Later":
         if not wants.can_create:

@@ -90,7 +90,7 @@ class Fleet:
         for name in gone:
             del self._owners[name]
             self._watch.forget(heartbeat_name(name))
-        for name in {*self._suspects(), *self._former()}:
+        for name in sorted({*self._suspects(), *self._former()}):
             await self._read_beat(name)
             await self._bury(name)
 

@@ -184,7 +184,8 @@ class Sidecar:
         agent = keeper.agent
         try:
             calls = self._calls[keeper.run]
-            await calls.resume(wants.resume_epoch or 0, lives, is_known=is_known)
+            asked = None if is_known else wants.resume_asked
+            await calls.resume(wants.resume_epoch or 0, lives, asked=asked)
         except BaseException:
             if agent is not None:
                 self.detach(keeper, agent)

@@ -1,5 +1,6 @@
 """What a request's fields say, beyond their types: as values of the engine."""
 
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgpack
@@ -52,10 +53,21 @@ def ask_of(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
     )
 
 
-def resume_of(raw: dict[str, Any] | None) -> tuple[int | None, dict[int, Life]]:
-    """The epoch to resume, `None` for none, and how its calls stand; raises `Refusal`."""
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What an agent says of itself when it comes back."""
+
+    epoch: int | None = None
+    """`None`: it does not come back, it begins."""
+    lives: dict[int, Life] = field(default_factory=dict)
+    asked: frozenset[int] = frozenset()
+    """Calls of its step that it was answered."""
+
+
+def resume_of(raw: dict[str, Any] | None) -> Resume:
+    """How an agent that comes back stands; raises `Refusal`."""
     if raw is None:
-        return None, {}
+        return Resume()
     epoch, calls = raw.get("epoch"), raw.get("calls", {})
     if type(epoch) is not int or type(calls) is not dict:
         raise malformed("open: resume is not {epoch: int, calls: map}")
@@ -65,7 +77,11 @@ def resume_of(raw: dict[str, Any] | None) -> tuple[int | None, dict[int, Life]]:
             raise malformed(
                 f"open: resume: call {number!r:.40} is {life!r:.40}, not one of {sorted(lives)}"
             )
-    return epoch, {number: Life(life) for number, life in calls.items()}
+    return Resume(
+        epoch,
+        {number: Life(life) for number, life in calls.items()},
+        frozenset(numbers_of(raw.get("asked"), "resume: asked")),
+    )
 
 
 def versions_of(raw: list[Any]) -> tuple[int, int]:
@@ -77,10 +93,10 @@ def versions_of(raw: list[Any]) -> tuple[int, int]:
             raise malformed(f"hello: protocol {raw!r:.40} is not [lowest, highest]")
 
 
-def numbers_of(raw: Any) -> tuple[int, ...]:
-    """The signals that a step received; raises `Refusal`."""
+def numbers_of(raw: Any, what: str = "signals") -> tuple[int, ...]:
+    """Signals that a step received, or calls that it asked for; raises `Refusal`."""
     if raw is None:
         return ()
     if not isinstance(raw, list) or not all(isinstance(number, int) for number in raw):
-        raise malformed("signals: a list of numbers, as `wait` gave them")
+        raise malformed(f"{what}: a list of numbers, as the sidecar gave them")
     return tuple(raw)

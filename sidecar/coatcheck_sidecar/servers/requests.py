@@ -123,7 +123,7 @@ class Requests:
                 f"open: an input of {size} bytes, {INPUT_BYTES_MAX} are allowed",
                 limit=INPUT_BYTES_MAX,
             )
-        epoch, lives = resume_of(body.get("resume"))
+        resume = resume_of(body.get("resume"))
         wants = Wants(
             run=body.get("run"),
             queue=body["queue"],
@@ -135,12 +135,13 @@ class Requests:
             address=body.get("address") or "",
             input=message.attachment,
             incarnation=self._incarnation,
-            resume_epoch=epoch,
+            resume_epoch=resume.epoch,
+            resume_asked=resume.asked,
         )
         agent = Agent(
             self._incarnation, self._push, code_version=wants.code_version, schema=wants.schema
         )
-        opened = await self._sidecar.open(wants, agent, lives=lives)
+        opened = await self._sidecar.open(wants, agent, lives=resume.lives)
         if opened.keeper is None or opened.calls is None:
             self._over = opened.over
             return _over(opened.over)
