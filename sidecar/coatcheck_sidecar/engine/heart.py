@@ -86,6 +86,13 @@ class Heart:
                 await self._doors.store.delete(keeper.left_marker)
                 keeper.left_marker = ""
 
+    async def drop_marker(self, keeper: Keeper) -> None:
+        """A run that is let go of is where its new head says, which has a marker of its own."""
+        try:
+            await self._drop_markers([keeper])
+        except StoreError as error:
+            self._doors.observer.note("look_failed", error=str(error))
+
     def _note_away(self, *, is_away: bool, error: str = "") -> None:
         if is_away and not self.is_away:
             self._doors.observer.note("store_away", error=error)
