@@ -28,7 +28,7 @@ Command = Ask | Invoke | None
 ToolOp = Generator[Command, Any, Value]
 
 STARTS_MAX: Final = 8
-"""Windows missed in a row; then the process is starved, and asking again only adds load."""
+"""Windows missed in a row, probes between; asking again would only add load."""
 RESUME_WAIT_S: Final = 10.0
 """How long a sidecar may take to find a run again; less than the handshake may take."""
 RELEASE_S: Final = 20.0
@@ -182,23 +182,25 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
         return (yield Invoke(call, session, said={}))
     ask = Ask(Request.CALL, _call_body(call), _codec.encode(call.arguments(), call.name))
     data: bytes | None = None
+    reply: Message | None = None
     for _ in range(STARTS_MAX):
-        reply: Message = yield ask
-        if reply.body.get("decision") == "probe":
-            reply = yield from _probe(session, call, reply=reply)
+        reply = reply or (yield ask)
         match reply.body.get("decision"):
+            case "probe":
+                reply = yield from _probe(session, call, reply=reply)
+                continue
             case "replay":
                 return _replayed(session, call, reply=reply)
             case "go":
-                try:
+                with suppress(TooLate):
                     data = data or (yield from _made(session, call, go=reply))
-                except TooLate:
-                    continue
-                if (yield from _told(session, call, ask=outcome(reply, "result", result=data))):
+                told = outcome(reply, "result", result=data)
+                if data and (yield from _told(session, call, ask=told)):
                     # The recorded form: the agent sees the same the first time and on each replay.
                     return _codec.typed(_codec.decode(data), call.function)
             case other:
                 raise errors.ProtocolError(f"{call.name}: the decision is {other!r:.40}")
+        reply = None
     raise errors.Unavailable(
         f"{call.name} missed {STARTS_MAX} windows to start in: is this process starved of CPU?"
     )
