@@ -28,13 +28,11 @@ Command = Ask | Invoke | None
 ToolOp = Generator[Command, Any, Value]
 
 STARTS_MAX: Final = 8
-"""Windows missed in a row; then the process is starved, and asking again only adds load."""
+"""Windows missed in a row, probes between; asking again would only add load."""
 RESUME_WAIT_S: Final = 10.0
 """How long a sidecar may take to find a run again; less than the handshake may take."""
 RELEASE_S: Final = 20.0
 """Leaving a run waits this long for the sidecar, and no longer: a lease ends it otherwise."""
-PROBES_MAX: Final = 8
-"""A "no" counts once it has settled; each probe is asked for after a wait, so few are enough."""
 CLIENT_NAME: Final = "coatcheck-python"
 UNSET: Final[Any] = object()
 
@@ -58,11 +56,13 @@ def handshake(session: Session) -> Op[None]:
         raise errors.ProtocolError(f"{speaks}: upgrade the older one")
     limits = field(reply, "limits", kind=dict)
     session.state_bytes_max = int(limits.get("state_bytes", session.state_bytes_max))
-    session.calls_max = max(1, limits.get("requests", wire.REQUESTS_MAX) // CALL_REQUESTS_SHARE)
+    requests_max = int(limits.get("requests", wire.REQUESTS_MAX))
+    session.calls_max = max(1, requests_max // CALL_REQUESTS_SHARE)
     if session.is_open:
         session.base = None
         known = {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
-        again = {**session.opening.body, **known, "resume": session.report()}
+        resume = {"epoch": session.epoch, "calls": session.report()}
+        again = {**session.opening.body, **known, "resume": resume}
         session.opened((yield Ask(Request.OPEN, again)))
 
 
@@ -182,25 +182,25 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
         return (yield Invoke(call, session, said={}))
     ask = Ask(Request.CALL, _call_body(call), _codec.encode(call.arguments(), call.name))
     data: bytes | None = None
+    reply: Message | None = None
     for _ in range(STARTS_MAX):
-        reply: Message = yield ask
-        for _ in range(PROBES_MAX):
-            if reply.body.get("decision") != "probe":
-                break
-            reply = yield from _probe(session, call, reply=reply)
+        reply = reply or (yield ask)
         match reply.body.get("decision"):
+            case "probe":
+                reply = yield from _probe(session, call, reply=reply)
+                continue
             case "replay":
                 return _replayed(session, call, reply=reply)
             case "go":
-                try:
+                with suppress(TooLate):
                     data = data or (yield from _made(session, call, go=reply))
-                except TooLate:
-                    continue
-                if (yield from _told(session, call, ask=outcome(reply, "result", result=data))):
+                told = outcome(reply, "result", result=data)
+                if data and (yield from _told(session, call, ask=told)):
                     # The recorded form: the agent sees the same the first time and on each replay.
                     return _codec.typed(_codec.decode(data), call.function)
             case other:
                 raise errors.ProtocolError(f"{call.name}: the decision is {other!r:.40}")
+        reply = None
     raise errors.Unavailable(
         f"{call.name} missed {STARTS_MAX} windows to start in: is this process starved of CPU?"
     )

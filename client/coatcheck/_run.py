@@ -6,7 +6,7 @@ from typing import Any, Self, Unpack, overload
 
 from coatcheck import _base, _ops
 from coatcheck._aio import Connection
-from coatcheck._base import RunBase
+from coatcheck._base import RunBase, socket_path
 from coatcheck._ops import UNSET, RunResult
 from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Call, Durability, Params, ToolOptions, current_key, declare, tool
@@ -62,7 +62,7 @@ class Run(RunBase):
 
     def __init__(self, opening: Ask, on_close: Callable[[], None] = lambda: None) -> None:
         super().__init__(opening, on_close)
-        self._perform = Connection(self._session, _base.socket_path()).perform
+        self._perform = Connection(self._session, socket_path()).perform
 
     async def __aenter__(self) -> Self:
         """Open it, if it isn't. Raises `OwnedElsewhere`, `Unavailable`, `SchemaMismatch`, ..."""
@@ -143,4 +143,4 @@ async def claim_runs(
 async def result(run: str) -> RunResult:
     """How a run stands, and its result if it finished. Raises `NotFound`."""
     asking = _base.asking_of(run)
-    return await Connection(Session(asking), _base.socket_path()).perform(_ops.result_of(asking))
+    return await Connection(Session(asking), socket_path()).perform(_ops.result_of(asking))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self, Unpack
 
 from coatcheck import _base, _ops
-from coatcheck._base import RunBase
+from coatcheck._base import RunBase, socket_path
 from coatcheck._blocking import Connection
 from coatcheck._ops import UNSET, RunResult
 from coatcheck._session import Ask, Session, Value
@@ -53,7 +53,7 @@ class Run(RunBase):
 
     def __init__(self, opening: Ask, on_close: Callable[[], None] = lambda: None) -> None:
         super().__init__(opening, on_close)
-        self._perform = Connection(self._session, _base.socket_path()).perform
+        self._perform = Connection(self._session, socket_path()).perform
 
     def __enter__(self) -> Self:
         """Open it, if it isn't. Raises `OwnedElsewhere`, `Unavailable`, `SchemaMismatch`, ..."""
@@ -121,4 +121,4 @@ def claim_runs(
 def result(run: str) -> RunResult:
     """How a run stands, and its result if it finished. Raises `NotFound`."""
     asking = _base.asking_of(run)
-    return Connection(Session(asking), _base.socket_path()).perform(_ops.result_of(asking))
+    return Connection(Session(asking), socket_path()).perform(_ops.result_of(asking))

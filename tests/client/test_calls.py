@@ -211,6 +211,15 @@ def test_a_probe_that_does_not_find_it_lets_it_go(answer: Any) -> None:
     called.calls().asks("outcome", {"kind": "result"})
 
 
+def test_a_probe_may_be_wanted_twice() -> None:
+    """The run got a new epoch between the two."""
+    called = play(charge, "i-1", probe=was_charged).gets(ok(PROBE)).calls()
+    called.asks("probed", {"attempt": 2}).gets(ok({**PROBE, "attempt": 3})).calls()
+    called.asks("probed", {"attempt": 3, "applied": True})
+    replay = ok({"decision": "replay", "call": 7, "kind": "result"}, packed("found"))
+    assert called.gets(replay).returns() == "found"
+
+
 def test_a_probe_that_fails_leaves_it_in_doubt() -> None:
     called = play(charge, probe=raising(OSError("down"))).gets(ok(PROBE))
     with pytest.raises(errors.InDoubt, match="its probe raised OSError: down"):

@@ -44,6 +44,7 @@ class Heart:
         self._keepers = keepers
         self._now_ms = now_ms
         self._beat = 0
+        self._is_stopped = False
         self._poke = asyncio.Event()
 
     async def run(self) -> None:
@@ -65,7 +66,9 @@ class Heart:
         self._poke.set()
 
     async def beat(self) -> None:
-        """One heartbeat, and a look at the inbox."""
+        """One heartbeat, and a look at the inbox; none after `stop`."""
+        if self._is_stopped:
+            return
         self._beat += 1
         keepers = list(self._keepers())
         runs = tuple(keeper.summary() for keeper in keepers)
@@ -102,6 +105,7 @@ class Heart:
 
     async def stop(self) -> None:
         """No more heartbeats: the object goes, so that nobody waits for its lease."""
+        self._is_stopped = True
         try:
             await self._doors.store.delete(heartbeat_name(self.me))
         except StoreError as error:
