@@ -56,13 +56,11 @@ def handshake(session: Session) -> Op[None]:
         raise errors.ProtocolError(f"{speaks}: upgrade the older one")
     limits = field(reply, "limits", kind=dict)
     session.state_bytes_max = int(limits.get("state_bytes", session.state_bytes_max))
-    requests_max = int(limits.get("requests", wire.REQUESTS_MAX))
-    session.calls_max = max(1, requests_max // CALL_REQUESTS_SHARE)
+    session.calls_max = max(1, limits.get("requests", wire.REQUESTS_MAX) // CALL_REQUESTS_SHARE)
     if session.is_open:
         session.base = None
         known = {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
-        resume = {"epoch": session.epoch, "calls": session.report()}
-        again = {**session.opening.body, **known, "resume": resume}
+        again = {**session.opening.body, **known, "resume": session.report()}
         session.opened((yield Ask(Request.OPEN, again)))
 
 
