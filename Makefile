@@ -42,7 +42,7 @@ mutants: $(READY) ## break each rule in turn: the simulation must notice
 	$(BIN)/python -m tests.sim.mutants
 
 crash: $(READY) ## kill -9 at every point, real processes
-	$(BIN)/python -m tests.e2e.crash
+	$(BIN)/python -m tests.e2e.crash --store all
 
 bench: $(READY) ## measurements beside their floors
 	$(BIN)/python -m bench

@@ -6,89 +6,22 @@ The names are loaded as they are used, so that the import itself costs next to n
 
 TYPE_CHECKING = False  # as `typing` has it, whose import costs more than all else here
 if TYPE_CHECKING:
-    from coatcheck import sync
-    from coatcheck._ops import RunResult
-    from coatcheck._run import Run, Step, claim_runs, open_run, result
-    from coatcheck._tool import Declaration, current_key, tool
-    from coatcheck.errors import (
-        CoatcheckError,
-        Conflict,
-        Damaged,
-        DeadlineExceeded,
-        Draining,
-        Fenced,
-        Held,
-        InDoubt,
-        InFlight,
-        NotApplied,
-        NotEncodable,
-        NotFound,
-        OwnedElsewhere,
-        Parked,
-        ProtocolError,
-        ReplayDivergence,
-        SchemaMismatch,
-        StepOver,
-        StoreUnavailable,
-        TooLarge,
-        Unavailable,
-    )
+    from coatcheck import sync as sync
+    from coatcheck._run import *  # noqa: F403 - what its __all__ says
+    from coatcheck.errors import *  # noqa: F403 - every exception there is public
 
-__all__ = [
-    "CoatcheckError",
-    "Conflict",
-    "Damaged",
-    "DeadlineExceeded",
-    "Declaration",
-    "Draining",
-    "Fenced",
-    "Held",
-    "InDoubt",
-    "InFlight",
-    "NotApplied",
-    "NotEncodable",
-    "NotFound",
-    "OwnedElsewhere",
-    "Parked",
-    "ProtocolError",
-    "ReplayDivergence",
-    "Run",
-    "RunResult",
-    "SchemaMismatch",
-    "Step",
-    "StepOver",
-    "StoreUnavailable",
-    "TooLarge",
-    "Unavailable",
-    "claim_runs",
-    "current_key",
-    "open_run",
-    "result",
-    "sync",
-    "tool",
-]
-
-_HOMES = {
-    "Declaration": "_tool",
-    "Run": "_run",
-    "RunResult": "_ops",
-    "Step": "_run",
-    "claim_runs": "_run",
-    "current_key": "_tool",
-    "open_run": "_run",
-    "result": "_run",
-    "tool": "_tool",
-}
+_OF_RUNS = ["Run", "RunResult", "Step", "claim_runs", "current_key", "open_run", "result", "tool"]
 
 
 def __getattr__(name: str) -> object:
     """Load the module that `name` lives in, the first time it is used."""
-    if name not in __all__:
-        raise AttributeError(f"module 'coatcheck' has no attribute {name!r}")
     from importlib import import_module
 
     if name == "sync":
         return import_module("coatcheck.sync")
-    value = getattr(import_module(f"coatcheck.{_HOMES.get(name, 'errors')}"), name)
+    home = import_module("coatcheck._run" if name in _OF_RUNS else "coatcheck.errors")
+    value = getattr(home, name, None)
+    if name not in _OF_RUNS and not (isinstance(value, type) and issubclass(value, Exception)):
+        raise AttributeError(f"module 'coatcheck' has no attribute {name!r}")
     globals()[name] = value
     return value

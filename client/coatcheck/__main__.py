@@ -5,7 +5,6 @@ An agent that installs the client alone has none of its parts, and is told so.
 
 import importlib
 import sys
-from collections.abc import Callable
 from typing import Final
 
 EXIT_UNAVAILABLE: Final = 69
@@ -19,15 +18,14 @@ Install them with: pip install 'coatcheck[sidecar]'"""
 def main() -> int | None:
     """Run the command line; the exit status, where `None` is 0."""
     try:
-        command: Callable[[], int | None] = importlib.import_module(
-            "coatcheck_sidecar.cli.main"
-        ).main
+        cli = importlib.import_module("coatcheck_sidecar.cli.main")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("coatcheck.", "coatcheck_sidecar.")):
             raise  # a hole in this distribution, which no extra would fill
         print(MISSING.format(name=error.name), file=sys.stderr)
         return EXIT_UNAVAILABLE
-    return command()
+    status: int | None = cli.main()
+    return status
 
 
 if __name__ == "__main__":

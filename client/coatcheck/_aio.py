@@ -2,68 +2,34 @@
 
 import asyncio
 import inspect
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
-from coatcheck import _ops
-from coatcheck._desk import BackOff, Desk
-from coatcheck._session import HANDSHAKE_S, Ask, Session
+from coatcheck._desk import HANDSHAKE_S, Desk
+from coatcheck._ops import Command, ToolOp
+from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
-from coatcheck.errors import CoatcheckError, ProtocolError, Unavailable
-from coatcheck.wire import Assembler, FrameReader, Message, Request, WireError, encode_message
+from coatcheck.errors import CoatcheckError, Unavailable
+from coatcheck.wire import Message, Request
 
 
-class _Socket(asyncio.Protocol):
-    """One life of the socket. `greetings` are the replies that the handshake waits for."""
+class Connection(asyncio.Protocol):
+    """Performs operations for one session; connects, and connects again, by itself.
 
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
-        self._reader, self._assembler = FrameReader(), Assembler()
-        self._transport: asyncio.WriteTransport | None = None
-        self.greetings: dict[int, asyncio.Future[Message]] = {}
-        self.is_lost = False
+    It is the protocol of one transport after another: the next is made after `connection_lost`.
+    """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream's is one
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for frame in self._reader.feed(data):
-                message = self._assembler.add(frame)
-                if message is not None:
-                    self._connection.received(self, message)
-        except WireError as error:
-            self._connection.fail(ProtocolError(f"the sidecar sent what is no frame: {error}"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
-        for future in self.greetings.values():
-            if not future.done():
-                future.set_exception(ConnectionError("the sidecar closed the connection"))
-        self._connection.lost(self)
-
-    def send(self, number: int, ask: Ask) -> None:
-        if self._transport is not None:
-            self._transport.writelines(encode_message(ask.type, number, ask.body, ask.attachment))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-
-class Connection:
-    """Performs operations for one session; connects, and connects again, by itself."""
-
-    def __init__(self, session: Session, *, path: str) -> None:
+    def __init__(self, session: Session, path: str) -> None:
         """`path` is the sidecar's socket. Nothing is sent before the first operation."""
         self._session = session
         self._path = path
-        self._desk = Desk(session)
-        self._socket: _Socket | None = None
+        self._desk = Desk(session, path)
+        self._transport: asyncio.Transport | None = None
+        self._failure: Exception | None = None
+        self._ended: asyncio.Future[Exception] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._calls = asyncio.Semaphore(session.calls_max)
 
-    async def perform(self, operation: _ops.ToolOp[_ops.Result]) -> _ops.Result:
+    async def perform(self, operation: ToolOp[Value]) -> Value:
         """Do what `operation` yields until it returns. Raises what it raises."""
         try:
             command = next(operation)
@@ -75,109 +41,84 @@ class Connection:
                 else:
                     command = operation.send(reply)
         except StopIteration as stop:
-            result: _ops.Result = stop.value
+            result: Value = stop.value
             return result
 
-    async def _do(self, command: Ask | Invoke) -> Any:
+    async def _do(self, command: Command) -> Any:
         if isinstance(command, Invoke):
             return await _invoke(command)
-        if command.is_posted:
-            return self._send(command, None)
-        if command.type is not Request.CALL:
-            return await self._request(command)
-        async with self._calls:
-            return await self._request(command)
+        if command is None:
+            return await self._close()
+        if command.within_s is not None:
+            async with asyncio.timeout(command.within_s):
+                return await self._request(command)
+        if command.type is Request.CALL:
+            async with self._calls:
+                return await self._request(command)
+        return await self._request(command)
 
-    async def _request(self, ask: Ask) -> Message:
+    @cached_property
+    def _calls(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._session.calls_max)  # known since the greeting
+
+    def _request(self, ask: Ask) -> asyncio.Future[Message]:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._send(ask, future)
-        return await future
+        self._send(self._desk.asked(ask, future))
+        return future
 
-    def _send(self, ask: Ask, future: asyncio.Future[Message] | None) -> None:
-        number = self._desk.take(ask, future)
-        if self._socket is not None:
-            self._socket.send(number, ask)
-        else:
-            self._keep_up()
+    def _send(self, frames: list[bytes]) -> None:
+        if self._transport is not None:
+            if frames:
+                self._transport.writelines(frames)
+        elif self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._keep_up())  # noqa: TID251 - awaited by _close
 
-    def _keep_up(self) -> None:
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._connect())  # noqa: TID251 - awaited by close
+    async def _keep_up(self) -> None:
+        """Connect, and connect again, as long as anybody needs it."""
+        loop = asyncio.get_running_loop()
+        delay_s: float | None = 0.0
+        while delay_s is not None:
+            await asyncio.sleep(delay_s)
+            self._ended, self._failure = loop.create_future(), None
+            try:
+                await loop.create_unix_connection(lambda: self, self._path)
+                await asyncio.wait({self._ended}, timeout=HANDSHAKE_S)
+                if not self._desk.is_ready:
+                    self._abort(TimeoutError("the sidecar takes connections and says nothing"))
+                failure = await self._ended
+            except OSError as error:
+                failure = error
+            delay_s = self._desk.lost(failure)
 
-    async def _connect(self) -> None:
-        back_off = BackOff(self._path)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses of it
+        self._send(self._desk.connected())
+
+    def data_received(self, data: bytes) -> None:
+        """Hand it out, and send what must be said because of it."""
         try:
-            while True:
-                failure = await self._try_to_connect()
-                if failure is None:
-                    return
-                await asyncio.sleep(back_off.delay_s(failure))
+            self._send(self._desk.received(data))
         except CoatcheckError as error:
-            self.fail(error)
+            self._abort(error)
 
-    async def _try_to_connect(self) -> Exception | None:
-        socket = _Socket(self)
-        try:
-            async with asyncio.timeout(HANDSHAKE_S):
-                loop = asyncio.get_running_loop()
-                await loop.create_unix_connection(lambda: socket, self._path)
-                await self._greet(socket)
-            # From here to the end nothing is awaited: it can't be lost unnoticed.
-            if not socket.is_lost:
-                self._socket = socket
-                self._calls = asyncio.Semaphore(self._session.calls_max)
-                for number, ask in self._desk.again():
-                    socket.send(number, ask)
-                return None
-        except (OSError, CoatcheckError) as error:  # a TimeoutError is an OSError
-            return error
-        finally:
-            if self._socket is not socket:
-                socket.close()
-        return ConnectionError("the sidecar closed the connection")
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the keeper."""
+        self._transport = None
+        if self._ended is not None and not self._ended.done():
+            closed = ConnectionError("the sidecar closed the connection")
+            self._ended.set_result(self._failure or exc or closed)
 
-    async def _greet(self, socket: _Socket) -> None:
-        greeting = _ops.handshake(self._session)
-        try:
-            ask = next(greeting)
-            while True:
-                number = self._session.next_id()
-                socket.greetings[number] = asyncio.get_running_loop().create_future()
-                socket.send(number, ask)
-                reply = await socket.greetings[number]
-                self._session.settle(ask, reply)
-                ask = greeting.send(reply)
-        except StopIteration:
-            return
+    def _abort(self, failure: Exception) -> None:
+        self._failure = failure
+        if self._transport is not None:
+            self._transport.abort()
 
-    def received(self, socket: _Socket, message: Message) -> None:
-        """Take what came; send what must be said because of it."""
-        future = socket.greetings.get(message.id)
-        if future is not None:
-            if not future.done():
-                future.set_result(message)
-            return
-        for number, ask in self._desk.received(message):
-            socket.send(number, ask)
-        if self._desk.error is not None:
-            socket.close()
-
-    def lost(self, socket: _Socket) -> None:
-        """The socket closed: connect again if there is a need."""
-        if socket is self._socket:
-            self._socket = None
-            if self._desk.is_needed:
-                self._keep_up()
-
-    def fail(self, error: CoatcheckError) -> None:
-        """Give up for good."""
-        self._desk.fail(error)
-        if self._socket is not None:
-            self._socket.close()
-
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """End the connection; what still waits is refused."""
-        self.fail(Unavailable("the connection was closed"))
+        self._desk.fail(Unavailable("the connection was closed"))
+        if self._transport is not None:
+            self._transport.close()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})

@@ -1,58 +1,53 @@
-"""What a run is to an agent, with or without asyncio: what it knows, and how it is left."""
+"""What a run is to an agent, with or without asyncio: how it is opened, used and left."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Required, TypedDict
 
-from coatcheck import _clock
+from coatcheck import _ops, errors
 from coatcheck._codec import encode
-from coatcheck._ops import Migrations, Opened
-from coatcheck._session import Opening, Session
-from coatcheck.errors import Draining, Held, InDoubt, Parked, ReplayDivergence
+from coatcheck._ops import ToolOp
+from coatcheck._session import UNOPENED, Ask, Session
+from coatcheck._tool import Durability, refuse_unknown
+from coatcheck.wire import Request
 
 SOCKET_PATH: Final = "/run/coatcheck/agent.sock"
 """Where the injected sidecar listens."""
 CLAIM_WAIT_S: Final = 60.0
 """One long poll; short enough that a queue's claimer is seen to live."""
-NAME_CHARS_MAX: Final = 128
+NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Run and queue names are part of an object's name."""
 ERROR_CHARS_MAX: Final = 1_000
 """What a release says of an exception: enough to know it by."""
 
 
-class OpenOptions(TypedDict, total=False):
-    """What `open_run` takes beside the run's id."""
+class ClaimOptions(TypedDict, total=False):
+    """What `claim_runs` takes beside the queue."""
 
     schema: Required[int]
-    """Version of the state's shape; older states are lifted by `migrations`."""
+    """Version of the state's shape; a run whose state has another is refused."""
+    code_version: str
+    """Opaque, such as a git hash; else `COATCHECK_CODE_VERSION`."""
+    address: str
+    """Where this owner can be reached; told to others by `OwnedElsewhere`."""
+    step_timeout_s: float
+    """A step that takes longer is reported as stuck."""
+
+
+class OpenOptions(ClaimOptions, total=False):
+    """What `open_run` takes beside the run's id."""
+
     queue: str
     """Where the run waits when nobody owns it (`default`)."""
     input: Any
     """What a new run is given; an existing one keeps its own."""
-    code_version: str
-    """Opaque, such as a git hash; else `COATCHECK_CODE_VERSION`."""
     pinned: bool
     """Only the same `code_version` may go on with the run."""
     create: bool
     """Begin the run if there is none (the default); else `NotFound`."""
     wait_s: float
     """How long to wait for a run that can't be had yet (60)."""
-    address: str
-    """Where this owner can be reached; told to others by `OwnedElsewhere`."""
-    step_timeout_s: float
-    """A step that takes longer is reported as stuck."""
-    migrations: Migrations
-    """From schema n to n + 1: `{1: lift_to_2}`."""
-
-
-class ClaimOptions(TypedDict, total=False):
-    """What `claim_runs` takes beside the queue; as for `open_run`."""
-
-    schema: Required[int]
-    code_version: str
-    address: str
-    step_timeout_s: float
-    migrations: Migrations
 
 
 def socket_path() -> str:
@@ -60,69 +55,59 @@ def socket_path() -> str:
     return os.environ.get("COATCHECK_SOCKET") or SOCKET_PATH
 
 
-def opening_of(run: str | None, options: OpenOptions) -> Opening:
-    """The opening of one run; its id from `COATCHECK_RUN_ID` if none is given."""
+def opening_of(run: str | None, options: OpenOptions) -> Ask:
+    """How to ask for one run; its id from `COATCHECK_RUN_ID` if none is given."""
+    refuse_unknown(options, OpenOptions)
     run = run or os.environ.get("COATCHECK_RUN_ID")
     if run is None:
         raise ValueError("which run? give its id, or set COATCHECK_RUN_ID")
-    given = options.get("input")
-    return Opening(
-        run=_named("run", run),
-        queue=_named("queue", options.get("queue", "default")),
-        schema=options["schema"],
-        code_version=options.get("code_version"),
-        is_pinned=options.get("pinned", False),
-        create=options.get("create", True),
-        wait_s=options.get("wait_s", CLAIM_WAIT_S),
-        address=options.get("address"),
-        step_timeout_s=options.get("step_timeout_s"),
-        input=None if given is None else encode(given, "input"),
-    )
+    return _opening({"create": True, **options, "run": _named("run", run)})
 
 
-def claiming_of(queue: str, options: ClaimOptions) -> Opening:
-    """The opening of whichever run of a queue is ready next."""
-    return Opening(
-        run=None,
-        queue=_named("queue", queue),
-        schema=options["schema"],
-        code_version=options.get("code_version"),
-        create=False,
-        wait_s=CLAIM_WAIT_S,
-        address=options.get("address"),
-        step_timeout_s=options.get("step_timeout_s"),
-    )
+def claiming_of(queue: str, options: ClaimOptions) -> Ask:
+    """How to ask for whichever run of a queue is ready next."""
+    refuse_unknown(options, ClaimOptions)
+    return _opening({**options, "queue": queue, "create": False})
 
 
-def asking_of(run: str) -> Opening:
+def _opening(options: Mapping[str, Any]) -> Ask:
+    if "schema" not in options:
+        raise TypeError("which schema has the state? give its version, such as schema=1")
+    given = {name: value for name, value in options.items() if value is not None}
+    code_version = os.environ.get("COATCHECK_CODE_VERSION")
+    implied = {"code_version": code_version} if code_version else {}
+    body = {"queue": "default", "wait_s": CLAIM_WAIT_S, **implied, **given}
+    value = body.pop("input", None)
+    _named("queue", body["queue"])
+    return Ask(Request.OPEN, body, None if value is None else encode(value, "input"))
+
+
+def asking_of(run: str) -> Ask:
     """For a connection that opens nothing, and only asks about a run."""
-    return Opening(run=_named("run", run), queue="default", schema=0)
+    return Ask(Request.RESULT, {"run": _named("run", run)})
 
 
 def _named(kind: str, name: str) -> str:
-    """A legal run or queue name: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`."""
-    rest = name.replace(".", "").replace("_", "").replace("-", "")
-    if not name[:1].isalnum() or not (rest.isalnum() and rest.isascii()):
-        raise ValueError(f"{name!r:.150} is no {kind} name: letters, digits and ._- are legal")
-    if len(name) > NAME_CHARS_MAX:
-        raise ValueError(f"the {kind} name {name:.20}... has more than {NAME_CHARS_MAX} characters")
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.150} is no {kind} name, which matches {NAME.pattern}")
     return name
 
 
 class RunBase:
-    """What is known of an open run."""
+    """What is known of a run, and the bodies of what is done with it."""
 
-    def __init__(self, session: Session, migrations: Migrations | None) -> None:
-        self._session = session
-        self._migrations: Mapping[int, Any] = migrations or {}
+    def __init__(self, opening: Ask, on_close: Callable[[], None]) -> None:
+        self._session = Session(opening)
+        self._on_close = on_close
         self._is_looping = False
         self.state: Any = None
         """The newest checkpoint as this process knows it; `None` for a new run."""
         self.input: Any = None
         """What the run was created with."""
-
-    def _opened(self, opened: Opened) -> None:
-        self.state, self.input = opened
+        self.result: Any = None
+        """What the run finished with."""
+        self.error: str | None = None
+        """Why the run is over, if it was not finished."""
 
     @property
     def id(self) -> str:
@@ -140,52 +125,68 @@ class RunBase:
         return self._session.step
 
     @property
+    def status(self) -> str:
+        """`owned` while it is this process's, else `finished`, `failed`, `cancelled`, ...
+
+        A run that was over before is opened all the same: it has no next step, and its `result`.
+        """
+        return self._session.status
+
+    @property
+    def is_finished(self) -> bool:
+        """There is a result."""
+        return self.status == "finished"
+
+    @property
     def draining(self) -> bool:
         """The pod stops: commit, and leave."""
         return self._session.is_draining
 
-    @property
-    def drain_left_s(self) -> float | None:
-        """Seconds until the drain's deadline; `None` if none was told."""
-        return _left(self._session.drain_at_s)
+    def _enter(self) -> ToolOp[None]:
+        """Open it, if it isn't: a run that was claimed is open before it is entered."""
+        if self.status != UNOPENED:
+            return
+        try:
+            opened = yield from _ops.open_run(self._session)
+        except BaseException as error:
+            yield from self._leave(error)
+            raise
+        self.state, self.input, (_, self.result, self.error) = opened
 
-    @property
-    def deadline_left_s(self) -> float | None:
-        """Seconds until the run's own deadline, once it is near."""
-        return _left(self._session.deadline_at_s)
+    def _leave(self, error: BaseException | None) -> ToolOp[bool]:
+        """Release it, unless it ended; true for what is no failure."""
+        reason, said = self._exit_reason(error), None
+        if reason not in ("left", "draining"):
+            said = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+        try:
+            yield from _ops.leave(self._session, reason, error=said)
+        except (errors.CoatcheckError, TimeoutError) as failure:
+            # What was committed is safe, and the lease gives the run up in our place; but the first
+            # word on being fenced or damaged is not swallowed.
+            if error is None and not isinstance(failure, errors.Unavailable | TimeoutError):
+                raise
+        finally:
+            self._on_close()
+            yield None
+        return isinstance(error, errors.Draining | errors.Parked)
 
-    @property
-    def checkpoint_wanted(self) -> bool:
-        """The sidecar asks for a commit soon: much is unshipped."""
-        return self._session.checkpoint_wanted
+    def _exit_reason(self, error: BaseException | None) -> str:
+        if isinstance(error, errors.InDoubt):
+            return "in_doubt"
+        if isinstance(error, errors.Held | errors.ReplayDivergence):
+            return "held"
+        if isinstance(error, Exception) and not isinstance(error, errors.Draining | errors.Parked):
+            return "error"
+        # Also when the agent is being stopped, which is nobody's fault.
+        return "draining" if self.draining else "left"
 
-    @property
-    def signals(self) -> frozenset[str]:
-        """Names of signals that came and were not waited for yet."""
-        return frozenset(self._session.signals)
-
-    def _committed(self, state: Any) -> None:
-        """Note a checkpoint. Raises `Draining` in a loop that nothing else would end."""
+    def _commit(self, step: int, state: Any, *, level: Durability) -> ToolOp[None]:
+        """A checkpoint. Raises `Draining` in a loop that nothing else would end."""
+        yield from _ops.commit(self._session, step, state=state, level=level)
         self.state = state
         if self.draining and not self._is_looping:
-            raise Draining(f"the pod stops; run {self.id} is safe, and goes on elsewhere")
+            raise errors.Draining(f"the pod stops; run {self.id} is safe, and goes on elsewhere")
 
-
-def exit_reason(run: RunBase, error: BaseException | None) -> tuple[str, str | None]:
-    """Why a run is left unfinished, and what to say of it."""
-    match error:
-        case None | Draining() | Parked():
-            return ("draining" if run.draining else "left"), None
-        case InDoubt():
-            reason = "in_doubt"
-        case Held() | ReplayDivergence():
-            reason = "held"
-        case Exception():
-            reason = "error"
-        case _:  # the agent is being stopped, which is nobody's fault
-            return ("draining" if run.draining else "left"), None
-    return reason, f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
-
-
-def _left(at_s: float | None) -> float | None:
-    return None if at_s is None else max(0.0, at_s - _clock.monotonic())
+    def _finish(self, result: Any, state: Any) -> ToolOp[None]:
+        yield from _ops.finish(self._session, result, state=state)
+        self.result = result

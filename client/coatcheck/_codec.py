@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, get_type_hints
 
 import msgpack
 
@@ -10,14 +11,12 @@ from coatcheck.errors import Damaged, NotEncodable
 
 DEPTH_MAX: Final = 500
 """msgpack gives up at 511; below it the place can still be named."""
-_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_NO_PARTS: Final = (str, int, float, bytes, bytearray, memoryview, type(None))
+_UNREADABLE: Final = (TypeError, ValueError, OverflowError, Damaged)
 _MENDS: Final = {
-    "datetime": "store .isoformat() in its place",
-    "date": "store .isoformat() in its place",
-    "Decimal": "store str() of it",
-    "UUID": "store str() of it",
-    "set": "store a sorted list",
-    "frozenset": "store a sorted list",
+    **dict.fromkeys(("datetime", "date"), "store .isoformat() in its place"),
+    **dict.fromkeys(("Decimal", "UUID"), "store str() of it"),
+    **dict.fromkeys(("set", "frozenset"), "store a sorted list"),
     "coroutine": "await it first",
 }
 
@@ -28,25 +27,22 @@ def encode(value: Any, name: str) -> bytes:
     Takes what msgpack takes, tuples (as lists), dataclasses and pydantic objects (as maps).
     Raises `NotEncodable` with the path of what it can't take.
     """
-    objects: list[Any] = []
-
-    def as_plain(item: Any) -> Any:
-        objects.append(None)
-        return _plain(item)
-
     try:
-        data: bytes = msgpack.packb(value, default=as_plain)
-        if objects:
+        try:
+            data: bytes = msgpack.packb(value)
+        except TypeError:
+            data = msgpack.packb(value, default=_plain)
             # An object can stand where only a plain key may; what can't be read is no checkpoint.
             decode(data)
-    except (TypeError, ValueError, OverflowError, Damaged) as error:
-        path, why = next(_faults(value, name, depth=0), (name, f"can't be encoded: {error}"))
-        raise NotEncodable(path, why) from error
+    except _UNREADABLE as error:
+        raise NotEncodable(*_fault(value, name)) from error
     return data
 
 
-def decode(data: bytes) -> Any:
-    """What `encode` was given, in plain types. Raises `Damaged` if `data` is not msgpack."""
+def decode(data: bytes | None) -> Any:
+    """What `encode` was given, in plain types; `None` of nothing. Raises `Damaged`."""
+    if data is None:
+        return None
     try:
         try:
             return msgpack.unpackb(data, strict_map_key=False)
@@ -96,73 +92,49 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _faults(value: Any, path: str, *, depth: int) -> Iterator[tuple[str, str]]:
-    """Where in `value` something can't be encoded, and what to do about it."""
+def _fault(value: Any, path: str, *, depth: int = 0) -> tuple[str, str]:
+    """The innermost part of `value` that can't be encoded, and what to do about it."""
     if depth > DEPTH_MAX:
-        yield path.partition("[")[0], f"is nested deeper than {DEPTH_MAX}, or holds itself"
-        return
-    match value:
-        case dict():
-            for key, item in value.items():
-                if isinstance(key, str | int | float | bytes | tuple | None):
-                    yield from _faults(key, f"the key {key!r:.60} of {path}", depth=depth + 1)
-                else:
-                    yield path, f"has a key of type {type(key).__name__}; use str"
-                yield from _faults(item, f"{path}[{_quoted(key)}]", depth=depth + 1)
-        case list() | tuple():
-            for at, item in enumerate(value):
-                yield from _faults(item, f"{path}[{at}]", depth=depth + 1)
-        case str() | int() | float() | bytes() | bytearray() | memoryview() | None:
-            yield from ((path, why) for why in _leaf_fault(value))
-        case _:
-            yield from _object_faults(value, path, depth=depth)
-
-
-def _leaf_fault(value: Any) -> list[str]:
+        return path.partition("[")[0], f"is nested deeper than {DEPTH_MAX}, or holds itself"
+    for part, place in _parts(value, path):
+        try:
+            decode(msgpack.packb(part, default=_plain))
+        except _UNREADABLE:
+            return _fault(part, place, depth=depth + 1)
     if isinstance(value, str):
-        return [] if _is_utf8(value) else ["has a lone surrogate, which is no UTF-8"]
-    if isinstance(value, int) and not _INT_MIN <= value <= _INT_MAX:
-        return ["is an integer of more than 64 bits; store str() of it"]
-    return []
+        return path, "has a lone surrogate, which is no UTF-8"
+    if isinstance(value, int):
+        return path, "is an integer of more than 64 bits; store str() of it"
+    if isinstance(value, dict):
+        kinds = sorted({type(key).__name__ for key in value if not isinstance(key, _NO_PARTS)})
+        return path, f"has a key of type {', '.join(kinds)}; use str"
+    kind = type(value).__name__
+    mend = _MENDS.get(kind, "store plain values, a dataclass or a pydantic model in its place")
+    return path, f"is a {kind}, which has no form in msgpack: {mend}"
 
 
-def _object_faults(value: Any, path: str, *, depth: int) -> Iterator[tuple[str, str]]:
-    try:
-        fields = _plain(value)
-    except TypeError:
-        kind = type(value).__name__
-        mend = _MENDS.get(kind, "store plain values, a dataclass or a pydantic model in its place")
-        yield path, f"is a {kind}, which has no form in msgpack: {mend}"
-        return
-    if not isinstance(fields, dict):
-        yield from _faults(fields, path, depth=depth + 1)
-        return
-    for key, item in fields.items():
-        yield from _faults(item, f"{path}.{key}", depth=depth + 1)
-
-
-def _quoted(key: Any) -> str:
-    return f'"{key}"' if isinstance(key, str) else repr(key)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _parts(value: Any, path: str) -> Iterator[tuple[Any, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(key, _NO_PARTS):
+                yield key, f"the key {key!r:.60} of {path}"
+            quoted = f'"{key}"' if isinstance(key, str) else repr(key)
+            yield item, f"{path}[{quoted}]"
+    elif isinstance(value, list | tuple):
+        yield from ((item, f"{path}[{at}]") for at, item in enumerate(value))
+    elif not isinstance(value, _NO_PARTS):
+        with suppress(TypeError):
+            fields = _plain(value)
+            names = fields if isinstance(fields, dict) else ()
+            yield from ((fields[name], f"{path}.{name}") for name in names)
 
 
 def typed(value: Any, function: Callable[..., Any]) -> Any:
     """A decoded result as `function` says that it returns: pydantic models are made anew."""
-    validate = getattr(_return_type(function), "model_validate", None)
+    plain = getattr(function, "__func__", function)
+    kind = getattr(plain, "__annotations__", {}).get("return")
+    if isinstance(kind, str):
+        with suppress(NameError, TypeError, AttributeError):  # known to the type checker alone
+            kind = get_type_hints(plain)["return"]
+    validate = getattr(kind, "model_validate", None)
     return validate(value) if validate else value
-
-
-def _return_type(function: Callable[..., Any]) -> Any:
-    import typing
-
-    try:
-        return typing.get_type_hints(getattr(function, "__func__", function)).get("return")
-    except (NameError, TypeError, AttributeError):  # a name known to the type checker alone
-        return getattr(function, "__annotations__", {}).get("return")

@@ -1,15 +1,20 @@
-"""The requests under way on a connection, and how often to try for another. Shared by drivers."""
+"""One end of the wire without its socket: bytes in, bytes out, and replies to who waits for them.
 
-import asyncio
-import concurrent.futures
-import math
-from typing import Final
+Both drivers stand on it. It greets, resumes, sends again what a break left unanswered, and says
+how long to wait before the next try.
+"""
 
-from coatcheck import _clock
-from coatcheck._session import Ask, Session
-from coatcheck.errors import CoatcheckError, Parked, Unavailable, from_wire
-from coatcheck.wire import PUSH_ID, Message, Reply, Retry
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from coatcheck import _clock, _ops, errors, wire
+from coatcheck._session import STATUS_AFTER, UNOPENED, Ask, Op, Session, outcome
+
+if TYPE_CHECKING:
+    import asyncio  # an agent without it doesn't pay for its import
+    import concurrent.futures
+
+HANDSHAKE_S: Final = 15.0
+"""A socket that takes a connection and says nothing for this long is as good as gone."""
 RECONNECT_S: Final = 120.0
 """In all: six times the longest restart of a sidecar seen in a pod."""
 BACK_OFF_S_MIN: Final = 0.05
@@ -17,95 +22,156 @@ BACK_OFF_S_MIN: Final = 0.05
 BACK_OFF_S_MAX: Final = 2.0
 """At most this much is lost when the sidecar is back."""
 
-Future = asyncio.Future[Message] | concurrent.futures.Future[Message]
-Numbered = tuple[int, Ask]
+Future: TypeAlias = "asyncio.Future[wire.Message] | concurrent.futures.Future[wire.Message]"
 
 
 class Desk:
     """Who waits for which reply. Not safe for threads: a driver with threads holds a lock."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, path: str) -> None:
+        """`path` is the socket's, for errors to name."""
+        self.is_ready = False
+        """The greeting is over: requests go out at once."""
         self._session = session
-        self._waiting: dict[int, tuple[Ask, Future | None]] = {}
-        self.error: CoatcheckError | None = None
+        self._path = path
+        self._error: errors.CoatcheckError | None = None
+        self._waiting: dict[int, tuple[Ask, Future]] = {}
+        self._last_id = 0
+        self._delay_s = 0.0
+        self._give_up_at_s: float | None = None
 
-    @property
-    def is_needed(self) -> bool:
-        """A connection is needed: the run is ours, or a reply is due."""
-        is_ours = self._session.is_open and not self._session.is_ended
-        return self.error is None and (is_ours or bool(self._waiting))
+    def connected(self) -> list[bytes]:
+        """A socket is there; the frames to begin with."""
+        self._reader, self._assembler = wire.FrameReader(), wire.Assembler()
+        self._greeting: Op[None] = _ops.handshake(self._session)
+        return self._greet(next(self._greeting))
 
-    def take(self, ask: Ask, future: Future | None) -> int:
-        """The number under which to send `ask`; `future` is told, if there is one.
+    def asked(self, ask: Ask, future: Future) -> list[bytes]:
+        """The frames to send for `ask` now: none before the greeting is over.
 
-        A future that is cancelled meanwhile has nobody waiting for it any more.
+        A future that is cancelled has nobody waiting for it. Raises what ended the connection.
         """
-        if self.error is not None:
+        if self._error is not None:
             self._session.refused(ask)
-            raise self.error
-        number = self._session.next_id()
+            raise self._error
+        number = self._next_id()
         self._waiting[number] = (ask, future)
-        return number
+        return _frames(number, ask) if self.is_ready else []
 
-    def again(self) -> list[Numbered]:
-        """What to send on another connection: all that is unanswered, whole."""
-        for number, (ask, future) in self._waiting.items():
-            self._waiting[number] = (ask.whole or ask, future)
-        return [(number, ask) for number, (ask, _) in sorted(self._waiting.items())]
+    def received(self, data: bytes) -> list[bytes]:
+        """The frames to send because of `data`.
 
-    def received(self, message: Message) -> list[Numbered]:
-        """Hand a reply to who waits for it, a push to the session; what to send because of it."""
-        follow_ups: list[Numbered] = []
-        if message.id in self._waiting:
-            follow_ups = self._settle(message, *self._waiting.pop(message.id))
-        elif message.id == PUSH_ID and message.type == Reply.ERROR:
-            self.fail(from_wire(message.body))
-        elif message.id == PUSH_ID:
-            self._session.push(message)
-        if self._session.fenced is not None:
-            self.fail(self._session.fenced)  # or it would connect again, to a run of another
-        return follow_ups
-
-    def _settle(  # noqa: PLR0917 - the pair that it was kept as
-        self, message: Message, ask: Ask, future: Future | None
-    ) -> list[Numbered]:
-        waiting = None if future is None or future.cancelled() else future
+        Raises `CoatcheckError` if this connection can't go on: close it, and report it `lost`.
+        """
+        frames: list[bytes] = []
         try:
-            follow_up = self._session.settle(ask, message, is_abandoned=waiting is None)
-        except CoatcheckError as error:
-            if waiting is not None:
-                waiting.set_exception(error)
-            return []
-        if waiting is not None:
-            waiting.set_result(message)
-        return [] if follow_up is None else [(self.take(follow_up, None), follow_up)]
+            for frame in self._reader.feed(data):
+                message = self._assembler.add(frame)
+                if message is not None:
+                    frames += self._take(message)
+        except wire.WireError as error:
+            raise errors.ProtocolError(f"the sidecar sent what is no frame: {error}") from error
+        if self._session.fenced is not None:
+            raise self._session.fenced
+        return frames
 
-    def fail(self, error: CoatcheckError) -> None:
+    def lost(self, failure: Exception) -> float | None:
+        """The connection ended, or there is none: seconds until the next try.
+
+        `None` when no other is needed, or none can mend it, or the time for it is over: then all
+        that waits is told.
+        """
+        self.is_ready = False
+        if not (self._session.is_open or self._waiting):
+            return None
+        now_s = _clock.monotonic()
+        if self._give_up_at_s is None:
+            self._give_up_at_s = now_s + RECONNECT_S
+        if isinstance(failure, errors.CoatcheckError) and not _is_mended_by_waiting(failure):
+            self.fail(failure)
+        elif now_s + self._delay_s > self._give_up_at_s:
+            where = f"no sidecar answers at {self._path}, and the time to wait is over"
+            self.fail(errors.Unavailable(f"{where}: {failure}", socket=self._path))
+        if self._error is not None:
+            return None
+        delay_s = self._delay_s
+        self._delay_s = min(max(delay_s * 2, BACK_OFF_S_MIN), BACK_OFF_S_MAX)
+        return _clock.uniform(delay_s / 2, delay_s)
+
+    def fail(self, error: errors.CoatcheckError) -> None:
         """Give up for good: everything that waits, and all that comes, gets the first error."""
-        self.error = self.error or error
+        self._error = self._error or error
         waiting, self._waiting = self._waiting, {}
         for ask, future in waiting.values():
             self._session.refused(ask)
-            if future is not None and not future.done():
+            if not future.done():
                 future.set_exception(error)
 
+    def _next_id(self) -> int:
+        self._last_id = self._last_id % wire.ID_MAX + 1
+        return self._last_id
 
-class BackOff:
-    """How long to wait before the next try to connect, and when to give up."""
+    def _take(self, message: wire.Message) -> list[bytes]:
+        if message.id == wire.PUSH_ID:
+            if message.type == wire.Reply.ERROR:
+                raise errors.from_wire(message.body)
+            self._session.push(message)
+        elif message.id in self._waiting:
+            return self._settle(message, self._waiting.pop(message.id))
+        elif not self.is_ready and message.id == self._greeted[0]:
+            self._session.settle(self._greeted[1], message)
+            try:
+                return self._greet(self._greeting.send(message))
+            except StopIteration:
+                return self._begin()
+        return []
 
-    def __init__(self, path: str, *, give_up_at_s: float = math.inf) -> None:
-        """Time starts now. `give_up_at_s` (monotonic) may shorten it."""
-        self._path = path
-        self._end_s = min(_clock.monotonic() + RECONNECT_S, give_up_at_s)
-        self._delay_s = BACK_OFF_S_MIN
+    def _greet(self, ask: Ask) -> list[bytes]:
+        self._greeted = (self._next_id(), ask)
+        return _frames(*self._greeted)
 
-    def delay_s(self, failure: Exception) -> float:
-        """Raises `failure` if no other try can mend it, `Unavailable` when the time is over."""
-        is_final = isinstance(failure, CoatcheckError) and failure.retry is not Retry.LATER
-        if is_final or isinstance(failure, Parked):
-            raise failure
-        delay_s, self._delay_s = self._delay_s, min(self._delay_s * 2, BACK_OFF_S_MAX)
-        if _clock.monotonic() + delay_s > self._end_s:
-            text = f"no sidecar answers at {self._path}, and the time to wait is over: {failure}"
-            raise Unavailable(text, socket=self._path)
-        return _clock.uniform(delay_s / 2, delay_s)
+    def _begin(self) -> list[bytes]:
+        """The greeting is over: send all that is unanswered, whole, under the ids that it had."""
+        self.is_ready, self._give_up_at_s, self._delay_s = True, None, 0.0
+        if not (self._session.is_open or self._session.status == UNOPENED):
+            self._end()
+        frames: list[bytes] = []
+        for number, (ask, future) in self._waiting.items():
+            self._waiting[number] = (ask.whole or ask, future)
+            frames += _frames(number, ask.whole or ask)
+        return frames
+
+    def _end(self) -> None:
+        """The run came to its end meanwhile: by what was asked for here, or by somebody else."""
+        run, status = self._session.run, self._session.status
+        done = [
+            id_ for id_, (ask, _) in self._waiting.items() if STATUS_AFTER.get(ask.type) == status
+        ]
+        for number in done:
+            self._take(wire.Message(wire.Reply.OK, number, {}, None))
+        error = errors.Fenced(f"run {run} is {status}; nobody goes on with it", run=run)
+        self._session.fenced = None if done else error
+        self.fail(error)
+
+    def _settle(self, message: wire.Message, waiting: tuple[Ask, Future]) -> list[bytes]:
+        ask, future = waiting
+        try:
+            self._session.settle(ask, message)
+        except errors.CoatcheckError as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(message)
+            elif message.body.get("decision") == "go":  # the caller has gone: give it back
+                not_applied = outcome(message, "not_applied", reason="the caller had gone")
+                return self.asked(not_applied, future)
+        return []
+
+
+def _is_mended_by_waiting(error: errors.CoatcheckError) -> bool:
+    return error.retry is wire.Retry.LATER and not isinstance(error, errors.Parked)
+
+
+def _frames(number: int, ask: Ask) -> list[bytes]:
+    return wire.encode_message(ask.type, number, ask.body, ask.attachment)

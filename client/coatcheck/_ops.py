@@ -3,56 +3,38 @@
 One body for both drivers, and no socket, thread or loop in it.
 """
 
-import os
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Generator
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
-from coatcheck import _codec, wire
+from coatcheck import _codec, errors, wire
 from coatcheck._session import (
-    RESUME_WAIT_S,
+    CALL_REQUESTS_SHARE,
+    OWNED,
     Ask,
     CallPhase,
-    Opening,
+    Op,
     Session,
+    Value,
     field,
+    incarnation,
     outcome,
 )
 from coatcheck._tool import Call, Invoke, TooLate
-from coatcheck.errors import (
-    CoatcheckError,
-    Conflict,
-    Damaged,
-    Held,
-    InDoubt,
-    NotApplied,
-    NotFound,
-    ProtocolError,
-    SchemaMismatch,
-    TooLarge,
-    Unavailable,
-)
 from coatcheck.wire import Message, Request
 
-Result = TypeVar("Result")
-Op = Generator[Ask, Message, Result]
-ToolOp = Generator[Ask | Invoke, Any, Result]
-Migrations = Mapping[int, Callable[[Any], Any]]
+Command = Ask | Invoke | None
+"""A request, a function to call; or, `None`, the end of the connection."""
+ToolOp = Generator[Command, Any, Value]
 
 STARTS_MAX: Final = 8
-"""Windows missed in a row; then the process is starved, and asking again only adds load."""
-PROBES_MAX: Final = 8
-"""A "no" counts once it has settled; each probe is asked for after a wait, so few are enough."""
-OWNED: Final = "owned"
-"""What an opened run is, unless it was over before it could be opened."""
+"""Windows missed in a row, probes between; asking again would only add load."""
+RESUME_WAIT_S: Final = 10.0
+"""How long a sidecar may take to find a run again; less than the handshake may take."""
+RELEASE_S: Final = 20.0
+"""Leaving a run waits this long for the sidecar, and no longer: a lease ends it otherwise."""
 CLIENT_NAME: Final = "coatcheck-python"
 UNSET: Final[Any] = object()
-
-
-class Opened(NamedTuple):
-    """What an `open` gave."""
-
-    state: Any
-    input: Any
 
 
 class RunResult(NamedTuple):
@@ -65,102 +47,58 @@ class RunResult(NamedTuple):
 
 def handshake(session: Session) -> Op[None]:
     """Begin a connection: settle version and limits, and resume the run if there was one."""
-    body = {
-        "protocol": list(wire.PROTOCOL_VERSIONS),
-        "client": CLIENT_NAME,
-        "incarnation": session.incarnation,
-    }
-    reply = yield Ask(Request.HELLO, body)
-    version, (lowest, highest) = field(reply, "protocol", kind=int), wire.PROTOCOL_VERSIONS
+    lowest, highest = wire.PROTOCOL_VERSIONS
+    body = {"protocol": [lowest, highest], "client": CLIENT_NAME}
+    reply = yield Ask(Request.HELLO, {**body, "incarnation": incarnation()})
+    version = field(reply, "protocol", kind=int)
     if not lowest <= version <= highest:
-        raise ProtocolError(
-            f"the sidecar speaks protocol {version}, this client {lowest} to {highest}: "
-            "upgrade the older one"
-        )
+        speaks = f"the sidecar speaks protocol {version}, this client {lowest} to {highest}"
+        raise errors.ProtocolError(f"{speaks}: upgrade the older one")
     limits = field(reply, "limits", kind=dict)
     session.state_bytes_max = int(limits.get("state_bytes", session.state_bytes_max))
-    session.requests_max = int(limits.get("requests", session.requests_max))
-    if session.is_open and not session.is_ended:
-        yield from _resume(session)
+    session.calls_max = max(1, limits.get("requests", wire.REQUESTS_MAX) // CALL_REQUESTS_SHARE)
+    if session.is_open:
+        session.base = None
+        known = {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
+        again = {**session.opening.body, **known, "resume": session.report()}
+        session.opened((yield Ask(Request.OPEN, again)))
 
 
-def _resume(session: Session) -> Op[None]:
-    calls, answered = session.report(), sorted(session.answered)
-    resume = {"epoch": session.epoch, "calls": calls, "answered": answered}
-    opening = session.opening._replace(run=session.run, create=False, wait_s=RESUME_WAIT_S)
-    reply = yield Ask(Request.OPEN, {**_open_body(opening), "resume": resume})
-    session.epoch = field(reply, "epoch", kind=int)
-    session.is_draining = session.is_draining or reply.body.get("draining") is True
-    session.base = None
-
-
-def _open_body(opening: Opening) -> dict[str, Any]:
-    body = {
-        "run": opening.run,
-        "queue": opening.queue,
-        "schema": opening.schema,
-        "code_version": opening.code_version or os.environ.get("COATCHECK_CODE_VERSION"),
-        "pinned": opening.is_pinned or None,
-        "create": opening.create,
-        "wait_s": opening.wait_s,
-        "address": opening.address,
-        "step_timeout_s": opening.step_timeout_s,
-    }
-    return {key: value for key, value in body.items() if value is not None}
-
-
-def open_run(session: Session, migrations: Migrations) -> Op[Opened]:
-    """Create or claim a run; its newest state, lifted to the schema of this code."""
-    opening = session.opening
-    reply = yield Ask(Request.OPEN, _open_body(opening), opening.input)
+def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
+    """Create or claim a run, or the next of its queue: its state, its input, how it stands."""
+    reply = yield from _opened(session)
     session.run = field(reply, "run", kind=str)
-    session.epoch = field(reply, "epoch", kind=int)
     session.step = field(reply, "step", kind=int)
-    session.is_open = True
-    session.is_ended = reply.body.get("status", OWNED) != OWNED
-    try:
-        given = reply.body.get("input")
-        state = _lifted(session, reply, migrations=migrations)
-        return Opened(state, None if given is None else _codec.decode(given))
-    except (SchemaMismatch, Damaged) as error:
-        yield from leave(session, "left", error=str(error))
-        raise
+    session.opened(reply)
+    stands = _stands(reply, session.status)
+    if session.status != OWNED:
+        return None, None, stands
+    given, data, seq = reply.body.get("input"), reply.attachment, reply.body.get("seq")
+    if data is not None and seq is not None:
+        session.base = (seq, data)
+    return _codec.decode(data), _codec.decode(given), stands
 
 
-def claim(session: Session, migrations: Migrations) -> Op[Opened]:
-    """Open the next ready run of the queue, however long it takes for one to come."""
+def _opened(session: Session) -> Op[Message]:
     while True:
         try:
-            return (yield from open_run(session, migrations))
-        except Unavailable as error:
-            if "socket" in error.details:
+            return (yield session.opening)
+        except errors.Unavailable as error:
+            if session.run or "socket" in error.details:
                 raise
 
 
-def _lifted(session: Session, reply: Message, *, migrations: Migrations) -> Any:
-    data, schema = reply.attachment, session.opening.schema
-    if data is None or reply.body.get("has_state") is False:
-        return None
-    state, found = _codec.decode(data), reply.body.get("schema", schema)
-    for version in range(found, schema):
-        if version not in migrations:
-            break
-        state, found = migrations[version](state), version + 1
-    if found != schema:
-        raise SchemaMismatch(
-            f"the state of run {session.run} has schema {found}, this code {schema}: "
-            f"give a migration for {found}, or deploy code that accepts it",
-            run=session.run,
-        )
-    return state
+def _stands(reply: Message, status: str) -> RunResult:
+    data = reply.attachment if status == "finished" else None
+    return RunResult(status, _codec.decode(data), reply.body.get("error") or None)
 
 
 def commit(session: Session, step: int, *, state: Any, level: str) -> Op[None]:
     """End a step with a checkpoint, durable at `level` when it returns."""
-    data = _state(session, state)
+    data = _encoded(session, state)
     session.check(step)
-    body = {"step": step, "level": level, "schema": session.opening.schema}
-    yield from _ended(session, Ask(Request.COMMIT, body, data, state=data), data=data)
+    body = {"step": step, "level": level, "schema": session.opening.body["schema"]}
+    yield from _ended(session, Ask(Request.COMMIT, body, data), data=data)
 
 
 def finish(session: Session, result: Any, *, state: Any) -> Op[None]:
@@ -168,42 +106,38 @@ def finish(session: Session, result: Any, *, state: Any) -> Op[None]:
     tail = _codec.encode(result, "result")
     session.check(session.step)
     body: dict[str, Any] = {"step": session.step}
-    if state is UNSET:
-        yield from _ended(session, Ask(Request.FINISH, body, tail), data=b"")
-        return
-    data = _state(session, state)
-    body |= {"schema": session.opening.schema, "state_length": len(data)}
-    yield from _ended(session, Ask(Request.FINISH, body, data + tail), data=data, tail=tail)
+    data = b""
+    if state is not UNSET:
+        data = _encoded(session, state)
+        body |= {"schema": session.opening.body["schema"], "state_length": len(data)}
+    yield from _ended(session, Ask(Request.FINISH, body, data + tail), data=data)
 
 
-def _state(session: Session, state: Any) -> bytes:
-    data = _codec.encode(state, "state")
-    if len(data) > session.state_bytes_max:
-        raise TooLarge(
-            f"the state has {len(data)} bytes, {session.state_bytes_max} are allowed: "
-            "keep big values outside it, or raise state_bytes_max",
-            run=session.run,
-            limit=session.state_bytes_max,
-        )
+def _encoded(session: Session, state: Any) -> bytes:
+    data, limit = _codec.encode(state, "state"), session.state_bytes_max
+    if len(data) > limit:
+        text = f"the state has {len(data)} bytes, {limit} are allowed"
+        raise errors.TooLarge(text, run=session.run, limit=limit)
     return data
 
 
-def _ended(session: Session, whole: Ask, *, data: bytes, tail: bytes = b"") -> Op[None]:
+def _ended(session: Session, whole: Ask, *, data: bytes) -> Op[None]:
     """Send what ends a step: as a patch where that is less, whole if the base is unknown."""
     session.is_committing = True
+    if session.signals:
+        whole.body["signals"] = list(session.signals)
     patch = wire.make_patch(session.base[1], data) if session.base else None
     if session.base is None or patch is None:
         yield whole
         return
-    body = {
-        **whole.body,
-        "patch": {"base": session.base[0], "length": patch.length, "ranges": patch.ranges},
-    }
+    changes = {"base": session.base[0], "length": patch.length, "ranges": patch.ranges}
+    body = {**whole.body, "patch": changes}
     if whole.type is Request.FINISH:
         body["state_length"] = len(patch.data)
+    tail = (whole.attachment or b"")[len(data) :]
     try:
-        yield whole._replace(body=body, attachment=patch.data + tail, whole=whole)
-    except Conflict:
+        yield Ask(whole.type, body, patch.data + tail, whole=whole)
+    except errors.Conflict:
         session.base, session.is_committing = None, True
         yield whole
 
@@ -216,52 +150,57 @@ def fail(session: Session, error: str) -> Op[None]:
 
 def leave(session: Session, reason: str, *, error: str | None = None) -> Op[None]:
     """Give the run up in good order, if there is one to give up."""
-    if session.is_open and not session.is_ended and session.fenced is None:
-        body = {"reason": reason}
-        yield Ask(Request.RELEASE, body if error is None else {**body, "error": error})
+    if session.is_open:
+        body = {"reason": reason} if error is None else {"reason": reason, "error": error}
+        yield Ask(Request.RELEASE, body, within_s=RELEASE_S)
 
 
 def wait_for(session: Session, name: str, *, payload: Any) -> Op[Any]:
     """The value of a signal; raises `Parked` if it has not come."""
     session.check(session.step)
-    body = {"name": name, "step": session.step}
+    body = {"name": name, "step": session.step, "signals": list(session.signals)}
     reply = yield Ask(Request.WAIT, body, _codec.encode(payload, "payload"))
-    session.signals.discard(name)
-    return None if reply.attachment is None else _codec.decode(reply.attachment)
+    session.signals.append(field(reply, "signal", kind=int))
+    return _codec.decode(reply.attachment)
 
 
-def result_of(run: str) -> Op[RunResult]:
-    """How a run stands, whoever owns it."""
-    reply = yield Ask(Request.RESULT, {"run": run})
-    value = None if reply.attachment is None else _codec.decode(reply.attachment)
-    return RunResult(field(reply, "status", kind=str), value, reply.body.get("error"))
+def result_of(asking: Ask) -> ToolOp[RunResult]:
+    """How a run stands, whoever owns it. Ends the connection."""
+    try:
+        reply = yield asking
+    finally:
+        yield None
+    return _stands(reply, field(reply, "status", kind=str))
 
 
 def call_tool(session: Session, call: Call) -> ToolOp[Any]:
     """One tool call: asked about, made or answered from its record, its outcome recorded."""
     session.check(call.step)
-    if call.tool.is_unrecorded:
-        return (yield Invoke(call, session))
-    ask = Ask(Request.CALL, _call_body(call), call.encoded())
+    if call.effect == "read" and not call.tool.get("record"):
+        return (yield Invoke(call, session, said={}))
+    ask = Ask(Request.CALL, _call_body(call), _codec.encode(call.arguments(), call.name))
+    data: bytes | None = None
+    reply: Message | None = None
     for _ in range(STARTS_MAX):
-        reply: Message = yield ask
-        for _ in range(PROBES_MAX):
-            if reply.body.get("decision") != "probe":
-                break
-            reply = yield from _probe(session, call, reply=reply)
+        reply = reply or (yield ask)
         match reply.body.get("decision"):
+            case "probe":
+                reply = yield from _probe(session, call, reply=reply)
+                continue
             case "replay":
                 return _replayed(session, call, reply=reply)
             case "go":
-                try:
-                    return (yield from _attempt(session, call, go=reply))
-                except TooLate:
-                    reason = "its window was over before it could start"
-                    yield from _tell(session, outcome(reply, "not_applied", reason=reason))
+                with suppress(TooLate):
+                    data = data or (yield from _made(session, call, go=reply))
+                told = outcome(reply, "result", result=data)
+                if data and (yield from _told(session, call, ask=told)):
+                    # The recorded form: the agent sees the same the first time and on each replay.
+                    return _codec.typed(_codec.decode(data), call.function)
             case other:
-                raise ProtocolError(f"{call.tool.name}: the decision is {other!r:.40}")
-    raise Unavailable(
-        f"{call.tool.name} missed {STARTS_MAX} windows to start in: is this process starved of CPU?"
+                raise errors.ProtocolError(f"{call.name}: the decision is {other!r:.40}")
+        reply = None
+    raise errors.Unavailable(
+        f"{call.name} missed {STARTS_MAX} windows to start in: is this process starved of CPU?"
     )
 
 
@@ -269,66 +208,52 @@ def _call_body(call: Call) -> dict[str, Any]:
     tool = call.tool
     body = {
         "step": call.step,
-        "tool": tool.name,
-        "effect": tool.effect,
+        "tool": call.name,
+        "effect": call.effect,
         "key": call.explicit_key(),
         "business": call.business,
-        "identity": tool.identity,
-        "repeats": tool.repeats or None,
-        "level": tool.durability,
-        "probe": True if tool.probe else None,
-        "settle_s": tool.probe_settle_s,
-        "key_lifetime_s": tool.key_lifetime_s,
-        "unresolved_ok": tool.unresolved_ok or None,
+        "identity": tool.get("identity", "content"),
+        "repeats": tool.get("repeats") or None,
+        "level": tool.get("durability"),
+        "probe": True if tool.get("probe") else None,
+        "settle_s": tool.get("probe_settle_s"),
+        "key_lifetime_s": tool.get("key_lifetime_s"),
+        "unresolved_ok": tool.get("unresolved_ok") or None,
     }
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _attempt(session: Session, call: Call, *, go: Message) -> ToolOp[Any]:
+def _made(session: Session, call: Call, *, go: Message) -> ToolOp[bytes]:
+    """Call the function; its result in the recorded form. What it raises is told, and raised."""
     number = field(go, "call", kind=int)
     session.calls[number] = CallPhase.UNSTARTED
-    invoke = Invoke(
-        call,
-        session,
-        number=number,
-        key=go.body.get("upstream_key"),
-        until_boot_s=go.body.get("until_boot_s"),
-    )
     try:
-        data = _codec.encode((yield invoke), f"the result of {call.tool.name}")
-    except TooLate:
-        raise
-    except NotApplied as error:
-        yield from _tell(session, outcome(go, "not_applied", reason=str(error)))
+        return _codec.encode(
+            (yield Invoke(call, session, said=go.body)), f"the result of {call.name}"
+        )
+    except errors.NotApplied as error:
+        yield from _told(session, call, ask=outcome(go, "not_applied", reason=str(error)))
         raise
     except Exception as error:
-        yield from _tell(session, outcome(go, "failed", reason=_said(error)))
-        if call.tool.effect == "once":
+        yield from _told(session, call, ask=outcome(go, "failed", reason=_said(error)))
+        if call.effect == "once":
             raise _doubt(session, call, number=number, why=_said(error)) from error
         raise
     except BaseException as error:
         # The agent is being stopped: say what is known, and don't hold it up.
-        told = outcome(go, "failed", reason=_said(error))
-        yield _done(session, told._replace(is_posted=True))
+        failed = outcome(go, "failed", reason=_said(error))
+        with suppress(TimeoutError):
+            yield _done(session, failed._replace(within_s=0.0))
         raise
-    if not (yield from _tell(session, outcome(go, "result", result=data))):
-        again: Message = yield Ask(Request.CALL, _call_body(call), call.encoded())
-        if again.body.get("decision") != "go":
-            return _replayed(session, call, reply=again)
-        yield _done(session, outcome(again, "result", result=data))
-    # The recorded form, so that the agent sees the same the first time and on each replay.
-    return _codec.typed(_codec.decode(data), call.function)
 
 
-def _tell(session: Session, ask: Ask) -> Op[bool]:
-    """Tell an outcome; false if the sidecar knows of no such call.
-
-    It came back, and the call was a read, of which nothing is kept before its answer.
-    """
+def _told(session: Session, call: Call, *, ask: Ask) -> ToolOp[bool]:
+    """Say what became of a call; false if a sidecar that began anew no longer knows this read."""
     try:
         yield _done(session, ask)
-    except NotFound:
-        session.calls.pop(ask.body["call"], None)
+    except errors.NotFound:
+        if call.effect != "read":
+            raise
         return False
     return True
 
@@ -338,50 +263,47 @@ def _done(session: Session, ask: Ask) -> Ask:
     return ask
 
 
-def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message]:
-    number, probe = field(reply, "call", kind=int), call.tool.probe
+def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message | None]:
+    number, probe = field(reply, "call", kind=int), call.tool.get("probe")
     if probe is None:
         raise _doubt(session, call, number=number, why="it has no probe to ask")
     asked = call._replace(function=probe)
     try:
-        value = yield Invoke(asked, session, key=reply.body.get("upstream_key"))
-    except NotApplied:
+        value = yield Invoke(asked, session, said=reply.body)
+    except errors.NotApplied:
         value = None
     except Exception as error:
         why = f"its probe raised {_said(error)}"
         raise _doubt(session, call, number=number, why=why) from error
     applied = value is not None and value is not False
     body = {"call": number, "attempt": field(reply, "attempt", kind=int), "applied": applied}
-    data = _codec.encode(value, f"the probe of {call.tool.name}") if applied else None
+    data = _codec.encode(value, f"the probe of {call.name}") if applied else None
     try:
         answer: Message = yield Ask(Request.PROBED, body, data)
-    except NotFound:  # a sidecar that came back did not send us to ask
-        answer = yield Ask(Request.CALL, _call_body(call), call.encoded())
+    except errors.NotFound:  # a sidecar that came back did not send us to ask
+        return None
     return answer
 
 
 def _replayed(session: Session, call: Call, *, reply: Message) -> Any:
     kind, number = reply.body.get("kind", "result"), reply.body.get("call")
-    if kind == "result":
-        if reply.attachment is None:
-            return None
-        return _codec.typed(_codec.decode(reply.attachment), call.function)
     if kind == "unknown":
         raise _doubt(session, call, number=number, why="its effect is unknown")
-    text = f"call {number} of {call.tool.name} took place, but its answer is {kind}"
-    raise Held(text, run=session.run, call=number, tool=call.tool.name, step=call.step)
+    if kind != "result":
+        text = f"call {number} of {call.name} took place, but its answer is {kind}"
+        raise errors.Held(text, **_about(session, call, number=number))
+    data = reply.attachment
+    return None if data is None else _codec.typed(_codec.decode(data), call.function)
 
 
-def _doubt(session: Session, call: Call, *, number: Any, why: str) -> CoatcheckError:
-    name = call.tool.name
-    return InDoubt(
-        f"call {number} of {name} may or may not have taken place ({why}): "
-        f"look, then say so with `coatcheck resolve {session.run} {number}`",
-        run=session.run,
-        call=number,
-        tool=name,
-        step=call.step,
-    )
+def _doubt(session: Session, call: Call, *, number: Any, why: str) -> errors.CoatcheckError:
+    what = f"call {number} of {call.name} may or may not have taken place ({why})"
+    mend = f"look, then say so with `coatcheck resolve {session.run} {number}`"
+    return errors.InDoubt(f"{what}: {mend}", **_about(session, call, number=number))
+
+
+def _about(session: Session, call: Call, *, number: Any) -> dict[str, Any]:
+    return {"run": session.run, "call": number, "tool": call.name, "step": call.step}
 
 
 def _said(error: BaseException) -> str:

@@ -1,33 +1,26 @@
-"""What a client knows of its run and its sidecar. Pure: both drivers feed it what they read."""
+"""What a client knows of its run and its sidecar. Pure: the desk feeds it what was read."""
 
 import os
 import threading
+from collections.abc import Generator
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
-from coatcheck import _clock, wire
-from coatcheck.errors import (
-    CoatcheckError,
-    Draining,
-    Fenced,
-    Parked,
-    ProtocolError,
-    StepOver,
-    from_wire,
-)
+from coatcheck import _clock, errors, wire
 from coatcheck.wire import Message, Push, Reply, Request
 
 INCARNATION_BYTES: Final = 16
 """Random enough that two agents never share one."""
-HANDSHAKE_S: Final = 15.0
-"""A socket that takes a connection and says nothing for this long is as good as gone."""
-RESUME_WAIT_S: Final = 10.0
-"""How long a sidecar may take to find a run again; less than the handshake may take."""
-RELEASE_S: Final = 20.0
-"""Leaving a run waits this long for the sidecar, and no longer: a lease ends it otherwise."""
 CALL_REQUESTS_SHARE: Final = 2
 """Calls that wait for an equal one take 1 / this of the requests; outcomes need the others."""
+UNOPENED: Final = "unopened"
+OWNED: Final = "owned"
+STATUS_AFTER: Final = {
+    Request.FINISH: "finished",
+    Request.FAIL: "failed",
+    Request.RELEASE: "released",
+}
 
 Value = TypeVar("Value")
 
@@ -47,25 +40,17 @@ class Ask(NamedTuple):
     body: dict[str, Any]
     attachment: bytes | None = None
     whole: "Ask | None" = None
-    state: bytes | None = None
-    """What becomes the base of the next patch, once this is acknowledged."""
-    is_posted: bool = False
-    """Nobody waits for the reply."""
+    within_s: float | None = None
+    """The reply is waited for no longer than this; then `TimeoutError` is raised."""
 
 
-class Opening(NamedTuple):
-    """What an `open` says; `run` is `None` for the next ready one of the queue."""
+Op = Generator[Ask, Message, Value]
+"""What is to be asked, one request after another; is sent each reply, or thrown its error."""
 
-    run: str | None
-    queue: str
-    schema: int
-    code_version: str | None = None
-    is_pinned: bool = False
-    create: bool = True
-    wait_s: float = 60.0
-    address: str | None = None
-    step_timeout_s: float | None = None
-    input: bytes | None = None
+
+def incarnation() -> bytes:
+    """The same for the life of this process."""
+    return _incarnation(os.getpid())
 
 
 @lru_cache(maxsize=1)
@@ -76,64 +61,48 @@ def _incarnation(pid: int) -> bytes:
 class Session:
     """One connection's run: where it stands, and what must be said again after a break."""
 
-    def __init__(self, opening: Opening) -> None:
-        """Nothing is known yet but what is wanted."""
+    def __init__(self, opening: Ask) -> None:
+        """Nothing is known yet but how to ask for it."""
         self.opening = opening
-        self.run = ""
-        self.epoch = 0
-        self.step = 0
-        self.is_open = False
-        self.is_ended = False
-        self.is_committing = False
-        self.is_draining = False
-        self.drain_at_s: float | None = None
-        self.deadline_at_s: float | None = None
-        self.checkpoint_wanted = False
-        self.signals: set[str] = set()
-        self.fenced: Fenced | None = None
+        self.run: str = opening.body.get("run", "")
+        self.status = UNOPENED
+        self.epoch = self.step = 0
+        self.is_committing = self.is_draining = False
+        self.fenced: errors.Fenced | None = None
         self.base: tuple[int, bytes] | None = None
+        """The seq and the bytes of the state that a patch may start from."""
         self.calls: dict[int, CallPhase] = {}
         self.answered: set[int] = set()
         """Calls of the step under way whose answer is known here."""
+        self.signals: list[int] = []
+        """Those that this step received; its commit consumes them."""
         self.state_bytes_max = wire.STATE_BYTES_MAX
-        self.requests_max = wire.REQUESTS_MAX
-        self._last_id = 0
+        self.calls_max = wire.REQUESTS_MAX // CALL_REQUESTS_SHARE
+        """How many `call` requests may wait for their reply at once."""
         self._phases = threading.Lock()
 
     @property
-    def incarnation(self) -> bytes:
-        """The same for the life of this process."""
-        return _incarnation(os.getpid())
-
-    @property
-    def calls_max(self) -> int:
-        """How many `call` requests may wait for their reply at once."""
-        return max(1, self.requests_max // CALL_REQUESTS_SHARE)
-
-    def next_id(self) -> int:
-        """An id that no request of this session had; a request keeps its id when sent again."""
-        self._last_id = self._last_id % wire.ID_MAX + 1
-        return self._last_id
-
-    def check(self, step: int | None = None) -> None:
-        """Raise `Fenced` or `StepOver` if nothing can be asked, or not about `step`."""
-        if self.fenced is not None:
-            raise self.fenced
-        if self.is_ended:
-            raise StepOver(f"run {self.run} is over for this process: open it again")
-        if step is None:
-            return
-        if step != self.step:
-            raise StepOver(f"step {step} is over; run {self.run} is at step {self.step}")
-        if self.is_committing:
-            raise StepOver(f"step {step} of run {self.run} is being committed already")
+    def is_open(self) -> bool:
+        """The run is this process's, as far as it knows."""
+        return self.status == OWNED and self.fenced is None
 
     @property
     def has_next_step(self) -> bool:
         """Another step may begin. Raises `Fenced`."""
         if self.fenced is not None:
             raise self.fenced
-        return not (self.is_ended or self.is_draining)
+        return self.is_open and not self.is_draining
+
+    def check(self, step: int | None = None) -> None:
+        """Raise `Fenced` or `StepOver` if nothing can be asked, or not about `step`."""
+        if self.fenced is not None:
+            raise self.fenced
+        if not self.is_open:
+            raise errors.StepOver(f"run {self.run} is {self.status}, and not open here")
+        if step is not None and step != self.step:
+            raise errors.StepOver(f"step {step} is over; run {self.run} is at step {self.step}")
+        if step is not None and self.is_committing:
+            raise errors.StepOver(f"step {step} of run {self.run} is being committed already")
 
     def begin(self, number: int) -> bool:
         """Note that call `number` starts now; false if its `go` was given back meanwhile."""
@@ -143,104 +112,79 @@ class Session:
             self.calls[number] = CallPhase.RUNNING
             return True
 
-    def report(self) -> dict[int, CallPhase]:
-        """The calls without an acknowledged outcome, for a sidecar that came back.
+    def report(self) -> dict[str, Any]:
+        """How the run stands here, for a sidecar that came back: a `resume`.
 
-        One reported as unstarted must not start any more: its `go` is given back by this.
+        A call reported as unstarted must not start any more: its `go` is given back by this.
         """
         with self._phases:
             calls = dict(self.calls)
-            for number, phase in calls.items():
-                if phase is CallPhase.UNSTARTED:
-                    del self.calls[number]
-            return calls
+            for number in [n for n, phase in calls.items() if phase is CallPhase.UNSTARTED]:
+                del self.calls[number]
+            return {"epoch": self.epoch, "calls": calls, "answered": sorted(self.answered)}
 
-    def settle(self, ask: Ask, message: Message, *, is_abandoned: bool = False) -> Ask | None:
-        """Note what a reply tells, in order of arrival; raise it if it is an error.
+    def opened(self, reply: Message) -> None:
+        """Note what an `open` gave: the run, or that it is over."""
+        self.status = reply.body.get("status", OWNED)
+        self.epoch = field(reply, "epoch", kind=int)
 
-        Returns what must be said because nobody waits for the reply any more.
-        """
+    def settle(self, ask: Ask, message: Message) -> None:
+        """Note what a reply tells, in order of arrival; raise it if it is an error."""
         self.refused(ask)
         if message.type == Reply.ERROR:
-            raise self._noted(from_wire(message.body))
+            raise self._noted(errors.from_wire(message.body))
         if message.type != Reply.OK:
-            raise ProtocolError(f"{ask.type} was answered by {message.type:.40}")
+            raise errors.ProtocolError(f"{ask.type} was answered by {message.type:.40}")
         if message.body.get("draining") is True:
             self.is_draining = True
         if message.body.get("decision") == "replay":
             self.answered.add(field(message, "call", kind=int))
-        match ask.type:
-            case Request.COMMIT:
-                self.answered.clear()
-                self.step = field(message, "step", kind=int)
-                self.base = (field(message, "seq", kind=int), ask.state or b"")
-                self.checkpoint_wanted = False
-            case Request.FINISH | Request.FAIL | Request.RELEASE:
-                self.is_ended = True
-            case Request.OUTCOME:
-                self.calls.pop(ask.body["call"], None)
-                if ask.body["kind"] == "result":
-                    self.answered.add(ask.body["call"])
-            case Request.CALL | Request.PROBED if is_abandoned:
-                return _unstarted(message)
-        return None
+        elif ask.type is Request.OUTCOME and ask.body["kind"] == "result":
+            self.answered.add(ask.body["call"])
+        if ask.type is Request.COMMIT:
+            self.answered.clear()
+            self.step = field(message, "step", kind=int)
+            self.base = (field(message, "seq", kind=int), (ask.whole or ask).attachment or b"")
+            consumed = ask.body.get("signals", ())
+            self.signals = [number for number in self.signals if number not in consumed]
+        self.status = STATUS_AFTER.get(ask.type, self.status)
 
     def refused(self, ask: Ask) -> None:
         """Note that `ask` is no longer under way, whatever became of it."""
         if ask.type in (Request.COMMIT, Request.FINISH):
             self.is_committing = False
+        elif ask.type is Request.OUTCOME:
+            self.calls.pop(ask.body["call"], None)
 
-    def _noted(self, error: CoatcheckError) -> CoatcheckError:
-        match error:
-            case Fenced():
-                self.fenced = error
-            case Parked():
-                self.is_ended = True
-            case Draining():
-                self.is_draining = True
-            case _:
-                pass
+    def _noted(self, error: errors.CoatcheckError) -> errors.CoatcheckError:
+        if isinstance(error, errors.Fenced):
+            self.fenced = error
+        elif isinstance(error, errors.Parked):
+            self.status = "parked"
+        elif isinstance(error, errors.Draining):
+            self.is_draining = True
         return error
 
     def push(self, message: Message) -> None:
-        """Note what the sidecar says unasked. What a newer one says is ignored."""
-        body = message.body
-        match message.type:
-            case Push.DRAIN:
-                self.is_draining = True
-                self.drain_at_s = _clock.monotonic() + float(body.get("deadline_s", 0.0))
-            case Push.FENCED:
-                text = f"run {self.run} has a newer owner, of epoch {body.get('epoch')}"
-                self.fenced = Fenced(text, run=self.run, epoch=body.get("epoch"))
-            case Push.CHECKPOINT_PLEASE:
-                self.checkpoint_wanted = True
-            case Push.DEADLINE:
-                self.deadline_at_s = _clock.monotonic() + float(body.get("left_s", 0.0))
-            case Push.SIGNAL:
-                self.signals.add(str(body.get("name")))
-            case _:
-                pass
+        """Note what the sidecar says unasked. What needs no answer from here is ignored."""
+        if message.type == Push.DRAIN:
+            self.is_draining = True
+        elif message.type == Push.FENCED:
+            epoch = message.body.get("epoch")
+            text = f"run {self.run} has a newer owner, of epoch {epoch}"
+            self.fenced = errors.Fenced(text, run=self.run, epoch=epoch)
 
 
 def field(message: Message, name: str, *, kind: type[Value]) -> Value:
     """One value of a reply. Raises `ProtocolError` if it isn't there, or another type."""
     value = message.body.get(name)
     if not isinstance(value, kind):
-        raise ProtocolError(f"a reply has no {name} of type {kind.__name__}")
+        raise errors.ProtocolError(f"a reply has no {name} of type {kind.__name__}")
     return value
 
 
 def outcome(go: Message, kind: str, *, reason: str = "", result: bytes | None = None) -> Ask:
     """What became of the attempt that `go` allowed."""
-    body = {
-        "call": field(go, "call", kind=int),
-        "attempt": field(go, "attempt", kind=int),
-        "kind": kind,
-    }
-    return Ask(Request.OUTCOME, {**body, "reason": reason} if reason else body, result)
-
-
-def _unstarted(message: Message) -> Ask | None:
-    if message.body.get("decision") != "go":
-        return None
-    return outcome(message, "not_applied", reason="the caller had gone")._replace(is_posted=True)
+    numbers = {name: field(go, name, kind=int) for name in ("call", "attempt")}
+    said = {"reason": reason} if reason else {}
+    return Ask(Request.OUTCOME, {**numbers, "kind": kind, **said}, result)

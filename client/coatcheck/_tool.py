@@ -1,107 +1,61 @@
 """What a tool says of itself, and one call of it as the sidecar sees it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, get_args
 
 from coatcheck import _clock
-from coatcheck._codec import encode
 from coatcheck._session import Session
+from coatcheck.errors import NotApplied
 
 Effect = Literal["read", "idempotent", "once"]
+Identity = Literal["content", "positional"]
 Durability = Literal["process", "node", "remote"]
 Function = TypeVar("Function", bound=Callable[..., Any])
+Params = ParamSpec("Params")
 
-_EFFECTS: Final = ("read", "idempotent", "once")
-_IDENTITIES: Final = ("content", "positional")
-_LEVELS: Final = (None, "process", "node", "remote")
 _ATTRIBUTE: Final = "__coatcheck_tool__"
 _KEY: ContextVar[str | None] = ContextVar("coatcheck_key", default=None)
 
 
-class TooLate(Exception):  # noqa: N818 - says what is the case
-    """The window in which a guarded call may start is over."""
+class TooLate(NotApplied):
+    """The window in which a guarded call may start is over, or its `go` was given back."""
 
 
 class ToolOptions(TypedDict, total=False):
-    """What `coatcheck.tool` and `step.tool` take; see `Declaration`."""
+    """What sending a call of a tool twice would do, and what can be done about doubt.
+
+    For `coatcheck.tool` and `step.tool`.
+    """
 
     name: str
+    """What the tool is called in the run's log (the function's own name)."""
     effect: Effect
+    """`read`: nothing. `idempotent`: nothing, under the same key. `once` (the default): harm."""
     key: str | Callable[..., str]
-    record: bool
-    probe: Callable[..., Any]
-    undo: Callable[..., Any]
-    irreversible: bool
-    probe_settle_s: float
-    key_lifetime_s: float
-    identity: Literal["content", "positional"]
-    repeats: bool
-    unresolved_ok: bool
-    durability: Durability
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
-    """What sending a call of a tool twice would do, and what can be done about doubt."""
-
-    name: str
-    effect: Effect = "once"
-    """`read`: nothing. `idempotent`: nothing, under the same key. `once`: harm."""
-    key: str | Callable[..., str] | None = None
     """A JSON pointer into the arguments (`/invoice_id`: the business key), or the key itself, or
     a function of the arguments that returns it. Without one a call is what it asks for."""
-    record: bool = False
+    record: bool
     """For `read`: keep the answer, and give it again when the step is done again."""
-    probe: Callable[..., Any] | None = None
+    probe: Callable[..., Any]
     """For `once`: asked with the same arguments whether it took place. Returns what the tool would
     have returned; or `None` or `False`, or raises `NotApplied`, if it didn't."""
-    undo: Callable[..., Any] | None = None
+    undo: Callable[..., Any]
     """Takes back what a call did; for compensation."""
-    irreversible: bool = False
-    """Can't be taken back: never started while the pod drains."""
-    probe_settle_s: float | None = None
+    probe_settle_s: float
     """How long after a send a probe may still miss it. Unset: a negative probe proves nothing."""
-    key_lifetime_s: float | None = None
+    key_lifetime_s: float
     """For `idempotent`: how long the upstream honours a key."""
-    identity: Literal["content", "positional"] = "content"
-    repeats: bool = False
+    identity: Identity
+    """A call without a key is the same one if it asks for the same (the default), or if it comes
+    in the same place."""
+    repeats: bool
     """An equal call in the same step is meant: it is made again."""
-    unresolved_ok: bool = False
+    unresolved_ok: bool
     """May be made while an earlier call of this tool is in doubt."""
-    durability: Durability | None = None
+    durability: Durability
     """How far the record of a call must have got before it leaves; `once` is always `remote`."""
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        for name, value, legal in (
-            ("effect", self.effect, _EFFECTS),
-            ("identity", self.identity, _IDENTITIES),
-            ("durability", self.durability, _LEVELS),
-        ):
-            if value not in legal:
-                raise ValueError(f"{self.name}: {name} is {value!r}; one of {legal} is legal")
-        for function in (self.probe, self.undo):
-            if function is not None and not callable(function):
-                raise TypeError(f"{self.name}: {function!r} can't be called")
-        for is_wrong, why in (
-            (self.probe and self.effect != "once", "only a tool of effect once has a probe"),
-            (self.probe_settle_s and not self.probe, "probe_settle_s needs a probe"),
-            (self.record and self.effect != "read", "every call but a read is recorded anyway"),
-            (self.is_unrecorded and self.key, "a read that isn't recorded takes no key"),
-            (self.effect == "read" and self.undo, "a read leaves nothing to undo"),
-            (self.irreversible and self.undo, "irreversible and undo exclude each other"),
-            (self.key == "", "a key has at least one character"),
-        ):
-            if is_wrong:
-                raise ValueError(f"{self.name}: {why}")
-
-    @property
-    def is_unrecorded(self) -> bool:
-        """Its calls are nobody's business but the agent's."""
-        return self.effect == "read" and not self.record
 
 
 def tool(**options: Unpack[ToolOptions]) -> Callable[[Function], Function]:
@@ -114,28 +68,69 @@ def tool(**options: Unpack[ToolOptions]) -> Callable[[Function], Function]:
     return attach
 
 
-def declare(function: Callable[..., Any], options: ToolOptions) -> Declaration:
-    """What `function` said of itself, with `options` in place of what they name.
+def declare(function: Callable[..., Any], options: ToolOptions) -> ToolOptions:
+    """What `function` said of itself, with `options` in place of what they name; checked.
 
     A function that said nothing is of effect `once`: the safe one.
     """
-    declared: Declaration | None = getattr(function, _ATTRIBUTE, None)
-    if declared is not None:
-        return replace(declared, **options)
-    name = options.get("name") or getattr(function, "__name__", None)
-    if name is None:
-        raise ValueError(f"{function!r} has no name of its own: give it one with name=")
-    return Declaration(**cast(Any, {**options, "name": name}))
+    known: ToolOptions | None = getattr(function, _ATTRIBUTE, None)
+    if known is not None and not options:
+        return known
+    name = getattr(function, "__name__", "")
+    declared: ToolOptions = {"name": name, "effect": "once", **(known or {}), **options}
+    _check(declared)
+    return declared
+
+
+def _check(tool: ToolOptions) -> None:
+    """Refuse what is unknown, and what contradicts itself."""
+    refuse_unknown(tool, ToolOptions)
+    name, effect = tool["name"], tool["effect"]
+    for option, kind in ("effect", Effect), ("identity", Identity), ("durability", Durability):
+        value, legal = tool.get(option), get_args(kind)
+        if value not in (None, *legal):
+            raise ValueError(f"{name}: {option} is {value!r}; one of {legal} is legal")
+    for function in (tool.get("probe"), tool.get("undo")):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}: {function!r} can't be called")
+    is_read, has = effect == "read", tool.get
+    for is_wrong, why in (
+        (not name, "a tool that has no name of its own: give it one with name="),
+        (has("probe") and effect != "once", "only a tool of effect once has a probe"),
+        (has("probe_settle_s") and not has("probe"), "probe_settle_s needs a probe"),
+        (has("record") and not is_read, "every call but a read is recorded anyway"),
+        (is_read and has("key") and not has("record"), "a read that isn't recorded takes no key"),
+        (is_read and has("undo"), "a read leaves nothing to undo"),
+        (has("key") == "", "a key has at least one character"),
+    ):
+        if is_wrong:
+            raise ValueError(f"{name}: {why}")
+
+
+def refuse_unknown(options: Mapping[str, Any], legal: type) -> None:
+    """Raise `TypeError` for an option that the TypedDict `legal` has not."""
+    for name in options.keys() - legal.__annotations__.keys():
+        raise TypeError(f"there is no option {name!r}; there are {sorted(legal.__annotations__)}")
 
 
 class Call(NamedTuple):
     """One call about to be made: the step and the declared tool, and how it was called."""
 
     step: int
-    tool: Declaration
+    tool: ToolOptions
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the tool is called."""
+        return self.tool["name"]
+
+    @property
+    def effect(self) -> Effect:
+        """What sending it twice would do."""
+        return self.tool["effect"]
 
     def arguments(self) -> dict[str, Any]:
         """The arguments by parameter name, as given.
@@ -149,29 +144,25 @@ class Call(NamedTuple):
             bound.apply_defaults()
             name = self.business[1:].partition("/")[0].replace("~1", "/").replace("~0", "~")
             if name not in bound.arguments:
-                raise ValueError(f"{self.tool.name} has no parameter for its key {self.business}")
+                raise ValueError(f"{self.name} has no parameter for its key {self.business}")
             given[name] = bound.arguments[name]
         return given
 
     @property
     def business(self) -> str | None:
         """The JSON pointer of the business key."""
-        key = self.tool.key
+        key = self.tool.get("key")
         return key if isinstance(key, str) and key.startswith("/") else None
 
     def explicit_key(self) -> str | None:
         """The key that the agent gives."""
-        key = self.tool.key
+        key = self.tool.get("key")
         if key is None or self.business is not None:
             return None
         value: Any = key(*self.args, **self.kwargs) if callable(key) else key
         if not isinstance(value, str) or not value:
-            raise TypeError(f"the key of {self.tool.name} is {value!r}, not a str with characters")
+            raise TypeError(f"the key of {self.name} is {value!r}, not a str with characters")
         return value
-
-    def encoded(self) -> bytes:
-        """The arguments as msgpack. Raises `NotEncodable`."""
-        return encode(self.arguments(), self.tool.name)
 
 
 class Invoke:
@@ -180,34 +171,25 @@ class Invoke:
     The clock is read in `start`, in the very thread that calls, right before it calls.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        session: Session,
-        *,
-        number: int = 0,
-        key: str | None = None,
-        until_boot_s: float | None = None,
-    ) -> None:
-        """`number` is 0 for a call that the sidecar knows nothing of."""
+    def __init__(self, call: Call, session: Session, *, said: Mapping[str, Any]) -> None:
+        """`said` is what the sidecar said of the call, empty if it wasn't asked."""
         self.call = call
         self._session = session
-        self._number = number
-        self._key = key
-        self._until_boot_s = until_boot_s
+        self._said = said
         self._token: Token[str | None] | None = None
 
     def start(self) -> Any:
         """Call it: a value, or something to await. Raises `TooLate`, or what it raises."""
-        if self._until_boot_s is not None and _clock.boottime() >= self._until_boot_s:
-            raise TooLate
-        if self._number and not self._session.begin(self._number):
-            raise TooLate
+        until_boot_s = self._said.get("until_boot_s")
+        if until_boot_s is not None and _clock.boottime() >= until_boot_s:
+            raise TooLate("it could not start in time")
+        if self._said.get("decision") == "go" and not self._session.begin(self._said["call"]):
+            raise TooLate("it could not start in time")
         return self.call.function(*self.call.args, **self.call.kwargs)
 
     def __enter__(self) -> None:
         """Make the key known to `current_key`."""
-        self._token = _KEY.set(self._key)
+        self._token = _KEY.set(self._said.get("upstream_key"))
 
     def __exit__(self, *exc_info: object) -> None:
         """Forget it."""

@@ -4,7 +4,6 @@ The contract is `docs/protocol.md`. Nothing here reads a socket, a clock or a fi
 """
 
 import struct
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -105,21 +104,16 @@ class Retry(StrEnum):
     LATER = "later"
 
 
-class Frame(NamedTuple):
-    """One frame: `body` is a map with str keys, or bytes if `type` is `part`."""
+class Message(NamedTuple):
+    """A request, reply or push with its attachment; `None` is not the same as an empty one.
+
+    As a frame it has none yet. `body` is a map with str keys, or bytes if `type` is `part`.
+    """
 
     type: str
     id: int
     body: Any
-
-
-class Message(NamedTuple):
-    """A request, reply or push with its attachment; `None` is not the same as an empty one."""
-
-    type: str
-    id: int
-    body: dict[str, Any]
-    attachment: bytes | None
+    attachment: bytes | None = None
 
 
 class Patch(NamedTuple):
@@ -131,15 +125,12 @@ class Patch(NamedTuple):
 
 
 class WireError(Exception):
-    """Bytes that are no frame, or no legal patch. The connection can't go on after a bad frame.
+    """Bytes that are no frame. The connection can't go on after a bad frame.
 
     `frames` are those that came whole before the bad one, in the same `feed`.
     """
 
-    def __init__(self, message: str, *, frames: Sequence[Frame] = ()) -> None:
-        """Name what is wrong."""
-        super().__init__(message)
-        self.frames = tuple(frames)
+    frames: tuple[Message, ...] = ()
 
 
 class AttachmentTooLarge(WireError):  # noqa: N818 - names what it is
@@ -147,9 +138,8 @@ class AttachmentTooLarge(WireError):  # noqa: N818 - names what it is
 
     def __init__(self, message: Message, *, limit_bytes: int) -> None:
         """Keep the message (without its attachment), so that it can be answered."""
-        super().__init__(
-            f"the attachment of {message.type} {message.id} passes the limit of {limit_bytes} bytes"
-        )
+        name = f"{message.type} {message.id}"
+        super().__init__(f"the attachment of {name} passes the limit of {limit_bytes} bytes")
         self.refused = message
         self.limit_bytes = limit_bytes
 
@@ -165,10 +155,7 @@ def encode_frame(  # noqa: PLR0917 - in the order of the frame
 
 
 def encode_message(  # noqa: PLR0917 - in the order of the message
-    type: str,
-    id: int,
-    body: dict[str, Any],
-    attachment: bytes | memoryview | None = None,
+    type: str, id: int, body: dict[str, Any], attachment: bytes | memoryview | None = None
 ) -> list[bytes]:
     """The frames of one message, in order: parts of at most `PART_BYTES_MAX`, then itself."""
     if attachment is None:
@@ -188,58 +175,33 @@ class FrameReader:
     def __init__(self) -> None:
         """Begin at the start of a stream."""
         self._buffer = bytearray()
-        self._missing = 0
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """The frames that `data` completes. Raises `WireError`; then the stream is lost."""
-        if not self._buffer:
-            frames, used = _cut(memoryview(data))
-            self._buffer += memoryview(data)[used:]
-        else:
-            self._buffer += data
-            if len(self._buffer) < self._missing:
-                return []
+        self._buffer += data
+        frames: list[Message] = []
+        at = 0
+        try:
             with memoryview(self._buffer) as view:
-                frames, used = _cut(view)
-            del self._buffer[:used]
-        self._missing = _wanted(self._buffer)
+                while len(view) - at >= _LENGTH.size:
+                    length: int = _LENGTH.unpack_from(view, at)[0]
+                    if not 0 < length <= FRAME_BYTES_MAX:
+                        text = f"a frame says {length} bytes; 1 to {FRAME_BYTES_MAX} are legal"
+                        raise WireError(text)  # noqa: TRY301 - those before it are told below
+                    start, end = at + _LENGTH.size, at + _LENGTH.size + length
+                    if end > len(view):
+                        break
+                    with view[start:end] as payload:
+                        frames.append(_decode(payload))
+                    at = end
+        except WireError as error:
+            error.frames = tuple(frames)
+            raise
+        del self._buffer[:at]
         return frames
 
 
-def _wanted(buffer: bytearray) -> int:
-    """How long the buffer must be before another look is worth it."""
-    if len(buffer) < _LENGTH.size:
-        return _LENGTH.size
-    return _LENGTH.size + int(_LENGTH.unpack_from(buffer)[0])
-
-
-def _cut(view: memoryview) -> tuple[list[Frame], int]:
-    """The whole frames at the start of `view`, and how many bytes they take."""
-    frames: list[Frame] = []
-    at, end = 0, len(view)
-    try:
-        while end - at >= _LENGTH.size:
-            length = _length(view, at)
-            start = at + _LENGTH.size
-            if end - start < length:
-                break
-            at = start + length
-            with view[start:at] as payload:
-                frames.append(_decode(payload))
-    except WireError as error:
-        error.frames = tuple(frames)
-        raise
-    return frames, at
-
-
-def _length(view: memoryview, at: int) -> int:
-    length: int = _LENGTH.unpack_from(view, at)[0]
-    if not 0 < length <= FRAME_BYTES_MAX:
-        raise WireError(f"a frame says {length} bytes; 1 to {FRAME_BYTES_MAX} are legal")
-    return length
-
-
-def _decode(payload: memoryview) -> Frame:
+def _decode(payload: memoryview) -> Message:
     """One frame's payload, checked."""
     try:
         # Maps inside a body may have integers for keys; anything hashable is let through here.
@@ -258,7 +220,7 @@ def _decode(payload: memoryview) -> Frame:
             raise WireError(f"part {id_} is not 1 to {PART_BYTES_MAX} bytes")
     elif type(body) is not dict or not all(type(key) is str for key in body):
         raise WireError(f"the body of {type_:.40} {id_} is not a map with str keys")
-    return Frame(type_, id_, body)
+    return Message(type_, id_, body)
 
 
 class Assembler:
@@ -270,7 +232,7 @@ class Assembler:
         self._held_bytes = 0
         self._parts: dict[int, list[bytes] | None] = {}
 
-    def add(self, frame: Frame) -> Message | None:
+    def add(self, frame: Message) -> Message | None:
         """The message that `frame` completes; `None` for a part.
 
         Raises `AttachmentTooLarge` in place of a message whose parts were dropped, `WireError`
@@ -279,17 +241,16 @@ class Assembler:
         if frame.type == PART:
             self._hold(frame)
             return None
-        _, id_, body = frame
-        parts = self._parts.pop(id_, [])
+        parts = self._parts.pop(frame.id, [])
         if parts is None:
-            raise AttachmentTooLarge(Message(*frame, None), limit_bytes=self.bytes_max)
+            raise AttachmentTooLarge(frame, limit_bytes=self.bytes_max)
         if not parts:
-            return Message(*frame, b"" if body.get("empty") is True else None)
+            return frame._replace(attachment=b"") if frame.body.get("empty") is True else frame
         attachment = parts[0] if len(parts) == 1 else b"".join(parts)
         self._held_bytes -= len(attachment)
-        return Message(*frame, attachment)
+        return frame._replace(attachment=attachment)
 
-    def _hold(self, part: Frame) -> None:
+    def _hold(self, part: Message) -> None:
         parts = self._parts.setdefault(part.id, [])
         if len(self._parts) > REQUESTS_MAX:
             raise WireError(f"parts of more than {REQUESTS_MAX} requests came, and no request")
@@ -329,45 +290,3 @@ def make_patch(old: bytes, new: bytes) -> Patch | None:
     if len(ranges) > PATCH_RANGES_MAX:
         return None
     return Patch(length, ranges, b"".join(view[at : at + size] for at, size in ranges))
-
-
-def apply_patch(  # noqa: PLR0917 - in the order of the patch
-    old: bytes, length: int, ranges: Any, data: bytes, *, length_max: int = STATE_BYTES_MAX
-) -> bytes:
-    """The state that a patch makes of `old`. Raises `WireError` for any bound that is not kept.
-
-    `length` and `ranges` may come straight from a frame; their shape is checked too.
-    """
-    if not _is_size(length) or length > length_max:
-        raise WireError(f"a patch says length {length!r:.40}; 0 to {length_max} are legal")
-    if not isinstance(ranges, list | tuple):
-        raise WireError("the ranges of a patch are not an array")
-    base, view = memoryview(old), memoryview(data)
-    pieces: list[bytes | memoryview] = []
-    end = used = 0
-    for item in ranges:
-        if not isinstance(item, list | tuple) or len(item) != 2 or not all(map(_is_size, item)):
-            raise WireError(f"a range of a patch is {item!r:.40}, not [offset, length]")
-        at, size = item
-        if at < end:
-            raise WireError(f"a patch writes at {at}, after a range that ends at {end}")
-        if at + size > length:
-            raise WireError(f"a patch writes to {at + size} in a state of {length} bytes")
-        if used + size > len(view):
-            raise WireError(f"the ranges of a patch need more than its {len(view)} bytes")
-        pieces += _kept(base, start=end, end=at)
-        pieces.append(view[used : used + size])
-        end, used = at + size, used + size
-    if used != len(view):
-        raise WireError(f"the ranges of a patch take {used} of its {len(view)} bytes")
-    return b"".join(pieces + _kept(base, start=end, end=length))
-
-
-def _kept(base: memoryview, *, start: int, end: int) -> list[bytes | memoryview]:
-    """What a patch leaves from `start` to `end`: the old bytes, then zeros."""
-    old = base[start:end]
-    return [old, bytes(end - start - len(old))]
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and value >= 0

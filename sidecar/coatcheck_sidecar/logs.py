@@ -64,6 +64,8 @@ def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
 
 def write(level: str, event: str, /, **fields: object) -> None:
     """One line. Never raises: a log that is full or gone stops nothing."""
+    if LEVELS[level] < logging.getLogger().level:
+        return
     try:
         shown = {f"{key}_" if key in RESERVED else key: value for key, value in fields.items()}
         structlog.get_logger().log(LEVELS[level], event, **shown)

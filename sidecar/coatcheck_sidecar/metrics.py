@@ -26,8 +26,6 @@ WAIT_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 """An acknowledgement: from the journal's group commit to back-pressure of a slow link."""
 CLAIM_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 """A claim: two round trips, or a lease to wait for."""
-SIZE_BUCKETS: Final = tuple(float(4**power) for power in range(4, 14))
-"""256 B to 64 MiB, the largest state."""
 LABEL_VALUES_MAX: Final = 100
 """Tools are named by agents; past this many names they are counted together."""
 OTHER: Final = "other"
@@ -87,28 +85,19 @@ TABLE: Final[Mapping[str, Line]] = {
     "spool_failed": _count("error", "spool_failures", help="Files of the spool that failed."),
     "committed": Line(
         "debug",
-        (
-            Spread("commit_seconds", "Until acknowledged.", "seconds", WAIT_BUCKETS_S, ("level",)),
-            Spread("checkpoint_bytes", "Size of states.", "bytes", SIZE_BUCKETS),
-        ),
+        (Spread("commit_seconds", "Until acknowledged.", "seconds", WAIT_BUCKETS_S, ("level",)),),
     ),
     "claimed": Line(
         "info",
         (Spread("claim_seconds", "Time of a claim.", "seconds", CLAIM_BUCKETS_S, ("cause",)),),
     ),
-    "released": _count("info", "released", "reason", help="Runs given up in good order."),
-    "finished": _count("info", "finished", "status", help="Runs that are over."),
-    "held": _count("warning", "held", help="Runs held for an operator."),
     "call": _count("debug", "calls", "tool", "decision", help="Decisions on tool calls."),
-    "doubt": _count("warning", "doubts", "tool", help="Calls that became in doubt."),
     "heartbeat_failed": _count(
         "warning", "heartbeat_failures", help="Heartbeats not acknowledged."
     ),
-    "store_unfit": _count("error", "store_unfit", help="Times that the store broke a condition."),
     "store_away": _count("warning", "store_outages", help="Times that the store went away."),
     "store_back": Line("info"),
     "journal_dead": _count("critical", "journal_deaths", help="I/O errors that ended the journal."),
-    "takeover": _count("warning", "takeovers", help="Runs taken over from a silent owner."),
     "command": _count(
         "info", "commands", "what", help="Commands from outside, carried out or not."
     ),
@@ -186,6 +175,8 @@ class MetricsObserver:
         """`version` is the sidecar's, shown by `coatcheck_build_info`."""
         self.registry = CollectorRegistry(auto_describe=False)
         self._values: dict[str, set[str]] = {}
+        self._children: dict[tuple[str, ...], Counter | Histogram] = {}
+        """By name and labels: looking one up in the library takes longer than counting."""
         self._made: dict[str, Counter | Histogram] = {
             instrument.name: self._make(instrument)
             for line in TABLE.values()
@@ -230,7 +221,12 @@ class MetricsObserver:
             return
         made = self._made[instrument.name]
         if instrument.labels:
-            made = made.labels(*(self._label(name, fields) for name in instrument.labels))
+            values = tuple(self._label(name, fields) for name in instrument.labels)
+            key = (instrument.name, *values)
+            child = self._children.get(key)
+            if child is None:
+                child = self._children[key] = made.labels(*values)
+            made = child
         if isinstance(made, Histogram):
             made.observe(amount)
         else:

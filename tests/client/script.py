@@ -5,20 +5,22 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
-from coatcheck._ops import ToolOp
-from coatcheck._session import Ask, Opening, Session
+from coatcheck._ops import Command, ToolOp
+from coatcheck._session import OWNED, Ask, Session
 from coatcheck._tool import Invoke
-from coatcheck.wire import Message
+from coatcheck.wire import Message, Request
 
 Result = TypeVar("Result")
 
-RUN = Opening(run="r", queue="default", schema=1)
+RUN = Ask(
+    Request.OPEN, {"run": "r", "queue": "default", "schema": 1, "create": True, "wait_s": 60.0}
+)
 
 
 def session(*, step: int = 1, **more: Any) -> Session:
     """A session whose run is open at a step."""
     made = Session(RUN)
-    made.run, made.epoch, made.step, made.is_open = "r", 1, step, True
+    made.run, made.epoch, made.step, made.status = "r", 1, step, OWNED
     for name, value in more.items():
         setattr(made, name, value)
     return made
@@ -40,11 +42,11 @@ class Play(Generic[Result]):
     def __init__(self, session: Session, operation: ToolOp[Result]) -> None:
         self.session = session
         self._operation = operation
-        self._command: Ask | Invoke | None = None
+        self._command: Command = None
         self._result: Any = None
         self._step(lambda: next(operation))
 
-    def _step(self, advance: Callable[[], Ask | Invoke]) -> None:
+    def _step(self, advance: Callable[[], Command]) -> None:
         try:
             self._command = advance()
         except StopIteration as stop:

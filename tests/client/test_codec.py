@@ -91,7 +91,7 @@ def test_a_pydantic_object_with_raw_bytes_is_kept() -> None:
         ({"\ud800": 1}, "the key .* of state has a lone surrogate"),
         ({frozenset(): 1}, "state has a key of type frozenset"),
         ({7: {object(): 1}}, r"state\[7\] has a key of type object"),
-        ({(1, Point(2)): 1}, "state can't be encoded"),
+        ({"a": [{(1, Point(2)): 1}]}, r'state\["a"\]\[0\] has a key of type tuple'),
         ([Point], r"state\[0\] is a type"),
         (lambda: 0, "state is a function"),
     ],

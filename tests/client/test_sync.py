@@ -236,7 +236,7 @@ def test_no_sidecar_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_leaving_waits_no_longer_than_it_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coatcheck.sync.RELEASE_S", 0.2)
+    monkeypatch.setattr("coatcheck._ops.RELEASE_S", 0.2)
     script = [*opened(), Expect("release", {"reason": "left"}), Pause(0.1), AwaitClose()]
     with Fake(path, script), sync.open_run("r", schema=1):
         pass

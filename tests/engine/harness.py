@@ -63,6 +63,13 @@ class Link(MemoryStore):
         self.lands_unanswered = 0
         """So many of the next swaps happen, and their answer is lost."""
 
+    def twin(self) -> "Link":
+        """Another link to the same store, to be cut by itself."""
+        other = Link()
+        other._kept = self._kept
+        other._writes = 1 << 20  # versions of its own
+        return other
+
     async def _check(self) -> None:
         await asyncio.sleep(0)
         if self.is_away:
@@ -270,6 +277,7 @@ class Yard:
         journal: Journal | None = None,
         settings: Settings = FAST,
         clock: Clock | None = None,
+        store: Store | None = None,
     ) -> Pod:
         """Start a sidecar; pods of the same name share a socket path and a spool."""
         notes = Notes()
@@ -277,7 +285,7 @@ class Yard:
         uid = me.partition(".")[0]
         sidecar = Sidecar(
             me,
-            store=self.store,
+            store=store or self.store,
             journal=kept,
             spool=Spool(self.folder / f"{uid}.spool", bytes_max=1 << 30),
             clock=clock or SystemClock(),
@@ -339,3 +347,11 @@ async def last_words(wire: Wire) -> str:
     async with asyncio.timeout(5):
         await wire.is_lost.wait()
     return " ".join(message.body["message"] for message in wire.stray)
+
+
+async def names(yard: Yard, prefix: str) -> list[str]:
+    return [entry.name for entry in await yard.store.list(prefix)]
+
+
+async def names_are(yard: Yard, prefix: str, wanted: list[str]) -> bool:
+    return await names(yard, prefix) == wanted

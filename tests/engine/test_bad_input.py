@@ -200,12 +200,18 @@ async def test_an_unknown_type_is_refused_and_the_connection_lives(pod: Pod) -> 
 
 
 async def test_an_id_in_use_and_too_many_at_once(pod: Pod) -> None:
+    """All in one write: the sidecar takes them in before it answers the first."""
     wire = await pod.wire()
-    for _ in range(1_024):
-        wire.send("result", {"run": "none"})
-    many = [wire.send("result", {"run": "none"}) for _ in range(64)]
-    replies = await asyncio.gather(*many)
-    assert {reply.body["code"] for reply in replies} <= {"not_found", "protocol_error"}
+    frame = encode_frame("result", 7, {"run": "none"})
+    replies = [asyncio.get_running_loop().create_future() for _ in range(1_100)]
+    wire._replies.update({number + 100: future for number, future in enumerate(replies)})
+    wire._replies[7] = in_use = asyncio.get_running_loop().create_future()
+    wire.raw(frame + frame)
+    assert "its id is in use" in (await in_use).body["message"]
+    wire.raw(b"".join(encode_frame("result", n + 100, {"run": "none"}) for n in range(1_100)))
+    codes = [(await reply).body["code"] for reply in replies]
+    assert set(codes) <= {"not_found", "protocol_error"}
+    assert (await wire.send("result", {"run": "none"})).body["code"] == "not_found"
 
 
 async def test_steps_out_of_order(pod: Pod) -> None:

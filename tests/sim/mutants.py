@@ -182,7 +182,7 @@ def no_look_at_the_clock() -> AbstractContextManager[Any]:
     """An agent starts guarded calls however late it wakes."""
 
     def start(self: Invoke) -> Any:
-        self._until_boot_s = None
+        self._said = {**self._said, "until_boot_s": None}
         return begin(self)
 
     begin = Invoke.start

@@ -14,7 +14,7 @@ from coatcheck_sidecar.core.model import Call, CallClass
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Settings that the table needs; see `docs/operations.md` for their defaults."""
+    """Settings that the table needs; `engine/settings.py` has their defaults."""
 
     pause_max_s: float
     """No process pauses longer between its last look at the clock and its write."""

@@ -214,7 +214,12 @@ class Calls:
         call = self._find(number)
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         decision = self._decide(call, Ended(attempt, ending, outcome))
-        await self._perform(decision, call.key)
+        try:
+            await self._perform(decision, call.key)
+        except Refusal as error:
+            # That it is in doubt now is what the agent just told: an answer to its next asking.
+            if error.code not in (ErrorCode.IN_DOUBT, ErrorCode.HELD):
+                raise
         return self._state.seq
 
     async def probed(

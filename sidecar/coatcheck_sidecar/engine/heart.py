@@ -44,6 +44,7 @@ class Heart:
         self._keepers = keepers
         self._now_ms = now_ms
         self._beat = 0
+        self._is_stopped = False
         self._poke = asyncio.Event()
 
     async def run(self) -> None:
@@ -65,7 +66,9 @@ class Heart:
         self._poke.set()
 
     async def beat(self) -> None:
-        """One heartbeat, and a look at the inbox."""
+        """One heartbeat, and a look at the inbox; none after `stop`."""
+        if self._is_stopped:
+            return
         self._beat += 1
         keepers = list(self._keepers())
         runs = tuple(keeper.summary() for keeper in keepers)
@@ -86,6 +89,13 @@ class Heart:
                 await self._doors.store.delete(keeper.left_marker)
                 keeper.left_marker = ""
 
+    async def drop_marker(self, keeper: Keeper) -> None:
+        """A run that is let go of is where its new head says, which has a marker of its own."""
+        try:
+            await self._drop_markers([keeper])
+        except StoreError as error:
+            self._doors.observer.note("look_failed", error=str(error))
+
     def _note_away(self, *, is_away: bool, error: str = "") -> None:
         if is_away and not self.is_away:
             self._doors.observer.note("store_away", error=error)
@@ -95,6 +105,7 @@ class Heart:
 
     async def stop(self) -> None:
         """No more heartbeats: the object goes, so that nobody waits for its lease."""
+        self._is_stopped = True
         try:
             await self._doors.store.delete(heartbeat_name(self.me))
         except StoreError as error:

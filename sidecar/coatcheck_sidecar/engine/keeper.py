@@ -118,7 +118,8 @@ class Keeper:
             return
         try:
             await written
-        except JournalDead:
+        except JournalDead as error:
+            self._local.mourn(error)
             await self.shipper.shipped(seq)
 
     async def write(self, *events: Event, level: Level) -> list[Record]:
@@ -167,7 +168,13 @@ class Keeper:
                 await self._again(at.checkpoint_seq, level)
                 return at.checkpoint_seq
             record = await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
+        began_s = self.doors.clock.monotonic()
         await self.durable([record], level)
+        self.doors.observer.note(
+            "committed",
+            level=level.value,
+            seconds=self.doors.clock.monotonic() - began_s,
+        )
         return record.seq
 
     async def _again(self, seq: int, level: Level) -> None:
@@ -339,7 +346,8 @@ class Keeper:
 
     def _on_fenced(self) -> None:
         self.is_over = True
-        self.doors.observer.note("fenced", run=self.run, epoch=self.log.state.epoch)
+        if self._loop is not None:  # else it only lost a race for the run
+            self.doors.observer.note("fenced", run=self.run, epoch=self.log.state.epoch)
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
         self._leave()
 

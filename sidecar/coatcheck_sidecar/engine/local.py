@@ -37,6 +37,7 @@ class LocalLog:
         self._spool = spool
         self._tasks = tasks
         self._observer = note
+        self._is_mourned = False
         self._behind: dict[str, asyncio.Task[None]] = {}
         self._spooled: dict[str, list[tuple[int, int, str]]] = {}
 
@@ -44,6 +45,12 @@ class LocalLog:
     def is_dead(self) -> bool:
         """Nothing more can be kept here."""
         return self._journal.is_dead
+
+    def mourn(self, error: JournalDead) -> None:
+        """Say once that everything goes to the store alone from now on."""
+        if not self._is_mourned:
+            self._is_mourned = True
+            self._observer.note("journal_dead", error=str(error))
 
     def write(self, run: str, records: Sequence[Record], *, level: Level) -> "asyncio.Future[None]":
         """Take records in order; done when durable at `level`, or fails with `JournalDead`."""

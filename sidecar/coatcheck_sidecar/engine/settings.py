@@ -7,7 +7,7 @@ from coatcheck.wire import STATE_BYTES_MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Defaults as documented in `docs/operations.md`."""
+    """Defaults; each is a key of the configuration by the same name."""
 
     heartbeat_s: float = 10.0
     lease_s: float = 30.0

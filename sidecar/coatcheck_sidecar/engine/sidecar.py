@@ -149,6 +149,8 @@ class Sidecar:
         if keeper.shipper.is_fenced and keeper.log.unshipped:
             reason = f"epoch {keeper.log.state.epoch} was fenced"
             await self._local.set_aside(keeper.run, reason=reason)
+        if not keeper.shipper.is_fenced:
+            await self.heart.drop_marker(keeper)
         await keeper.close()
 
     # Agents

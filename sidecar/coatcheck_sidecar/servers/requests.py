@@ -16,10 +16,10 @@ from coatcheck.wire import (
     Request,
     Retry,
     WireError,
-    apply_patch,
 )
 from coatcheck_sidecar.core.call_events import Ending
 from coatcheck_sidecar.core.model import Level, OutcomeKind, Status
+from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
