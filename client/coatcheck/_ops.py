@@ -263,7 +263,7 @@ def _done(session: Session, ask: Ask) -> Ask:
     return ask
 
 
-def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message | None]:
+def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message]:
     number, probe = field(reply, "call", kind=int), call.tool.get("probe")
     if probe is None:
         raise _doubt(session, call, number=number, why="it has no probe to ask")
@@ -278,10 +278,7 @@ def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message | 
     applied = value is not None and value is not False
     body = {"call": number, "attempt": field(reply, "attempt", kind=int), "applied": applied}
     data = _codec.encode(value, f"the probe of {call.name}") if applied else None
-    try:
-        answer: Message = yield Ask(Request.PROBED, body, data)
-    except errors.NotFound:  # a sidecar that came back did not send us to ask
-        return None
+    answer: Message = yield Ask(Request.PROBED, body, data)
     return answer
 
 

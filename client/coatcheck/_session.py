@@ -137,10 +137,8 @@ class Session:
             raise errors.ProtocolError(f"{ask.type} was answered by {message.type:.40}")
         if message.body.get("draining") is True:
             self.is_draining = True
-        if message.body.get("decision") == "replay":
-            self.answered.add(field(message, "call", kind=int))
-        elif ask.type is Request.OUTCOME and ask.body["kind"] == "result":
-            self.answered.add(ask.body["call"])
+        if "result" in (message.body.get("kind"), ask.body.get("kind")):
+            self.answered.add(message.body.get("call") or ask.body["call"])
         if ask.type is Request.COMMIT:
             self.answered.clear()
             self.step = field(message, "step", kind=int)

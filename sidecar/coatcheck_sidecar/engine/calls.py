@@ -225,12 +225,12 @@ class Calls:
     async def probed(
         self, number: int, attempt: int, *, applied: bool, body: bytes | None
     ) -> Answer:
-        """The upstream was asked; what to do now."""
+        """The upstream was asked; what to do now.
+
+        A sidecar that came back does not know when: then a "no" proves nothing.
+        """
         call = self._find(number)
-        pending = self._probing.pop(number, None)
-        if pending is None:
-            why = f"call {number} was not to be probed: ask for it again"
-            raise Refusal(ErrorCode.NOT_FOUND, why, retry=Retry.SAME_KEY, call=number)
+        pending = self._probing.pop(number, _Pending(call, Level.NODE, sent_ms=0))
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         event = Probed(attempt, applied, pending.sent_ms, outcome)
         await self._perform(self._decide(call, event), call.key)
