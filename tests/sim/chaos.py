@@ -20,6 +20,8 @@ WINDOW_PAUSE_S: Final = 0.7
 BETWEEN_S: Final = 2.5
 """Between two faults, at strength 1."""
 AIM: Final = 0.7
+SLOW_S: Final = (0.5, 5.0, 15.0)
+"""The longest that a starved process takes to read what came: up to five leases."""
 SUSPEND_S_MAX: Final = 12.0
 FUSE_MIN, FUSE_MAX = 3, 8_000
 
@@ -66,7 +68,8 @@ class Chaos:
         for name in ("slow", "lost", "lost_answer", "late"):
             share = random.choice((0.0, 0.01, 0.03, 0.1)) * self._strength
             setattr(weather, name, share)
-        self._world.loop.slow_reads = random.choice((0.0, 0.0, 0.02, 0.1)) * self._strength
+        self._world.loop.slow_reads = random.choice((0.0, 0.0, 0.02, 0.05)) * self._strength
+        self._world.loop.slow_s = random.choice(SLOW_S)
         weather.conflict = random.choice((0.0, 0.02, 0.1)) * self._strength
         for name in ("refused", "lost", "lost_answer", "failed_probe"):
             setattr(habits, name, random.choice((0.0, 0.05, 0.15)) * self._strength)

@@ -75,7 +75,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.is_stopped = False
         self.callbacks = 0
         self.slow_reads = 0.0
-        """The share of what comes over a connection that is read late."""
+        """The share of what comes over a connection that is read late, up to `slow_s`."""
+        self.slow_s = 0.0
         self.errors: list[str] = []
         self.sockets: dict[str, Callable[[Callable[[], asyncio.BaseProtocol]], Any]] = {}
         """By path: makes a connection, or raises `OSError`."""

@@ -9,8 +9,6 @@ from tests.sim.loop import Process, VirtualLoop
 
 DELAY_S: Final = (0.00002, 0.0005)
 """A unix socket's."""
-SLOW_S: Final = 6.0
-"""The longest that a starved process takes to read what came: two leases."""
 
 
 class Pipe(asyncio.Transport):
@@ -37,7 +35,7 @@ class Pipe(asyncio.Transport):
     def _to_peer(self, what: Callable[..., None], *args: Any) -> None:
         delay_s = self._random.uniform(*DELAY_S)
         if self._random.random() < self._loop.slow_reads:
-            delay_s += self._random.uniform(0.0, SLOW_S)
+            delay_s += self._random.uniform(0.0, self._loop.slow_s)
         self._arrives_s = max(self._arrives_s, self._loop.now_s + delay_s)
         context = self.peer._owner.context
         self._loop.call_at(self._arrives_s, what, *args, context=context)
