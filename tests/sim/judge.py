@@ -43,7 +43,8 @@ class RunWatch:
     """One run, as the judge saw it."""
 
     head: Head | None = None
-    landed_s: float = 0.0
+    landed_s: dict[int, float] = field(default_factory=dict)
+    """By epoch: when its last head came to stand."""
     shadow: RunState | None = None
     """The fold of every record that its owners appended and shipped."""
     writers: dict[int, str] = field(default_factory=dict)
@@ -109,10 +110,10 @@ class Judge:
         before, watch.head = watch.head, head
         what = f"head of {head.run}, epoch {head.epoch}, seq {head.seq}, by {writer}"
         if before is not None and _is_takeover(before, head):
-            silent_s = self.now_s() - watch.landed_s
+            silent_s = self.now_s() - watch.landed_s[before.epoch]
             if silent_s < self.lease_s:
                 self._fault(f"{what}: taken over {silent_s:.3f} s after its owner's last swap")
-        watch.landed_s = self.now_s()
+        watch.landed_s[head.epoch] = self.now_s()
         self._check_order(watch, head, before=before, writer=writer, what=what)
         line, state = self._lines.pop(head.nonce, (None, b""))
         if line is None:
@@ -226,6 +227,9 @@ class Judge:
         self.asked(run, key, pod=pod)
         if act.kind in ONCE:
             watch = self.watch(run.id)
+            silent_s = self.now_s() - watch.landed_s.get(run.epoch, 0.0)
+            if silent_s > self.lease_s:
+                self._fault(f"{run.id} sends {act.name} {silent_s:.3f} s after its last swap")
             watch.starts[key] = watch.starts.get(key, 0) + 1
             if watch.starts[key] > len(watch.attempts.get(key, ())):
                 self._fault(
