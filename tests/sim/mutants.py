@@ -162,11 +162,7 @@ def claim_without_an_epoch() -> AbstractContextManager[Any]:
 
 def no_lease_before_a_takeover() -> AbstractContextManager[Any]:
     """A run is taken from an owner that is well."""
-
-    async def is_lapsed(self: Fleet, owner: str, run: str) -> bool:
-        return True
-
-    return patch.object(Fleet, "is_still_lapsed", is_lapsed)
+    return patch.object(Fleet, "is_lapsed", lambda self, owner, run: True)
 
 
 def lapsed_by_hearsay() -> AbstractContextManager[Any]:

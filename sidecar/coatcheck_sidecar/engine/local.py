@@ -137,6 +137,8 @@ class LocalLog:
 
     async def set_aside(self, run: str, *, reason: str) -> None:
         """Keep a run's rows out of the way: they belong to a log that went on elsewhere."""
+        if self._journal.is_dead:
+            return
         count = await self._journal.set_aside(run, reason=reason)
         if count:
             self._observer.note("set_aside", run=run, records=count, reason=reason)
