@@ -13,6 +13,8 @@ PROTOCOL_VERSIONS: Final = (1, 1)
 """Lowest and highest version of the protocol that this code speaks."""
 PART_BYTES_MAX: Final = 1_048_576
 """1 MiB: small enough that a push never waits long behind a big state."""
+ATTACHED_BYTES_MAX: Final = 65_536
+"""An attachment up to this rides in its message's own frame: one frame to read in place of two."""
 FRAME_BYTES_MAX: Final = 1_114_112
 """A full part, and 64 KiB for the keys of a body (gRPC and Kafka bound a frame likewise)."""
 STATE_BYTES_MAX: Final = 64 * 1_048_576
@@ -38,7 +40,7 @@ PART: Final = "part"
 """Type of a frame that carries a piece of an attachment."""
 
 _LENGTH: Final = struct.Struct(">I")
-_FIELDS: Final = 3
+_FIELDS: Final = (3, 4)
 
 
 class Request(StrEnum):
@@ -107,7 +109,8 @@ class Retry(StrEnum):
 class Message(NamedTuple):
     """A request, reply or push with its attachment; `None` is not the same as an empty one.
 
-    As a frame it has none yet. `body` is a map with str keys, or bytes if `type` is `part`.
+    As a frame it has none yet if it comes in parts. `body` is a map with str keys, or bytes if
+    `type` is `part`.
     """
 
     type: str
@@ -145,10 +148,11 @@ class AttachmentTooLarge(WireError):  # noqa: N818 - names what it is
 
 
 def encode_frame(  # noqa: PLR0917 - in the order of the frame
-    type: str, id: int, body: dict[str, Any] | bytes | memoryview
+    type: str, id: int, body: dict[str, Any] | bytes | memoryview, attachment: Any = None
 ) -> bytes:
     """One frame as bytes. Raises `WireError` if it would pass `FRAME_BYTES_MAX`."""
-    payload: bytes = msgpack.packb((type, id, body))
+    fields = (type, id, body) if attachment is None else (type, id, body, attachment)
+    payload: bytes = msgpack.packb(fields)
     if len(payload) > FRAME_BYTES_MAX:
         raise WireError(f"{type} {id} has {len(payload)} bytes, a frame {FRAME_BYTES_MAX} at most")
     return _LENGTH.pack(len(payload)) + payload
@@ -157,12 +161,13 @@ def encode_frame(  # noqa: PLR0917 - in the order of the frame
 def encode_message(  # noqa: PLR0917 - in the order of the message
     type: str, id: int, body: dict[str, Any], attachment: bytes | memoryview | None = None
 ) -> list[bytes]:
-    """The frames of one message, in order: parts of at most `PART_BYTES_MAX`, then itself."""
-    if attachment is None:
-        return [encode_frame(type, id, body)]
+    """The frames of one message, in order: parts of at most `PART_BYTES_MAX`, then itself.
+
+    An attachment up to `ATTACHED_BYTES_MAX` needs no parts.
+    """
+    if attachment is None or len(attachment) <= ATTACHED_BYTES_MAX:
+        return [encode_frame(type, id, body, attachment)]
     view = memoryview(attachment)
-    if not len(view):
-        return [encode_frame(type, id, {**body, "empty": True})]
     parts = range(0, len(view), PART_BYTES_MAX)
     frames = [encode_frame(PART, id, view[at : at + PART_BYTES_MAX]) for at in parts]
     frames.append(encode_frame(type, id, body))
@@ -178,11 +183,13 @@ class FrameReader:
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """The frames that `data` completes. Raises `WireError`; then the stream is lost."""
-        self._buffer += data
+        if self._buffer:
+            self._buffer += data
+            data = self._buffer
         frames: list[Message] = []
         at = 0
         try:
-            with memoryview(self._buffer) as view:
+            with memoryview(data) as view:
                 while len(view) - at >= _LENGTH.size:
                     length: int = _LENGTH.unpack_from(view, at)[0]
                     if not 0 < length <= FRAME_BYTES_MAX:
@@ -197,7 +204,10 @@ class FrameReader:
         except WireError as error:
             error.frames = tuple(frames)
             raise
-        del self._buffer[:at]
+        if data is self._buffer:
+            del self._buffer[:at]
+        elif at < len(data):
+            self._buffer += memoryview(data)[at:]
         return frames
 
 
@@ -208,19 +218,22 @@ def _decode(payload: memoryview) -> Message:
         fields = msgpack.unpackb(payload, strict_map_key=False)
     except (ValueError, TypeError) as error:
         raise WireError(f"a frame is not msgpack: {error}") from None
-    if not isinstance(fields, list) or len(fields) != _FIELDS:
-        raise WireError("a frame is not an array of three: [type, id, body]")
-    type_, id_, body = fields
+    if not isinstance(fields, list) or len(fields) not in _FIELDS:
+        raise WireError("a frame is not an array of three or four: [type, id, body, attachment]")
+    frame = Message(*fields)
+    type_, id_, body, attachment = frame
     if type(type_) is not str:
         raise WireError("a frame's type is not a str")
     if type(id_) is not int or not 0 <= id_ <= ID_MAX:
         raise WireError(f"the id of a {type_:.40} frame is not an integer from 0 to {ID_MAX}")
     if type_ == PART:
-        if type(body) is not bytes or not 0 < len(body) <= PART_BYTES_MAX:
+        if type(body) is not bytes or not 0 < len(body) <= PART_BYTES_MAX or len(fields) > 3:
             raise WireError(f"part {id_} is not 1 to {PART_BYTES_MAX} bytes")
     elif type(body) is not dict or not all(type(key) is str for key in body):
         raise WireError(f"the body of {type_:.40} {id_} is not a map with str keys")
-    return Message(type_, id_, body)
+    elif type(attachment) is not bytes and len(fields) > 3:
+        raise WireError(f"the attachment of {type_:.40} {id_} is not bytes")
+    return frame
 
 
 class Assembler:
@@ -241,14 +254,17 @@ class Assembler:
         if frame.type == PART:
             self._hold(frame)
             return None
+        if not self._parts:
+            return frame
         parts = self._parts.pop(frame.id, [])
         if parts is None:
             raise AttachmentTooLarge(frame, limit_bytes=self.bytes_max)
         if not parts:
-            return frame._replace(attachment=b"") if frame.body.get("empty") is True else frame
-        attachment = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._held_bytes -= len(attachment)
-        return frame._replace(attachment=attachment)
+            return frame
+        self._held_bytes -= sum(map(len, parts))
+        if frame.attachment is not None:
+            raise WireError(f"{frame.type:.40} {frame.id} has an attachment, and parts before it")
+        return frame._replace(attachment=parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _hold(self, part: Message) -> None:
         parts = self._parts.setdefault(part.id, [])

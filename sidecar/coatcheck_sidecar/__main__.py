@@ -1,6 +1,7 @@
 """The sidecar's one page: settings in, parts wired, signals, and out in good order."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,6 +31,8 @@ EX_CONFIG: Final = 78
 PROBE_WAIT_S: Final = 5.0
 """A store that does not answer so long holds up no start: the probe goes on beside it."""
 PROBE_RETRY_S: Final = 5.0
+GARBAGE_OBJECTS: Final = 20_000
+"""New containers before the youngest are looked through; by default 700, 4 % of a busy sidecar."""
 POD_UID_FILE: Final = "pod_uid"
 
 
@@ -135,6 +138,13 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         yield Parts(sidecar, local, admin, unfit)
 
 
+def _spare_the_collector() -> None:
+    """What was imported stays: it is not looked through again, and what follows less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
+
+
 async def serve(config: Config) -> int:
     """Run until SIGTERM or SIGINT, then drain; the exit status. A second signal cuts the drain."""
     loop = asyncio.get_running_loop()
@@ -142,6 +152,7 @@ async def serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with running(config) as parts, asyncio.TaskGroup() as group:
+        _spare_the_collector()
         stop = group.create_task(signals.get())
         parts.unfit.add_done_callback(lambda _: stop.cancel())
         await asyncio.wait([stop])

@@ -3,7 +3,7 @@
 from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from coatcheck_sidecar.core.model import Level
 
@@ -65,6 +65,10 @@ class Store(Protocol):
     def background_puts_max(self) -> int:
         """Writes at once, of those that nobody waits for, before they slow down the others."""
 
+    @property
+    def background_share(self) -> float:
+        """The share of the time, up to 1, that each of those may take."""
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none."""
 
@@ -94,8 +98,7 @@ class Store(Protocol):
         """Release connections and threads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One record on its way to the journal: `data` is the encoded record, whole."""
 
     run: str

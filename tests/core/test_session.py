@@ -8,7 +8,6 @@ from coatcheck_sidecar.core.session import (
     INCARNATION_BYTES,
     TEXT_CHARS_MAX,
     WITH_RUN,
-    Field,
     Phase,
     Refusal,
     Session,
@@ -102,14 +101,10 @@ def test_every_request_has_its_fields() -> None:
         check_fields(request, {**body, "unknown": object()})
 
 
-def kinds_of(field: Field) -> tuple[type, ...]:
-    return field.kind if isinstance(field.kind, tuple) else (field.kind,)
-
-
 @pytest.mark.parametrize(("request_", "name"), ALL_FIELDS)
 def test_a_field_of_a_wrong_type_is_named(request_: Request, name: str) -> None:
     for wrong in WRONG:
-        if type(wrong) not in kinds_of(FIELDS[request_][name]):
+        if type(wrong) not in FIELDS[request_][name].kinds:
             with pytest.raises(Refusal, match=f"^{request_.value}: field '{name}' is ") as refused:
                 check_fields(request_, {**GOOD[request_], name: wrong})
             assert type(wrong).__name__ in refused.value.message
@@ -128,11 +123,11 @@ def test_a_field_may_be_missing_only_if_it_is_optional(request_: Request, name: 
 
 @pytest.mark.parametrize(
     ("request_", "name"),
-    [(r, n) for r, n in ALL_FIELDS if {int, float} & {*kinds_of(FIELDS[r][n])}],
+    [(r, n) for r, n in ALL_FIELDS if {int, float} & {*FIELDS[r][n].kinds}],
 )
 def test_a_number_is_neither_negative_nor_endless(request_: Request, name: str) -> None:
     for wrong in (-1, -0.5, float("nan"), float("inf")):
-        if type(wrong) in kinds_of(FIELDS[request_][name]):
+        if type(wrong) in FIELDS[request_][name].kinds:
             with pytest.raises(Refusal, match=f"^{request_.value}: '{name}' is .*number from 0$"):
                 check_fields(request_, {**GOOD[request_], name: wrong})
 

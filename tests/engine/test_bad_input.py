@@ -48,7 +48,7 @@ def pack(*fields: Any) -> bytes:
         (framed(msgpack.packb(1) * 2), "a frame is not msgpack"),
         (framed(msgpack.packb({"a": 1})), "a frame is not an array of three"),
         (pack("open", 1), "a frame is not an array of three"),
-        (pack("open", 1, {}, 2), "a frame is not an array of three"),
+        (pack("open", 1, {}, 2), "the attachment of open 1 is not bytes"),
         (pack(b"open", 1, {}), "a frame's type is not a str"),
         (pack("open", "1", {}), "the id of a open frame is not an integer"),
         (pack("open", -1, {}), "the id of a open frame"),

@@ -179,7 +179,7 @@ async def test_a_tail_whose_delta_does_not_fit_is_set_aside(yard: Yard) -> None:
     assert isinstance(pod.journal, MemoryJournal)
     journal = pod.journal.survivors(reboot=False)
     (_, first), (key, second) = sorted(journal._rows.items())
-    journal._rows[key] = replace(second, data=second.data[:40] + b"\0" * 20 + second.data[60:])
+    journal._rows[key] = second._replace(data=second.data[:40] + b"\0" * 20 + second.data[60:])
     assert first.seq < second.seq
     pod = await yard.pod("pod1.s2", journal=journal)
     agent = await pod.agent(wait_s=1.0)

@@ -149,6 +149,10 @@ class ReachedStore:
     def background_puts_max(self) -> int:
         return self._shared.kept.background_puts_max
 
+    @property
+    def background_share(self) -> float:
+        return self._shared.kept.background_share
+
     async def get(self, name: str) -> Stored | None:
         return await self._shared.ask(lambda: self._shared.kept.get(name))
 

@@ -63,81 +63,91 @@ def malformed(message: str) -> Refusal:
 class Field:
     """What a field of a request must be; `values` lists the words it may be."""
 
-    kind: type | tuple[type, ...]
+    kinds: tuple[type, ...]
     is_required: bool = True
     values: frozenset[str] = frozenset()
 
 
+INT: Final = (int,)
 NUMBER: Final = (int, float)
+TEXT: Final = (str,)
+FLAG: Final = (bool,)
 SAID: Final = frozenset({"error", "reason"})
 """What an agent says of a failure may be long; its beginning is kept."""
 LEVELS: Final = frozenset(level.value for level in Level)
 EFFECTS: Final = frozenset(effect.value for effect in Effect)
 
 
-def _may(kind: type | tuple[type, ...], values: frozenset[str] = frozenset()) -> Field:
-    return Field(kind, is_required=False, values=values)
+def _may(kinds: tuple[type, ...], values: frozenset[str] = frozenset()) -> Field:
+    return Field(kinds, is_required=False, values=values)
 
 
 FIELDS: Final[dict[Request, dict[str, Field]]] = {
-    Request.HELLO: {"protocol": Field(list), "client": Field(str), "incarnation": Field(bytes)},
+    Request.HELLO: {
+        "protocol": Field((list,)),
+        "client": Field(TEXT),
+        "incarnation": Field((bytes,)),
+    },
     Request.OPEN: {
-        "run": _may(str),
-        "queue": Field(str),
-        "schema": Field(int),
-        "code_version": _may(str),
-        "pinned": _may(bool),
-        "create": Field(bool),
+        "run": _may(TEXT),
+        "queue": Field(TEXT),
+        "schema": Field(INT),
+        "code_version": _may(TEXT),
+        "pinned": _may(FLAG),
+        "create": Field(FLAG),
         "wait_s": Field(NUMBER),
-        "address": _may(str),
+        "address": _may(TEXT),
         "step_timeout_s": _may(NUMBER),
-        "resume": _may(dict),
+        "resume": _may((dict,)),
     },
     Request.COMMIT: {
-        "step": Field(int),
-        "level": Field(str, values=LEVELS),
-        "schema": Field(int),
-        "patch": _may(dict),
+        "step": Field(INT),
+        "level": Field(TEXT, values=LEVELS),
+        "schema": Field(INT),
+        "patch": _may((dict,)),
     },
     Request.CALL: {
-        "step": Field(int),
-        "tool": Field(str),
-        "effect": Field(str, values=EFFECTS),
-        "key": _may(str),
-        "business": _may(str),
-        "identity": Field(str, values=frozenset({"content", "positional"})),
-        "repeats": _may(bool),
-        "level": _may(str, LEVELS),
-        "probe": _may(bool),
+        "step": Field(INT),
+        "tool": Field(TEXT),
+        "effect": Field(TEXT, values=EFFECTS),
+        "key": _may(TEXT),
+        "business": _may(TEXT),
+        "identity": Field(TEXT, values=frozenset({"content", "positional"})),
+        "repeats": _may(FLAG),
+        "level": _may(TEXT, LEVELS),
+        "probe": _may(FLAG),
         "settle_s": _may(NUMBER),
         "key_lifetime_s": _may(NUMBER),
-        "unresolved_ok": _may(bool),
+        "unresolved_ok": _may(FLAG),
     },
     Request.OUTCOME: {
-        "call": Field(int),
-        "attempt": Field(int),
-        "kind": Field(str, values=frozenset({"result", "not_applied", "failed"})),
-        "reason": _may(str),
+        "call": Field(INT),
+        "attempt": Field(INT),
+        "kind": Field(TEXT, values=frozenset({"result", "not_applied", "failed"})),
+        "reason": _may(TEXT),
     },
-    Request.PROBED: {"call": Field(int), "attempt": Field(int), "applied": Field(bool)},
-    Request.WAIT: {"name": Field(str), "step": Field(int)},
+    Request.PROBED: {"call": Field(INT), "attempt": Field(INT), "applied": Field(FLAG)},
+    Request.WAIT: {"name": Field(TEXT), "step": Field(INT)},
     Request.FINISH: {
-        "step": Field(int),
-        "schema": _may(int),
-        "state_length": _may(int),
-        "patch": _may(dict),
+        "step": Field(INT),
+        "schema": _may(INT),
+        "state_length": _may(INT),
+        "patch": _may((dict,)),
     },
-    Request.FAIL: {"error": Field(str)},
+    Request.FAIL: {"error": Field(TEXT)},
     Request.RELEASE: {
-        "reason": Field(str, values=frozenset({"left", "error", "draining", "in_doubt", "held"})),
-        "error": _may(str),
+        "reason": Field(TEXT, values=frozenset({"left", "error", "draining", "in_doubt", "held"})),
+        "error": _may(TEXT),
     },
-    Request.RESULT: {"run": Field(str)},
+    Request.RESULT: {"run": Field(TEXT)},
 }
 
 WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
 ENDS: Final = frozenset({Request.FINISH, Request.FAIL})
 """Said again after the answer was lost, on a connection whose run is over by them."""
+IN_RUN: Final = WITH_RUN - ENDS
+RUN_PHASES: Final = frozenset({Phase.OPEN, Phase.CLOSED})
+BY_NAME: Final = {request.value: request for request in Request}
 TEXT_CHARS_MAX: Final = 4_096
 """Keys, names and addresses go into heads, which stay small."""
 INCARNATION_BYTES: Final = 16
@@ -152,10 +162,9 @@ class Session:
 
     def receive(self, kind: str, body: dict[str, Any]) -> Request:
         """Check a request; raises `Refusal`."""
-        try:
-            request = Request(kind)
-        except ValueError:
-            raise malformed(f"{kind!r:.40} is no request of this protocol") from None
+        request = BY_NAME.get(kind)
+        if request is None:
+            raise malformed(f"{kind!r:.40} is no request of this protocol")
         self._check_order(request)
         check_fields(request, body)
         if request is Request.HELLO:
@@ -171,10 +180,10 @@ class Session:
             )
         if request is Request.OPEN and self.phase is not Phase.IDLE:
             raise malformed("open: a connection serves one run; make a new one")
-        if request in WITH_RUN - ENDS and self.phase is Phase.CLOSED:
+        if self.phase is Phase.CLOSED and request in IN_RUN:
             why = f"{request}: this connection's run was given up; open it again"
             raise Refusal(ErrorCode.FENCED, why)
-        if request in WITH_RUN and self.phase not in (Phase.OPEN, Phase.CLOSED):
+        if self.phase not in RUN_PHASES and request in WITH_RUN:
             raise malformed(f"{request} without an open run on this connection")
 
     def opened(self, *, is_open: bool) -> None:
@@ -194,12 +203,12 @@ def check_fields(request: Request, body: dict[str, Any]) -> None:
             if field.is_required:
                 raise malformed(f"{request}: field {name!r} is missing")
             continue
-        is_disguised = isinstance(value, bool) and field.kind is not bool
-        if is_disguised or not isinstance(value, field.kind):
-            raise malformed(f"{request}: field {name!r} is {type(value).__name__}")
-        if isinstance(value, int | float) and not 0 <= value < inf:
+        kind = type(value)
+        if kind not in field.kinds:
+            raise malformed(f"{request}: field {name!r} is {kind.__name__}")
+        if kind in NUMBER and not 0 <= value < inf:
             raise malformed(f"{request}: {name!r} is {value}, not a number from 0")
-        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX and name not in SAID:
+        if kind is str and len(value) > TEXT_CHARS_MAX and name not in SAID:
             raise malformed(f"{request}: {name!r} has {len(value)} of {TEXT_CHARS_MAX} characters")
         if field.values and value not in field.values:
             words = sorted(field.values)

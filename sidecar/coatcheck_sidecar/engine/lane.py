@@ -7,9 +7,13 @@ from collections import deque
 class Lane:
     """Grants places in order; a place granted must be left again."""
 
-    def __init__(self, width: int) -> None:
-        """So many may be on the way at once."""
+    def __init__(self, width: int, *, share: float = 1.0) -> None:
+        """So many may be on the way at once, and each place rests between two of them.
+
+        `share` is the part of its time that a place is taken, above 0 and up to 1.
+        """
         self._free = width
+        self._rest = 1.0 / share - 1.0
         self._waiting: deque[asyncio.Future[bool]] = deque()
 
     def enter(self) -> "asyncio.Future[bool]":
@@ -19,8 +23,14 @@ class Lane:
         self._grant()
         return turn
 
-    def leave(self) -> None:
-        """Give a place back."""
+    def leave(self, *, after_s: float) -> None:
+        """Give a place back that was taken for so long."""
+        if self._rest:
+            asyncio.get_running_loop().call_later(after_s * self._rest, self._back)
+        else:
+            self._back()
+
+    def _back(self) -> None:
         self._free += 1
         self._grant()
 

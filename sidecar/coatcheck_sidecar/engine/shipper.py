@@ -128,11 +128,13 @@ class Shipper:
             if self._is_urgent.is_set():
                 self._pass()
             has_place = await self._turn
+            began_s = self._doors.clock.monotonic()
             try:
                 await self._next()
             finally:
                 if has_place:
-                    self._doors.background.leave()
+                    after_s = self._doors.clock.monotonic() - began_s
+                    self._doors.background.leave(after_s=after_s)
             if self.log.unshipped and not self.is_fenced:
                 self._wake.set()
                 if self._waiters:

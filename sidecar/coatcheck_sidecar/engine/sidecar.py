@@ -69,7 +69,7 @@ class Sidecar:
         self._store = store
         self._tasks = TaskSet(self._task_failed)
         gate = asyncio.Semaphore(settings.puts_max)
-        background = Lane(store.background_puts_max)
+        background = Lane(store.background_puts_max, share=store.background_share)
         self.doors = Doors(store, clock, settings, observer, gate, background)
         self._local = LocalLog(journal, spool, tasks=self._tasks, note=observer)
         self._offset_ms = 0

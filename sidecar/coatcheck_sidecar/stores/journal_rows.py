@@ -88,8 +88,11 @@ class RowIndex:
         self.last_id = record.id
         kept = _Kept(record.epoch, record.seq, record.id, len(record.data))
         self.kept_bytes += kept.length
-        rows = self._runs.setdefault(record.run, [])
-        if not rows or rows[-1][:2] < kept[:2]:
+        rows = self._runs.get(record.run)
+        if rows is None:
+            self._runs[record.run] = [kept]
+            return
+        if (rows[-1].epoch, rows[-1].seq) < (kept.epoch, kept.seq):
             rows.append(kept)
             return
         before = bisect_right(rows, (kept.epoch, kept.seq, record.id)) - 1

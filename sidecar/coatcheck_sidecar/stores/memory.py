@@ -39,6 +39,11 @@ class MemoryStore:
         """As an object store's."""
         return 12
 
+    @property
+    def background_share(self) -> float:
+        """As an object store's."""
+        return 1.0
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none."""
         check_name(name)
