@@ -40,7 +40,6 @@ PART: Final = "part"
 """Type of a frame that carries a piece of an attachment."""
 
 _LENGTH: Final = struct.Struct(">I")
-_FIELDS: Final = (3, 4)
 
 
 class Request(StrEnum):
@@ -183,13 +182,11 @@ class FrameReader:
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """The frames that `data` completes. Raises `WireError`; then the stream is lost."""
-        if self._buffer:
-            self._buffer += data
-            data = self._buffer
+        self._buffer += data
         frames: list[Message] = []
         at = 0
         try:
-            with memoryview(data) as view:
+            with memoryview(self._buffer) as view:
                 while len(view) - at >= _LENGTH.size:
                     length: int = _LENGTH.unpack_from(view, at)[0]
                     if not 0 < length <= FRAME_BYTES_MAX:
@@ -204,10 +201,7 @@ class FrameReader:
         except WireError as error:
             error.frames = tuple(frames)
             raise
-        if data is self._buffer:
-            del self._buffer[:at]
-        elif at < len(data):
-            self._buffer += memoryview(data)[at:]
+        del self._buffer[:at]
         return frames
 
 
@@ -218,22 +212,21 @@ def _decode(payload: memoryview) -> Message:
         fields = msgpack.unpackb(payload, strict_map_key=False)
     except (ValueError, TypeError) as error:
         raise WireError(f"a frame is not msgpack: {error}") from None
-    if not isinstance(fields, list) or len(fields) not in _FIELDS:
+    if not isinstance(fields, list) or len(fields) not in (3, 4):
         raise WireError("a frame is not an array of three or four: [type, id, body, attachment]")
-    frame = Message(*fields)
-    type_, id_, body, attachment = frame
+    type_, id_, body, *attached = fields
     if type(type_) is not str:
         raise WireError("a frame's type is not a str")
     if type(id_) is not int or not 0 <= id_ <= ID_MAX:
         raise WireError(f"the id of a {type_:.40} frame is not an integer from 0 to {ID_MAX}")
     if type_ == PART:
-        if type(body) is not bytes or not 0 < len(body) <= PART_BYTES_MAX or len(fields) > 3:
+        if type(body) is not bytes or not 0 < len(body) <= PART_BYTES_MAX or attached:
             raise WireError(f"part {id_} is not 1 to {PART_BYTES_MAX} bytes")
     elif type(body) is not dict or not all(type(key) is str for key in body):
         raise WireError(f"the body of {type_:.40} {id_} is not a map with str keys")
-    elif type(attachment) is not bytes and len(fields) > 3:
+    elif attached and type(attached[0]) is not bytes:
         raise WireError(f"the attachment of {type_:.40} {id_} is not bytes")
-    return frame
+    return Message(*fields)
 
 
 class Assembler:
@@ -254,8 +247,6 @@ class Assembler:
         if frame.type == PART:
             self._hold(frame)
             return None
-        if not self._parts:
-            return frame
         parts = self._parts.pop(frame.id, [])
         if parts is None:
             raise AttachmentTooLarge(frame, limit_bytes=self.bytes_max)
@@ -264,7 +255,7 @@ class Assembler:
         self._held_bytes -= sum(map(len, parts))
         if frame.attachment is not None:
             raise WireError(f"{frame.type:.40} {frame.id} has an attachment, and parts before it")
-        return frame._replace(attachment=parts[0] if len(parts) == 1 else b"".join(parts))
+        return frame._replace(attachment=b"".join(parts))
 
     def _hold(self, part: Message) -> None:
         parts = self._parts.setdefault(part.id, [])
@@ -286,7 +277,6 @@ def make_patch(old: bytes, new: bytes) -> Patch | None:
     if length < PATCH_STATE_BYTES_MIN:
         return None
     ranges: list[tuple[int, int]] = []
-    changed_bytes_max = int(length * PATCH_SHARE_MAX)
     changed_bytes = end = 0
     view = memoryview(new)
     # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
@@ -296,7 +286,7 @@ def make_patch(old: bytes, new: bytes) -> Patch | None:
         if is_same(page, at):
             continue
         changed_bytes += len(page)
-        if changed_bytes > changed_bytes_max:
+        if changed_bytes > length * PATCH_SHARE_MAX:
             return None
         if ranges and end == at:
             ranges[-1] = (ranges[-1][0], ranges[-1][1] + len(page))
