@@ -1,8 +1,10 @@
 """The only doors out of the engine. Each has one contract suite under `tests/contract/`."""
 
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from coatcheck_sidecar.core.model import Level
@@ -96,6 +98,81 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Release connections and threads."""
+
+
+class NotSent(Exception):  # noqa: N818 - says what is known
+    """An attempt is known not to have left: DNS, TCP, TLS, a lapsed lease, a forbidden address."""
+
+
+class Lost(Exception):  # noqa: N818 - says what is known
+    """Bytes may have gone, and no answer came, or not all of it."""
+
+
+Headers = tuple[tuple[str, str], ...]
+"""Names and values in their order, as they were given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One attempt at an HTTP request, as it leaves."""
+
+    method: str
+    url: str
+    headers: Headers = ()
+    body: bytes | Path = b""
+    """In memory, or a file of the spool."""
+    is_alone: bool = False
+    """By a connection of its own: a `once` call is never sent twice by a stale pooled one."""
+    until_boot_s: float | None = None
+    """Not after this moment, looked at right before the first byte is written."""
+    connect_s: float
+    head_s: float
+    idle_s: float
+
+
+class UpstreamAnswer(Protocol):
+    """An answer whose head came."""
+
+    @property
+    def status(self) -> int:
+        """Three digits; 1xx were passed over."""
+
+    @property
+    def headers(self) -> Headers:
+        """As they came, hop-by-hop ones left out."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body, still encoded as it came; raises `Lost` if it is cut."""
+
+
+class Upstream(Protocol):
+    """The one who sends tool calls. Never sends anything twice by itself."""
+
+    def send(self, request: Outgoing) -> AbstractAsyncContextManager[UpstreamAnswer]:
+        """Make one attempt; the answer is open until the block ends. Raises `NotSent`, `Lost`."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+class AgentReply(Protocol):
+    """The other end of an exchange: what the agent gets. Nothing is raised if it has gone."""
+
+    @property
+    def is_gone(self) -> bool:
+        """The agent hung up: its answer is kept for when it asks again."""
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """The head, once."""
+
+    async def write(self, data: bytes) -> None:
+        """A piece of the body; waits while the agent reads slowly."""
+
+    async def end(self) -> None:
+        """The answer is whole."""
+
+    def cut(self) -> None:
+        """It is not, and never will be: the connection is broken off."""
 
 
 class Row(NamedTuple):
