@@ -70,3 +70,35 @@ def test_every_refusal_has_a_fate(code: ErrorCode) -> None:
 def test_an_error_to_nobody_in_particular() -> None:
     found = json.loads(mcp_answer.error(-32700, "no"))
     assert found == {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "no"}}
+
+
+def test_a_recorded_response_is_given_under_the_new_id() -> None:
+    kept = b'{"jsonrpc":"2.0","id":1,"result":{"content":[] }}'
+    expected = kept.replace(b'"id":1', '"id":"é"'.encode())
+    assert mcp_answer.given(_call(), kept) == expected
+    assert _result(mcp_answer.given(_call(), kept)) == {"content": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        (b'{"content":[]}', {"content": []}),
+        (
+            b'{"a":1}',
+            {"content": [{"type": "text", "text": '{"a": 1}'}], "structuredContent": {"a": 1}},
+        ),
+        (b"3", {"content": [{"type": "text", "text": "3"}]}),
+    ],
+)
+def test_a_value_that_somebody_gave_becomes_a_result(body: bytes, result: dict[str, Any]) -> None:
+    assert _result(mcp_answer.given(_call(), body)) == result
+
+
+def test_an_effect_without_an_answer_is_told_as_that() -> None:
+    result = _result(mcp_answer.given(_call(**{mcp.VERSION: "x"}), b""))
+    assert "taken effect" in result["content"][0]["text"]
+    assert result["resultType"] == "complete"
+
+
+def test_what_is_no_json_stays() -> None:
+    assert mcp_answer.given(_call(), b"<html>") == b"<html>"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from coatcheck_sidecar.core import mcp
 from coatcheck_sidecar.core.mcp import ToolCall
 
 DETAILS: Final = "dev.coatcheck/outcome"
@@ -77,9 +78,34 @@ def answer(call: ToolCall, why: Unanswered, *, has_schema: bool) -> bytes:
     }
     if not has_schema:
         result["structuredContent"] = known
-    if call.is_typed:
-        result["resultType"] = "complete"
-    return f'{{"jsonrpc":"2.0","id":{call.id_text},"result":{json.dumps(result)}}}'.encode()
+    return _response(call, result)
+
+
+def given(call: ToolCall, body: bytes) -> bytes:
+    """A recorded answer as the response to this asking.
+
+    What a person or a probe put in the place of an answer is a value, or nothing: it becomes a
+    result, unless it is one.
+    """
+    try:
+        value = json.loads(body) if body else None
+    except ValueError:
+        return body
+    if isinstance(value, dict) and ("result" in value or "error" in value) and "jsonrpc" in value:
+        return mcp.with_id(body, call.id_text)
+    if isinstance(value, dict) and isinstance(value.get("content"), list):
+        return _response(call, value)
+    text = f"{call.name} is known to have taken effect; its answer is not"
+    shown = text if value is None else json.dumps(value, ensure_ascii=False)
+    result: dict[str, Any] = {"content": [{"type": "text", "text": shown}]}
+    if isinstance(value, dict):
+        result["structuredContent"] = value
+    return _response(call, result)
+
+
+def _response(call: ToolCall, result: dict[str, Any]) -> bytes:
+    typed = {"resultType": "complete", **result} if call.is_typed else result
+    return f'{{"jsonrpc":"2.0","id":{call.id_text},"result":{json.dumps(typed)}}}'.encode()
 
 
 def error(code: int, why: str) -> bytes:
