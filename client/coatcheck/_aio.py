@@ -5,15 +5,15 @@ import inspect
 from functools import cached_property
 from typing import Any, cast
 
-from coatcheck._desk import HANDSHAKE_S, Desk
-from coatcheck._ops import Command, ToolOp
-from coatcheck._session import Ask, Session, Value
+from coatcheck._desk import HANDSHAKE_S, Driver
+from coatcheck._ops import Command
+from coatcheck._session import Ask, Session
 from coatcheck._tool import Invoke
 from coatcheck.errors import CoatcheckError, Unavailable
 from coatcheck.wire import Message, Request
 
 
-class Connection(asyncio.Protocol):
+class Connection(Driver, asyncio.Protocol):
     """Performs operations for one session; connects, and connects again, by itself.
 
     It is the protocol of one transport after another: the next is made after `connection_lost`.
@@ -21,28 +21,13 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, session: Session, path: str) -> None:
         """`path` is the sidecar's socket. Nothing is sent before the first operation."""
-        self._session = session
-        self._path = path
-        self._desk = Desk(session, path)
+        super().__init__(session, path)
         self._transport: asyncio.Transport | None = None
         self._failure: Exception | None = None
         self._ended: asyncio.Future[Exception] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    async def perform(self, operation: ToolOp[Value]) -> Value:
-        """Do what `operation` yields until it returns. Raises what it raises."""
-        try:
-            command = next(operation)
-            while True:
-                try:
-                    reply = await self._do(command)
-                except BaseException as error:
-                    command = operation.throw(error)
-                else:
-                    command = operation.send(reply)
-        except StopIteration as stop:
-            result: Value = stop.value
-            return result
+    perform = Driver.performed
 
     async def _do(self, command: Command) -> Any:
         if isinstance(command, Invoke):

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from coatcheck import _clock
-from coatcheck._desk import HANDSHAKE_S, Desk
+from coatcheck._desk import HANDSHAKE_S, Driver
 from coatcheck._ops import Command, ToolOp
 from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
@@ -23,14 +23,12 @@ READ_BYTES: Final = 262_144
 """A unix socket's buffer, and a bit."""
 
 
-class Connection:
+class Connection(Driver):
     """Performs operations for one session; connects, and connects again, when asked something."""
 
     def __init__(self, session: Session, path: str) -> None:
         """`path` is the sidecar's socket. Nothing is sent before the first operation."""
-        self._session = session
-        self._path = path
-        self._desk = Desk(session, path)
+        super().__init__(session, path)
         self._turn = threading.Condition()
         self._is_reading = False
         self._socket: socket.socket | None = None
@@ -39,19 +37,13 @@ class Connection:
     def perform(self, operation: ToolOp[Value]) -> Value:
         """Do what `operation` yields until it returns. Raises what it raises."""
         try:
-            command = next(operation)
-            while True:
-                try:
-                    reply = self._do(command)
-                except BaseException as error:
-                    command = operation.throw(error)
-                else:
-                    command = operation.send(reply)
+            self.performed(operation).send(None)
         except StopIteration as stop:
             result: Value = stop.value
             return result
+        raise AssertionError("an operation without asyncio awaits nothing that suspends it")
 
-    def _do(self, command: Command) -> Any:
+    async def _do(self, command: Command) -> Any:
         if isinstance(command, Invoke):
             with command:
                 return command.start()

@@ -4,10 +4,10 @@ Both drivers stand on it. It greets, resumes, sends again what a break left unan
 how long to wait before the next try.
 """
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from coatcheck import _clock, _ops, errors, wire
-from coatcheck._session import STATUS_AFTER, UNOPENED, Ask, Op, Session, outcome
+from coatcheck._session import STATUS_AFTER, UNOPENED, Ask, Op, Session, Value, outcome
 
 if TYPE_CHECKING:
     import asyncio  # an agent without it doesn't pay for its import
@@ -23,6 +23,34 @@ BACK_OFF_S_MAX: Final = 2.0
 """At most this much is lost when the sidecar is back."""
 
 Future: TypeAlias = "asyncio.Future[wire.Message] | concurrent.futures.Future[wire.Message]"
+
+
+class Driver:
+    """What both drivers have: a desk, and how an operation is performed."""
+
+    def __init__(self, session: Session, path: str) -> None:
+        """`path` is the sidecar's socket. Nothing is sent before the first operation."""
+        self._session = session
+        self._path = path
+        self._desk = Desk(session, path)
+
+    async def _do(self, command: _ops.Command) -> Any:
+        raise NotImplementedError
+
+    async def performed(self, operation: _ops.ToolOp[Value]) -> Value:
+        """Do what `operation` yields until it returns. Raises what it raises."""
+        try:
+            command = next(operation)
+            while True:
+                try:
+                    reply = await self._do(command)
+                except BaseException as error:
+                    command = operation.throw(error)
+                else:
+                    command = operation.send(reply)
+        except StopIteration as stop:
+            result: Value = stop.value
+            return result
 
 
 class Desk:
@@ -144,9 +172,8 @@ class Desk:
     def _end(self) -> None:
         """The run came to its end meanwhile: by what was asked for here, or by somebody else."""
         run, status = self._session.run, self._session.status
-        done = [
-            id_ for id_, (ask, _) in self._waiting.items() if STATUS_AFTER.get(ask.type) == status
-        ]
+        waiting = self._waiting.items()
+        done = [number for number, (ask, _) in waiting if STATUS_AFTER.get(ask.type) == status]
         for number in done:
             self._take(wire.Message(wire.Reply.OK, number, {}, None))
         error = errors.Fenced(f"run {run} is {status}; nobody goes on with it", run=run)

@@ -8,18 +8,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from coatcheck import _codec, errors, wire
-from coatcheck._session import (
-    CALL_REQUESTS_SHARE,
-    OWNED,
-    Ask,
-    CallPhase,
-    Op,
-    Session,
-    Value,
-    field,
-    incarnation,
-    outcome,
-)
+from coatcheck._session import Ask, CallPhase, Op, Session, Value, field, incarnation, outcome
 from coatcheck._tool import Call, Invoke, TooLate
 from coatcheck.wire import Message, Request
 
@@ -33,6 +22,8 @@ RESUME_WAIT_S: Final = 10.0
 """How long a sidecar may take to find a run again; less than the handshake may take."""
 RELEASE_S: Final = 20.0
 """Leaving a run waits this long for the sidecar, and no longer: a lease ends it otherwise."""
+ERROR_CHARS_MAX: Final = 1_000
+"""What the sidecar is told of an exception: enough to know it by."""
 CLIENT_NAME: Final = "coatcheck-python"
 UNSET: Final[Any] = object()
 
@@ -54,9 +45,7 @@ def handshake(session: Session) -> Op[None]:
     if not lowest <= version <= highest:
         speaks = f"the sidecar speaks protocol {version}, this client {lowest} to {highest}"
         raise errors.ProtocolError(f"{speaks}: upgrade the older one")
-    limits = field(reply, "limits", kind=dict)
-    session.state_bytes_max = int(limits.get("state_bytes", session.state_bytes_max))
-    session.calls_max = max(1, limits.get("requests", wire.REQUESTS_MAX) // CALL_REQUESTS_SHARE)
+    session.greeted(field(reply, "limits", kind=dict))
     if session.is_open:
         session.base = None
         known = {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
@@ -71,7 +60,7 @@ def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
     session.step = field(reply, "step", kind=int)
     session.opened(reply)
     stands = _stands(reply, session.status)
-    if session.status != OWNED:
+    if not session.is_open:
         return None, None, stands
     given, data, seq = reply.body.get("input"), reply.attachment, reply.body.get("seq")
     if data is not None and seq is not None:
@@ -199,27 +188,18 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
             case other:
                 raise errors.ProtocolError(f"{call.name}: the decision is {other!r:.40}")
         reply = None
-    raise errors.Unavailable(
-        f"{call.name} missed {STARTS_MAX} windows to start in: is this process starved of CPU?"
-    )
+    missed = f"{call.name} missed {STARTS_MAX} windows to start in"
+    raise errors.Unavailable(f"{missed}: is this process starved of CPU?")
 
 
 def _call_body(call: Call) -> dict[str, Any]:
-    tool = call.tool
-    body = {
-        "step": call.step,
-        "tool": call.name,
-        "effect": call.effect,
-        "key": call.explicit_key(),
-        "business": call.business,
-        "identity": tool.get("identity", "content"),
-        "repeats": tool.get("repeats") or None,
-        "level": tool.get("durability"),
-        "probe": True if tool.get("probe") else None,
-        "settle_s": tool.get("probe_settle_s"),
-        "key_lifetime_s": tool.get("key_lifetime_s"),
-        "unresolved_ok": tool.get("unresolved_ok") or None,
-    }
+    has = call.tool.get
+    body = {"step": call.step, "tool": call.name, "effect": call.effect}
+    body |= {"key": call.explicit_key(), "business": call.business}
+    body |= {"identity": has("identity", "content"), "level": has("durability")}
+    body |= {"settle_s": has("probe_settle_s"), "key_lifetime_s": has("key_lifetime_s")}
+    body |= {name: has(name) or None for name in ("repeats", "unresolved_ok")}
+    body["probe"] = True if has("probe") else None
     return {key: value for key, value in body.items() if value is not None}
 
 
@@ -228,20 +208,19 @@ def _made(session: Session, call: Call, *, go: Message) -> ToolOp[bytes]:
     number = field(go, "call", kind=int)
     session.calls[number] = CallPhase.UNSTARTED
     try:
-        return _codec.encode(
-            (yield Invoke(call, session, said=go.body)), f"the result of {call.name}"
-        )
+        value = yield Invoke(call, session, said=go.body)
+        return _codec.encode(value, f"the result of {call.name}")
     except errors.NotApplied as error:
         yield from _told(session, call, ask=outcome(go, "not_applied", reason=str(error)))
         raise
     except Exception as error:
-        yield from _told(session, call, ask=outcome(go, "failed", reason=_said(error)))
+        yield from _told(session, call, ask=outcome(go, "failed", reason=said_of(error)))
         if call.effect == "once":
-            raise _doubt(session, call, number=number, why=_said(error)) from error
+            raise _doubt(session, call, number=number, why=said_of(error)) from error
         raise
     except BaseException as error:
         # The agent is being stopped: say what is known, and don't hold it up.
-        failed = outcome(go, "failed", reason=_said(error))
+        failed = outcome(go, "failed", reason=said_of(error))
         with suppress(TimeoutError):
             yield _done(session, failed._replace(within_s=0.0))
         raise
@@ -273,7 +252,7 @@ def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message]:
     except errors.NotApplied:
         value = None
     except Exception as error:
-        why = f"its probe raised {_said(error)}"
+        why = f"its probe raised {said_of(error)}"
         raise _doubt(session, call, number=number, why=why) from error
     applied = value is not None and value is not False
     body = {"call": number, "attempt": field(reply, "attempt", kind=int), "applied": applied}
@@ -303,5 +282,6 @@ def _about(session: Session, call: Call, *, number: Any) -> dict[str, Any]:
     return {"run": session.run, "call": number, "tool": call.name, "step": call.step}
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:1000]
+def said_of(error: BaseException | None) -> str:
+    """An exception in a line."""
+    return f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]

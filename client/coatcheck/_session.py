@@ -16,21 +16,13 @@ CALL_REQUESTS_SHARE: Final = 2
 """Calls that wait for an equal one take 1 / this of the requests; outcomes need the others."""
 UNOPENED: Final = "unopened"
 OWNED: Final = "owned"
-STATUS_AFTER: Final = {
-    Request.FINISH: "finished",
-    Request.FAIL: "failed",
-    Request.RELEASE: "released",
-}
+STATUS_AFTER: Final = {"finish": "finished", "fail": "failed", "release": "released"}
 
 Value = TypeVar("Value")
 
 
-class CallPhase(StrEnum):
-    """How far a call got that the sidecar said `go` to; told when a connection is resumed."""
-
-    UNSTARTED = "unstarted"
-    RUNNING = "running"
-    DONE = "done"
+CallPhase = StrEnum("CallPhase", "UNSTARTED RUNNING DONE")
+"""How far a call got that the sidecar said `go` to; told when a connection is resumed."""
 
 
 class Ask(NamedTuple):
@@ -123,6 +115,12 @@ class Session:
                 del self.calls[number]
             return {"epoch": self.epoch, "calls": calls, "answered": sorted(self.answered)}
 
+    def greeted(self, limits: dict[str, int]) -> None:
+        """Note what a sidecar takes at most."""
+        self.state_bytes_max = limits.get("state_bytes", self.state_bytes_max)
+        requests = limits.get("requests", wire.REQUESTS_MAX)
+        self.calls_max = max(1, requests // CALL_REQUESTS_SHARE)
+
     def opened(self, reply: Message) -> None:
         """Note what an `open` gave: the run, or that it is over."""
         self.status = reply.body.get("status", OWNED)
@@ -132,11 +130,14 @@ class Session:
         """Note what a reply tells, in order of arrival; raise it if it is an error."""
         self.refused(ask)
         if message.type == Reply.ERROR:
-            raise self._noted(errors.from_wire(message.body))
+            error = errors.from_wire(message.body)
+            self.fenced = error if isinstance(error, errors.Fenced) else self.fenced
+            self.status = "parked" if isinstance(error, errors.Parked) else self.status
+            self.is_draining |= isinstance(error, errors.Draining)
+            raise error
         if message.type != Reply.OK:
             raise errors.ProtocolError(f"{ask.type} was answered by {message.type:.40}")
-        if message.body.get("draining") is True:
-            self.is_draining = True
+        self.is_draining |= message.body.get("draining") is True
         if "result" in (message.body.get("kind"), ask.body.get("kind")):
             self.answered.add(message.body.get("call") or ask.body["call"])
         if ask.type is Request.COMMIT:
@@ -153,15 +154,6 @@ class Session:
             self.is_committing = False
         elif ask.type is Request.OUTCOME:
             self.calls.pop(ask.body["call"], None)
-
-    def _noted(self, error: errors.CoatcheckError) -> errors.CoatcheckError:
-        if isinstance(error, errors.Fenced):
-            self.fenced = error
-        elif isinstance(error, errors.Parked):
-            self.status = "parked"
-        elif isinstance(error, errors.Draining):
-            self.is_draining = True
-        return error
 
     def push(self, message: Message) -> None:
         """Note what the sidecar says unasked. What needs no answer from here is ignored."""

@@ -42,67 +42,24 @@ PART: Final = "part"
 _LENGTH: Final = struct.Struct(">I")
 
 
-class Request(StrEnum):
-    """What a client asks."""
-
-    HELLO = "hello"
-    OPEN = "open"
-    COMMIT = "commit"
-    CALL = "call"
-    OUTCOME = "outcome"
-    PROBED = "probed"
-    WAIT = "wait"
-    FINISH = "finish"
-    FAIL = "fail"
-    RELEASE = "release"
-    RESULT = "result"
-
-
-class Reply(StrEnum):
-    """What the sidecar answers."""
-
-    OK = "ok"
-    ERROR = "error"
-
-
-class Push(StrEnum):
-    """What the sidecar says unasked, with id 0."""
-
-    DRAIN = "drain"
-    FENCED = "fenced"
-    CHECKPOINT_PLEASE = "checkpoint_please"
-    DEADLINE = "deadline"
-    SIGNAL = "signal"
-
-
-class ErrorCode(StrEnum):
-    """The stable names of what can go wrong."""
-
-    NOT_FOUND = "not_found"
-    CONFLICT = "conflict"
-    OWNED_ELSEWHERE = "owned_elsewhere"
-    IN_FLIGHT = "in_flight"
-    IN_DOUBT = "in_doubt"
-    HELD = "held"
-    REPLAY_DIVERGENCE = "replay_divergence"
-    PARKED = "parked"
-    DRAINING = "draining"
-    FENCED = "fenced"
-    DEADLINE_EXCEEDED = "deadline_exceeded"
-    SCHEMA_MISMATCH = "schema_mismatch"
-    TOO_LARGE = "too_large"
-    DAMAGED = "damaged"
-    STORE_UNAVAILABLE = "store_unavailable"
-    UNAVAILABLE = "unavailable"
-    PROTOCOL_ERROR = "protocol_error"
-
-
-class Retry(StrEnum):
-    """What a caller may do about an error."""
-
-    NEVER = "never"
-    SAME_KEY = "same_key"
-    LATER = "later"
+# The values are the names in lower case, as StrEnum has it.
+Request = StrEnum(
+    "Request", "HELLO OPEN COMMIT CALL OUTCOME PROBED WAIT FINISH FAIL RELEASE RESULT"
+)
+"""What a client asks."""
+Reply = StrEnum("Reply", "OK ERROR")
+"""What the sidecar answers."""
+Push = StrEnum("Push", "DRAIN FENCED CHECKPOINT_PLEASE DEADLINE SIGNAL")
+"""What the sidecar says unasked, with id 0."""
+ErrorCode = StrEnum(
+    "ErrorCode",
+    "NOT_FOUND CONFLICT OWNED_ELSEWHERE IN_FLIGHT IN_DOUBT HELD REPLAY_DIVERGENCE PARKED DRAINING "
+    "FENCED DEADLINE_EXCEEDED SCHEMA_MISMATCH TOO_LARGE DAMAGED STORE_UNAVAILABLE UNAVAILABLE "
+    "PROTOCOL_ERROR",
+)
+"""The stable names of what can go wrong."""
+Retry = StrEnum("Retry", "NEVER SAME_KEY LATER")
+"""What a caller may do about an error."""
 
 
 class Message(NamedTuple):
