@@ -2,18 +2,19 @@
 
 import asyncio
 import inspect
+from collections.abc import Coroutine
 from functools import cached_property
 from typing import Any, cast
 
-from coatcheck._desk import HANDSHAKE_S, Driver
-from coatcheck._ops import Command
-from coatcheck._session import Ask, Session
+from coatcheck._desk import HANDSHAKE_S, Desk, performed
+from coatcheck._ops import Command, ToolOp
+from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
 from coatcheck.errors import CoatcheckError, Unavailable
 from coatcheck.wire import Message, Request
 
 
-class Connection(Driver, asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """Performs operations for one session; connects, and connects again, by itself.
 
     It is the protocol of one transport after another: the next is made after `connection_lost`.
@@ -21,13 +22,17 @@ class Connection(Driver, asyncio.Protocol):
 
     def __init__(self, session: Session, path: str) -> None:
         """`path` is the sidecar's socket. Nothing is sent before the first operation."""
-        super().__init__(session, path)
+        self._session = session
+        self._path = path
+        self._desk = Desk(session, path)
         self._transport: asyncio.Transport | None = None
         self._failure: Exception | None = None
         self._ended: asyncio.Future[Exception] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    perform = Driver.performed
+    def perform(self, operation: ToolOp[Value]) -> Coroutine[Any, Any, Value]:
+        """Do what `operation` yields until it returns. Raises what it raises."""
+        return performed(operation, self._do)
 
     async def _do(self, command: Command) -> Any:
         if isinstance(command, Invoke):
@@ -48,7 +53,9 @@ class Connection(Driver, asyncio.Protocol):
 
     def _request(self, ask: Ask) -> asyncio.Future[Message]:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._send(self._desk.asked(ask, future))
+        frames = self._desk.asked(ask, future)
+        if not future.done():
+            self._send(frames)
         return future
 
     def _send(self, frames: list[bytes]) -> None:

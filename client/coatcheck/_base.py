@@ -9,11 +9,12 @@ from coatcheck import _ops, errors
 from coatcheck._codec import encode
 from coatcheck._ops import UNSET, ToolOp
 from coatcheck._session import UNOPENED, Ask, Session
-from coatcheck._tool import Durability, refuse_unknown
-from coatcheck.wire import Request
+from coatcheck._tool import HERE, Durability, Here, refuse_unknown
+from coatcheck.wire import Request, Retry
 
 SOCKET_PATH: Final = "/run/coatcheck/agent.sock"
 """Where the injected sidecar listens."""
+NO_PROXY: Final = "the run is not open, or its sidecar has no HTTP listener"
 CLAIM_WAIT_S: Final = 60.0
 """One long poll; short enough that a queue's claimer is seen to live."""
 NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -108,8 +109,7 @@ class StepBase(Generic[Done]):
         Raises `NotEncodable` with the path of what can't be stored, `StepOver` if the step was
         committed before, `InFlight` while a guarded call is open, `TooLarge`, `Fenced`.
         """
-        done: Done = self._run._perform(self._run._commit(self.number, state, level=durability))
-        return done
+        return self._run._end(self._run._commit(self.number, state, level=durability))
 
 
 class RunBase(Generic[Done]):
@@ -117,10 +117,12 @@ class RunBase(Generic[Done]):
 
     _driver: Callable[[Session, str], Any]
     """The class of its connection."""
+    _end: Callable[[ToolOp[None]], Done]
+    """As `_perform`, for what has no value."""
 
     def __init__(self, opening: Ask, on_close: Callable[[], None] = lambda: None) -> None:
         self._session = Session(opening)
-        self._perform = self._driver(self._session, socket_path()).perform
+        self._perform = self._end = self._driver(self._session, socket_path()).perform
         self._on_close = on_close
         self._is_looping = False
         self.state: Any = None
@@ -165,6 +167,26 @@ class RunBase(Generic[Done]):
         """The pod stops: commit, and leave."""
         return self._session.is_draining
 
+    def proxy_url(self, tool: str) -> str:
+        """A tool's URL, for this run: `OpenAI(base_url=run.proxy_url("openai"))`.
+
+        Calls that go there are decided by the sidecar: replayed, sent once, or held. In mode `off`
+        it is the upstream's, from `COATCHECK_UPSTREAM_<TOOL>`. Raises `Unavailable` if there is
+        none.
+        """
+        session, name = self._session, "COATCHECK_UPSTREAM_" + re.sub(r"\W", "_", tool).upper()
+        proxied = session.proxy and f"{session.proxy}/{tool}"
+        url = os.environ.get(name) if session.is_off else proxied
+        if not url:
+            why = f"COATCHECK_MODE is off: set {name}" if session.is_off else NO_PROXY
+            raise errors.Unavailable(f"no URL for {tool}: {why}", retry=Retry.NEVER, run=self.id)
+        return url
+
+    def _environ(self) -> dict[str, str]:
+        """By what a process finds this run and its tools. Raises `Unavailable`."""
+        found = {} if self._session.is_off else {"COATCHECK_PROXY_URL": self.proxy_url("")[:-1]}
+        return {**self._session.environ, **found, "COATCHECK_RUN_ID": self.id}
+
     def commit(self, state: Any, *, durability: Durability = "node") -> Done:
         """End the step under way; as `Step.commit`.
 
@@ -182,25 +204,26 @@ class RunBase(Generic[Done]):
 
     def finish(self, result: Any = None, *, state: Any = UNSET) -> Done:
         """End the run with a result, and a last checkpoint in the same append."""
-        done: Done = self._perform(self._finish(result, state))
-        return done
+        return self._end(self._finish(result, state))
 
     def fail(self, error: str | BaseException) -> Done:
         """End the run as failed, for good."""
-        done: Done = self._perform(_ops.fail(self._session, str(error)))
-        return done
+        return self._end(_ops.fail(self._session, str(error)))
 
     def _turns(self) -> Iterator[None]:
         """Once for each step, until the run ends or the pod drains."""
         self._is_looping = True
         try:
             while self._session.has_next_step:
+                HERE.set(Here(self._session, self.step_number))
                 yield
         finally:
             self._is_looping = False
+            HERE.set(Here(self._session))
 
     def _enter(self) -> ToolOp[None]:
         """Open it, if it isn't: a run that was claimed is open before it is entered."""
+        HERE.set(Here(self._session))
         if self.status != UNOPENED:
             return
         try:
@@ -222,6 +245,7 @@ class RunBase(Generic[Done]):
             if error is None and not isinstance(failure, errors.Unavailable | TimeoutError):
                 raise
         finally:
+            HERE.set(None)
             self._on_close()
             yield None
         return isinstance(error, errors.Draining | errors.Parked)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from coatcheck import _clock
-from coatcheck._desk import HANDSHAKE_S, Driver
+from coatcheck._desk import HANDSHAKE_S, Desk, performed
 from coatcheck._ops import Command, ToolOp
 from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
@@ -23,12 +23,14 @@ READ_BYTES: Final = 262_144
 """A unix socket's buffer, and a bit."""
 
 
-class Connection(Driver):
+class Connection:
     """Performs operations for one session; connects, and connects again, when asked something."""
 
     def __init__(self, session: Session, path: str) -> None:
         """`path` is the sidecar's socket. Nothing is sent before the first operation."""
-        super().__init__(session, path)
+        self._session = session
+        self._path = path
+        self._desk = Desk(session, path)
         self._turn = threading.Condition()
         self._is_reading = False
         self._socket: socket.socket | None = None
@@ -37,7 +39,7 @@ class Connection(Driver):
     def perform(self, operation: ToolOp[Value]) -> Value:
         """Do what `operation` yields until it returns. Raises what it raises."""
         try:
-            self.performed(operation).send(None)
+            performed(operation, self._do).send(None)
         except StopIteration as stop:
             result: Value = stop.value
             return result

@@ -4,6 +4,7 @@ Both drivers stand on it. It greets, resumes, sends again what a break left unan
 how long to wait before the next try.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from coatcheck import _clock, _ops, errors, wire
@@ -25,32 +26,22 @@ BACK_OFF_S_MAX: Final = 2.0
 Future: TypeAlias = "asyncio.Future[wire.Message] | concurrent.futures.Future[wire.Message]"
 
 
-class Driver:
-    """What both drivers have: a desk, and how an operation is performed."""
-
-    def __init__(self, session: Session, path: str) -> None:
-        """`path` is the sidecar's socket. Nothing is sent before the first operation."""
-        self._session = session
-        self._path = path
-        self._desk = Desk(session, path)
-
-    async def _do(self, command: _ops.Command) -> Any:
-        raise NotImplementedError
-
-    async def performed(self, operation: _ops.ToolOp[Value]) -> Value:
-        """Do what `operation` yields until it returns. Raises what it raises."""
-        try:
-            command = next(operation)
-            while True:
-                try:
-                    reply = await self._do(command)
-                except BaseException as error:
-                    command = operation.throw(error)
-                else:
-                    command = operation.send(reply)
-        except StopIteration as stop:
-            result: Value = stop.value
-            return result
+async def performed(
+    operation: _ops.ToolOp[Value], do: Callable[[_ops.Command], Awaitable[Any]]
+) -> Value:
+    """Do what `operation` yields until it returns. Raises what it raises."""
+    try:
+        command = next(operation)
+        while True:
+            try:
+                reply = await do(command)
+            except BaseException as error:
+                command = operation.throw(error)
+            else:
+                command = operation.send(reply)
+    except StopIteration as stop:
+        result: Value = stop.value
+        return result
 
 
 class Desk:
@@ -83,6 +74,8 @@ class Desk:
             self._session.refused(ask)
             raise self._error
         number = self._next_id()
+        if self._session.is_off:
+            return self._settle(self._session.answer_off(number, ask), (ask, future))
         self._waiting[number] = (ask, future)
         return _frames(number, ask) if self.is_ready else []
 
@@ -99,6 +92,8 @@ class Desk:
                     frames += self._take(message)
         except wire.WireError as error:
             raise errors.ProtocolError(f"the sidecar sent what is no frame: {error}") from error
+        if self._session.is_draining or self._session.fenced is not None:
+            self._session.on_stop()
         if self._session.fenced is not None:
             raise self._session.fenced
         return frames
@@ -110,7 +105,7 @@ class Desk:
         that waits is told.
         """
         self.is_ready = False
-        if not (self._session.is_open or self._waiting):
+        if self._session.is_off or not (self._session.is_open or self._waiting):
             return None
         now_s = _clock.monotonic()
         if self._give_up_at_s is None:
@@ -164,6 +159,9 @@ class Desk:
         if not (self._session.is_open or self._session.status == UNOPENED):
             self._end()
         frames: list[bytes] = []
+        if self._session.is_off:
+            waiting, self._waiting = self._waiting, {}
+            return [frame for entry in waiting.values() for frame in self.asked(*entry)]
         for number, (ask, future) in self._waiting.items():
             self._waiting[number] = (ask.whole or ask, future)
             frames += _frames(number, ask.whole or ask)

@@ -46,7 +46,8 @@ def handshake(session: Session) -> Op[None]:
         speaks = f"the sidecar speaks protocol {version}, this client {lowest} to {highest}"
         raise errors.ProtocolError(f"{speaks}: upgrade the older one")
     session.greeted(field(reply, "limits", kind=dict))
-    if session.is_open:
+    session.is_off |= reply.body.get("mode") == "off"
+    if session.is_open and not session.is_off:
         session.base = None
         known = {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
         again = {**session.opening.body, **known, "resume": session.report()}
@@ -55,7 +56,13 @@ def handshake(session: Session) -> Op[None]:
 
 def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
     """Create or claim a run, or the next of its queue: its state, its input, how it stands."""
-    reply = yield from _opened(session)
+    reply: Message | None = None
+    while reply is None:
+        try:
+            reply = yield session.opening
+        except errors.Unavailable as error:
+            if session.run or "socket" in error.details:
+                raise
     session.run = field(reply, "run", kind=str)
     session.step = field(reply, "step", kind=int)
     session.opened(reply)
@@ -66,15 +73,6 @@ def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
     if data is not None and seq is not None:
         session.base = (seq, data)
     return _codec.decode(data), _codec.decode(given), stands
-
-
-def _opened(session: Session) -> Op[Message]:
-    while True:
-        try:
-            return (yield session.opening)
-        except errors.Unavailable as error:
-            if session.run or "socket" in error.details:
-                raise
 
 
 def _stands(reply: Message, status: str) -> RunResult:
@@ -222,14 +220,15 @@ def _made(session: Session, call: Call, *, go: Message) -> ToolOp[bytes]:
         # The agent is being stopped: say what is known, and don't hold it up.
         failed = outcome(go, "failed", reason=said_of(error))
         with suppress(TimeoutError):
-            yield _done(session, failed._replace(within_s=0.0))
+            yield from _told(session, call, ask=failed._replace(within_s=0.0))
         raise
 
 
 def _told(session: Session, call: Call, *, ask: Ask) -> ToolOp[bool]:
     """Say what became of a call; false if a sidecar that began anew no longer knows this read."""
+    session.calls[ask.body["call"]] = CallPhase.DONE
     try:
-        yield _done(session, ask)
+        yield ask
     except errors.NotFound:
         if call.effect != "read":
             raise
@@ -237,18 +236,12 @@ def _told(session: Session, call: Call, *, ask: Ask) -> ToolOp[bool]:
     return True
 
 
-def _done(session: Session, ask: Ask) -> Ask:
-    session.calls[ask.body["call"]] = CallPhase.DONE
-    return ask
-
-
 def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message]:
     number, probe = field(reply, "call", kind=int), call.tool.get("probe")
     if probe is None:
         raise _doubt(session, call, number=number, why="it has no probe to ask")
-    asked = call._replace(function=probe)
     try:
-        value = yield Invoke(asked, session, said=reply.body)
+        value = yield Invoke(call._replace(function=probe), session, said=reply.body)
     except errors.NotApplied:
         value = None
     except Exception as error:

@@ -56,8 +56,7 @@ class Run(RunBase[Coroutine[Any, Any, None]]):
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:  # noqa: PLR0917 - the language's own
         """Release it, unless it ended. `Draining` and `Parked` end here; they are no failure."""
-        is_absorbed: bool = await self._perform(self._leave(error))
-        return is_absorbed
+        return bool(await self._perform(self._leave(error)))
 
     @property
     def step(self) -> Step:

@@ -29,8 +29,7 @@ class CoatcheckError(Exception):
         super().__init__(message)
         self.retry = retry or self.retry
         self.details = details
-        for name in details.keys() & _ATTRIBUTES:
-            setattr(self, name, details[name])
+        vars(self).update({name: details[name] for name in details.keys() & _ATTRIBUTES})
 
     def __init_subclass__(cls, *, retry: Retry | None = None) -> None:
         cls.retry = retry or cls.retry

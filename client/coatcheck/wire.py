@@ -97,8 +97,7 @@ class AttachmentTooLarge(WireError):  # noqa: N818 - names what it is
 
     def __init__(self, message: Message, *, limit_bytes: int) -> None:
         """Keep the message (without its attachment), so that it can be answered."""
-        name = f"{message.type} {message.id}"
-        super().__init__(f"the attachment of {name} passes the limit of {limit_bytes} bytes")
+        super().__init__(f"{message.type} {message.id} passes the limit of {limit_bytes} bytes")
         self.refused = message
         self.limit_bytes = limit_bytes
 
@@ -126,8 +125,7 @@ def encode_message(  # noqa: PLR0917 - in the order of the message
     view = memoryview(attachment)
     parts = range(0, len(view), PART_BYTES_MAX)
     frames = [encode_frame(PART, id, view[at : at + PART_BYTES_MAX]) for at in parts]
-    frames.append(encode_frame(type, id, body))
-    return frames
+    return [*frames, encode_frame(type, id, body)]
 
 
 class FrameReader:
@@ -218,38 +216,25 @@ class Assembler:
         parts = self._parts.setdefault(part.id, [])
         if len(self._parts) > REQUESTS_MAX:
             raise WireError(f"parts of more than {REQUESTS_MAX} requests came, and no request")
-        if parts is None:
-            return
-        if self._held_bytes + len(part.body) > self.bytes_max:
+        if parts is not None and self._held_bytes + len(part.body) > self.bytes_max:
             self._held_bytes -= sum(map(len, parts))
             self._parts[part.id] = None
-            return
-        self._held_bytes += len(part.body)
-        parts.append(part.body)
+        elif parts is not None:
+            self._held_bytes += len(part.body)
+            parts.append(part.body)
 
 
 def make_patch(old: bytes, new: bytes) -> Patch | None:
     """What turns `old` into `new`; `None` if sending `new` whole is as good."""
-    length = len(new)
-    if length < PATCH_STATE_BYTES_MIN:
+    length, view = len(new), memoryview(new)
+    pages = range(0, length, PAGE_BYTES)
+    # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
+    changed = [at for at in pages if not old.startswith(view[at : at + PAGE_BYTES], at)]
+    if length < PATCH_STATE_BYTES_MIN or len(changed) > len(pages) * PATCH_SHARE_MAX:
         return None
     ranges: list[tuple[int, int]] = []
-    changed_bytes = end = 0
-    view = memoryview(new)
-    # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
-    is_same = old.startswith
-    for at in range(0, length, PAGE_BYTES):
-        page = view[at : at + PAGE_BYTES]
-        if is_same(page, at):
-            continue
-        changed_bytes += len(page)
-        if changed_bytes > length * PATCH_SHARE_MAX:
-            return None
-        if ranges and end == at:
-            ranges[-1] = (ranges[-1][0], ranges[-1][1] + len(page))
-        else:
-            ranges.append((at, len(page)))
-        end = at + len(page)
-    if len(ranges) > PATCH_RANGES_MAX:
-        return None
-    return Patch(length, ranges, b"".join(view[at : at + size] for at, size in ranges))
+    for at in changed:
+        start = ranges.pop()[0] if ranges and sum(ranges[-1]) == at else at
+        ranges.append((start, min(at + PAGE_BYTES, length) - start))
+    data = b"".join(view[at : at + size] for at, size in ranges)
+    return Patch(length, ranges, data) if len(ranges) <= PATCH_RANGES_MAX else None
