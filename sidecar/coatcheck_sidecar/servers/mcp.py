@@ -6,7 +6,7 @@ headers as they are, both ways at once; if the agent hangs up, the server hears 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +27,7 @@ from coatcheck_sidecar.engine.exchange import Exchange, Wanted
 from coatcheck_sidecar.engine.mcp_call import JSON_TYPE, McpCall, media_of
 from coatcheck_sidecar.engine.mcp_upstream import SSE_TYPE, McpOutgoing
 from coatcheck_sidecar.engine.tasks import TaskSet
-from coatcheck_sidecar.ports import Clock, Headers, Lost, NotSent, Outgoing, Upstream
+from coatcheck_sidecar.ports import Headers, Lost, NotSent, Outgoing, Upstream
 from coatcheck_sidecar.servers.admin import problem
 
 MESSAGE_BYTES_MAX: Final = 64 * 2**20
@@ -126,12 +126,11 @@ class McpProxy:
     """Serves the routes of MCP tools."""
 
     def __init__(
-        self, exchange: Exchange, upstream: Upstream, *, clock: Clock, tasks: TaskSet
+        self, exchange: Exchange, upstream_of: Callable[[Tool], Upstream], *, tasks: TaskSet
     ) -> None:
         """`tasks` are those in which calls go on when their agent is gone."""
         self._exchange = exchange
-        self._upstream = upstream
-        self._clock = clock
+        self._upstream_of = upstream_of
         self._tasks = tasks
         self._hints: dict[str, Hints] = {}
         self._calls: OrderedDict[int, tuple[str, McpCall]] = OrderedDict()
@@ -232,7 +231,7 @@ class McpProxy:
         self, wanted: McpRequest, outgoing: Outgoing, *, method: str, reply: Reply
     ) -> web.Response | None:
         try:
-            async with self._upstream.send(outgoing) as answer:
+            async with self._upstream_of(wanted.tool).send(outgoing) as answer:
                 await reply.start(answer.status, answer.headers)
                 pieces = answer.pieces()
                 if method == mcp.LIST and answer.status == 200:
