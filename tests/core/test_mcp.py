@@ -174,6 +174,21 @@ def test_the_business_key_is_in_the_arguments() -> None:
     assert leg.startswith("1:")
 
 
+@pytest.mark.parametrize(
+    ("base", "rest", "query", "expected"),
+    [
+        ("http://a/mcp", "", "", "http://a/mcp"),
+        ("http://a/mcp/", "", "", "http://a/mcp/"),
+        ("http://a/mcp/", "/x", "", "http://a/mcp/x"),
+        ("http://a/mcp?k=1", "", "", "http://a/mcp?k=1"),
+        ("http://a/mcp?k=1", "/x", "b=2", "http://a/mcp/x?k=1&b=2"),
+        ("http://a", "", "b=2", "http://a?b=2"),
+    ],
+)
+def test_where_a_request_goes(base: str, rest: str, query: str, expected: str) -> None:
+    assert mcp.url_of(base, rest, query=query) == expected
+
+
 # Effects
 
 

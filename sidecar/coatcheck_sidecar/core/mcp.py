@@ -177,6 +177,13 @@ def business_of(call: ToolCall, tool: Tool) -> str | None:
     return f"{found}:{call.leg}" if found is not None and call.leg else found
 
 
+def url_of(base: str, rest: str, *, query: str) -> str:
+    """Where a request goes: `rest` behind the server's own path, both queries one after another."""
+    place, _, own = base.partition("?")
+    both = "&".join(part for part in (own, query) if part)
+    return f"{place.rstrip('/') if rest else place}{rest}{'?' if both else ''}{both}"
+
+
 def effect_of(name: str, *, tool: Tool, hints: Hints) -> Effect:
     """What doing this call twice would do: as configured by name, as hinted, as configured."""
     if name in tool.effects:

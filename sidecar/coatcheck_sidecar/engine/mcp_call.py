@@ -17,8 +17,8 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.sse import Event, event_of
 from coatcheck_sidecar.ports import AgentReply, Headers
 
-KEPT_BYTES_MAX: Final = 2**20
-"""Of events sent, for an agent that lost its stream; beyond it must ask for the call again."""
+KEPT_BYTES_MAX: Final = 2**18
+"""Of events, for an agent that lost its stream; with more, it must ask for the call again."""
 JSON_TYPE: Final = "application/json"
 PROBLEM_TYPE: Final = "application/problem+json"
 DECISION: Final = "Coatcheck-Decision"
@@ -73,7 +73,7 @@ class McpCall:
     @property
     def is_gone(self) -> bool:
         """Nobody listens, and nobody can come back for what was missed."""
-        return (self._out is None or self._out.is_gone) and not self._has_ids
+        return (self._out is None or self._out.is_gone) and not self.is_resumable
 
     async def start(self, status: int, headers: Headers) -> None:
         """What the exchange answers begins."""
@@ -141,14 +141,15 @@ class McpCall:
         while self._out is reply and not reply.is_gone:
             await self._changed.wait()
 
-    def has_event(self, event_id: str) -> bool:
-        """An agent may come back for what followed this event."""
-        is_whole = self._kept_bytes <= KEPT_BYTES_MAX
-        return is_whole and any(event.id == event_id for event in self._kept)
-
     @property
-    def _has_ids(self) -> bool:
-        return any(event.id for event in self._kept)
+    def is_resumable(self) -> bool:
+        """An agent may come back for events that it missed."""
+        kept_bytes = self._kept_bytes + len(self._last or b"")
+        return kept_bytes <= KEPT_BYTES_MAX and any(event.id for event in self._kept)
+
+    def has_event(self, event_id: str) -> bool:
+        """It may come back for what followed this one."""
+        return self.is_resumable and any(event.id == event_id for event in self._kept)
 
     def _given(self, body: bytes) -> bytes:
         """As it came if it came now; a recorded answer is of another asking."""

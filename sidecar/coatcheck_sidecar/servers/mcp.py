@@ -12,23 +12,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
-from multidict import CIMultiDict
 
-from coatcheck_sidecar.core import fingerprint, mcp, mcp_answer, relay
-from coatcheck_sidecar.core.mcp import Hints, Posted, ToolCall, Unfit
-from coatcheck_sidecar.core.model import CallClass
-from coatcheck_sidecar.core.policy import Ask
+from coatcheck_sidecar.core import mcp, mcp_answer, relay
+from coatcheck_sidecar.core.mcp import Posted, ToolCall, Unfit
 from coatcheck_sidecar.core.relay import Sifted
-from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.sse import Events, TooLong
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding
-from coatcheck_sidecar.engine.exchange import Exchange, Wanted
 from coatcheck_sidecar.engine.mcp_call import JSON_TYPE, McpCall, media_of
 from coatcheck_sidecar.engine.mcp_upstream import SSE_TYPE, McpOutgoing
 from coatcheck_sidecar.engine.tasks import TaskSet
-from coatcheck_sidecar.ports import Headers, Lost, NotSent, Outgoing, Upstream
+from coatcheck_sidecar.ports import Lost, NotSent, Outgoing, Upstream
 from coatcheck_sidecar.servers.admin import problem
+from coatcheck_sidecar.servers.mcp_desk import Asking, McpDesk
+from coatcheck_sidecar.servers.mcp_reply import Reply
 
 MESSAGE_BYTES_MAX: Final = 64 * 2**20
 """Of one message from an agent: arguments with documents in them."""
@@ -38,7 +35,7 @@ QUIET_S: Final = 86_400.0
 """A stream of notifications may say nothing for a day."""
 GONE_POLL_S: Final = 0.5
 """How soon a server hears that nobody listens to its stream any more."""
-CALLS_KEPT: Final = 256
+CALLS_KEPT: Final = 64
 """Calls whose events an agent may come back for; the oldest are forgotten."""
 METHODS: Final = frozenset({"POST", "GET", "DELETE"})
 
@@ -59,11 +56,12 @@ class McpRequest:
     sifted: Sifted
 
     def outgoing(self, body: bytes) -> Outgoing:
-        """As it goes on to the server."""
+        """As it goes on to the server, whose answers are read along: so none is compressed."""
+        plain = relay.without(self.sifted.passed, "accept-encoding")
         return Outgoing(
             method=self.request.method,
             url=self.url,
-            headers=self.sifted.passed,
+            headers=(*plain, ("Accept-Encoding", "identity")),
             body=body,
             connect_s=self.tool.connect_s,
             head_s=self.tool.head_s,
@@ -71,68 +69,16 @@ class McpRequest:
         )
 
 
-class Reply:
-    """The agent's end of an answer. Nothing is raised when it hangs up."""
-
-    def __init__(self, request: web.BaseRequest) -> None:
-        self._request = request
-        self._is_lost = False
-        self.response: web.StreamResponse | None = None
-
-    @property
-    def is_gone(self) -> bool:
-        """It hung up."""
-        transport = self._request.transport
-        return self._is_lost or transport is None or transport.is_closing()
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """The head, once."""
-        self.response = web.StreamResponse(status=status, headers=CIMultiDict(headers))
-        try:
-            await self.response.prepare(self._request)
-        except ConnectionError:
-            self._is_lost = True
-
-    async def write(self, data: bytes) -> None:
-        """A piece of the body."""
-        if self.response is None or self.is_gone or not data:
-            return
-        try:
-            await self.response.write(data)
-        except ConnectionError:
-            self._is_lost = True
-
-    async def end(self) -> None:
-        """The answer is whole."""
-        if self.response is None or self.is_gone:
-            return
-        try:
-            await self.response.write_eof()
-        except ConnectionError:
-            self._is_lost = True
-
-    def cut(self) -> None:
-        """It is not, and never will be."""
-        self._is_lost = True
-        if self._request.transport is not None:
-            self._request.transport.abort()
-
-    def given(self) -> web.StreamResponse:
-        """What a handler returns; a head that was never sent is that of a lost connection."""
-        return self.response or web.Response(status=499)
-
-
 class McpProxy:
     """Serves the routes of MCP tools."""
 
     def __init__(
-        self, exchange: Exchange, upstream_of: Callable[[Tool], Upstream], *, tasks: TaskSet
+        self, desk: McpDesk, upstream_of: Callable[[Tool], Upstream], *, tasks: TaskSet
     ) -> None:
         """`tasks` are those in which calls go on when their agent is gone."""
-        self._exchange = exchange
+        self._desk = desk
         self._upstream_of = upstream_of
         self._tasks = tasks
-        self._hints: dict[str, Hints] = {}
         self._calls: OrderedDict[int, tuple[str, McpCall]] = OrderedDict()
 
     async def handle(self, wanted: McpRequest) -> web.StreamResponse:
@@ -163,46 +109,33 @@ class McpProxy:
     async def _call(
         self, wanted: McpRequest, asked: ToolCall, *, body: bytes
     ) -> web.StreamResponse:
-        tool = wanted.tool
-        hints = self._hints.get(tool.name, mcp.NO_HINTS)
         reply = Reply(wanted.request)
-        call = McpCall(asked, reply, has_schema=asked.name in hints.structured)
-        plain = relay.without(wanted.sifted.passed, "accept-encoding")
-        outgoing = McpOutgoing(
+        call = McpCall(asked, reply, has_schema=self._desk.has_schema(wanted.tool, asked))
+        outgoing = wanted.outgoing(body)
+        attempt = McpOutgoing(
             call=call,
-            method="POST",
-            url=wanted.url,
-            headers=(*plain, ("Accept-Encoding", "identity")),
+            method=outgoing.method,
+            url=outgoing.url,
+            headers=outgoing.headers,
             body=body,
-            connect_s=tool.connect_s,
-            head_s=tool.head_s,
-            idle_s=tool.idle_s,
+            connect_s=outgoing.connect_s,
+            head_s=outgoing.head_s,
+            idle_s=wanted.tool.idle_s,
         )
-        call_class = tool.class_of(mcp.effect_of(asked.name, tool=tool, hints=hints))
-        performed = Wanted(
-            tool=tool,
-            ask=ask_of(wanted, asked, call_class=call_class),
-            outgoing=outgoing,
-            is_recorded=tool.record or call_class is not CallClass.READ,
-            level=tool.durability,
-        )
-        self._remember(wanted, call)
-        self._tasks.start(self._perform(wanted.binding, performed, call=call), name="mcp call")
+        asking = Asking(wanted.binding, wanted.tool, wanted.sifted.said)
+        self._calls[id(call)] = (_scope(wanted), call)
+        if len(self._calls) > CALLS_KEPT:
+            self._calls.popitem(last=False)
+        self._tasks.start(self._perform(asking, attempt), name="mcp call")
         await call.left(reply)
         return reply.given()
 
-    async def _perform(self, binding: Binding, wanted: Wanted, *, call: McpCall) -> None:
+    async def _perform(self, asking: Asking, attempt: McpOutgoing) -> None:
         try:
-            await self._exchange.perform(binding, wanted, reply=call)
-        except Refusal as refusal:
-            await call.refuse(refusal)
-        if call.is_cut:
-            await call.lose()
-
-    def _remember(self, wanted: McpRequest, call: McpCall) -> None:
-        self._calls[id(call)] = (_scope(wanted), call)
-        while len(self._calls) > CALLS_KEPT:
-            self._calls.popitem(last=False)
+            await self._desk.perform(asking, attempt)
+        finally:
+            if not attempt.call.is_resumable:
+                self._calls.pop(id(attempt.call), None)
 
     def _with_event(self, wanted: McpRequest, event_id: str) -> McpCall | None:
         scope = _scope(wanted)
@@ -255,7 +188,7 @@ class McpProxy:
             if media == SSE_TYPE:
                 with suppress(TooLong):
                     for event in events.feed(piece):
-                        self._learn(tool, (event.data or "").encode())
+                        self._desk.learn(tool, (event.data or "").encode())
                 yield piece
             elif len(whole) + len(piece) > LIST_BYTES_MAX:
                 yield bytes(whole) + piece
@@ -263,38 +196,8 @@ class McpProxy:
             else:
                 whole += piece
         if whole:
-            self._learn(tool, bytes(whole))
+            self._desk.learn(tool, bytes(whole))
             yield bytes(whole)
-
-    def _learn(self, tool: Tool, message: bytes) -> None:
-        known = self._hints.get(tool.name, mcp.NO_HINTS)
-        self._hints[tool.name] = mcp.hints_in(message, known)
-
-
-def ask_of(wanted: McpRequest, asked: ToolCall, *, call_class: CallClass) -> Ask:
-    """Which call is asked for. Each tool of a server is a tool of its own: `<route>/<name>`."""
-    tool, said, keeper = wanted.tool, wanted.sifted.said, wanted.binding.keeper
-    step = said.get("coatcheck-step", "")
-    marker = said.get("idempotency-key", "")
-    lifetime_s = tool.upstream_key.lifetime_s if tool.upstream_key else None
-    own = said.get("coatcheck-key") or (marker if tool.trust_key else "")
-    return Ask(
-        run=keeper.run,
-        step=int(step) if step.isdigit() else keeper.log.state.step + 1,
-        tool=f"{tool.name}/{asked.name}",
-        call_class=call_class,
-        fingerprint=mcp.fingerprint_of(asked, tool),
-        key=mcp.key_of(asked, own),
-        business=mcp.business_of(asked, tool),
-        identity=tool.identity,
-        repeats_ok=tool.repeats,
-        unresolved_ok=tool.unresolved_ok,
-        marker=marker,
-        is_retry=relay.is_retry(said),
-        settle_s=tool.probe_settle_s,
-        key_lifetime_s=lifetime_s if call_class is CallClass.KEYED else None,
-        summary=fingerprint.summary(asked.arguments),
-    )
 
 
 def _scope(wanted: McpRequest) -> str:
