@@ -18,6 +18,10 @@ from coatcheck_sidecar.core.fingerprint import HttpRequest
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.tool import Tool
 
+STDIO: Final = "stdio:"
+"""In place of a server's URL: a wrapper in the agent's container speaks to it."""
+STDIO_TOOL: Final = Tool(name="stdio", mcp=STDIO)
+"""Of wrapped servers that the configuration says nothing of."""
 CALL: Final = "tools/call"
 LIST: Final = "tools/list"
 KEY: Final = "dev.coatcheck/key"

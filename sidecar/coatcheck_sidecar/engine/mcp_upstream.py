@@ -9,9 +9,10 @@ is not there any more. From 2026-07-28 on a broken stream is a lost answer, and 
 the call: none is closed before the answer came, whatever became of the agent.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from coatcheck_sidecar.core import mcp, relay
@@ -35,6 +36,8 @@ RESUME_DELAY_MAX_S: Final = 30.0
 IDLE_RESUMES_MAX: Final = 5
 """Streams in a row without one new event, after which the answer counts as lost."""
 SSE_TYPE: Final = "text/event-stream"
+Local = Callable[[], Awaitable[bytes]]
+"""Has a call made, and gives its response; raises `Lost`."""
 NOT_OF_RESUMED: Final = frozenset({"content-type", "content-length", "accept", "last-event-id"})
 
 
@@ -43,6 +46,14 @@ class McpOutgoing(Outgoing):
     """An attempt at a tool call, and the call that it is of."""
 
     call: McpCall
+    local: Local | None = None
+    """Makes it where the server is not reached over HTTP."""
+
+    @classmethod
+    def of(cls, request: Outgoing, call: McpCall) -> "McpOutgoing":
+        """A POST that carries this call."""
+        said = {field.name: getattr(request, field.name) for field in fields(Outgoing)}
+        return cls(call=call, **said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,8 @@ class McpUpstream:
     async def send(self, request: Outgoing) -> AsyncIterator[UpstreamAnswer]:
         """Make one attempt; of a tool call the answer is whole. Raises `NotSent`, `Lost`."""
         if isinstance(request, McpOutgoing):
-            yield await self._attempt(request)
+            is_local = request.local is not None
+            yield await (self._local(request) if is_local else self._attempt(request))
             return
         async with self._inner.send(request) as answer:
             yield answer
@@ -78,6 +90,17 @@ class McpUpstream:
     async def close(self) -> None:
         """Release connections."""
         await self._inner.close()
+
+    async def _local(self, request: McpOutgoing) -> Whole:
+        until_s = request.until_boot_s
+        if request.local is None or (until_s is not None and self._clock.boottime() > until_s):
+            raise NotSent("the lease lapsed before anything was written")
+        try:
+            async with asyncio.timeout(request.head_s):
+                found = await request.local()
+        except TimeoutError:
+            raise Lost(f"no answer within {request.head_s:.0f} s") from None
+        return Whole(200, (("Content-Type", JSON_TYPE),), found)
 
     async def _attempt(self, request: McpOutgoing) -> Whole:
         stream = _Stream(request.call)
