@@ -46,7 +46,13 @@ def test_all_but_tool_calls_pass(body: bytes) -> None:
 
 
 def test_the_method_is_told() -> None:
-    assert mcp.read(_body(method="tools/list")) == Posted("tools/list")
+    assert mcp.read(_body(method="tools/list")) == Posted("tools/list", 7)
+
+
+def test_where_only_a_tool_call_will_do() -> None:
+    assert mcp.read_call(_body()) == _call()
+    with pytest.raises(Unfit, match="not a tool call"):
+        mcp.read_call(_body(method="ping"))
 
 
 @pytest.mark.parametrize(
@@ -248,20 +254,20 @@ def test_whose_word_counts(tool: Tool, name: str, expected: Effect) -> None:
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        (b'{"id":1,"result":{}}', True),
-        (b'{"id":1,"error":{}}', True),
-        (b'{"id":1.0,"result":{}}', True),
-        (b'{"id":true,"result":{}}', False),
-        (b'{"id":"1","result":{}}', False),
-        (b'{"id":1}', False),
-        (b'{"id":1,"method":"sampling/createMessage","result":{}}', False),
-        (b'{"method":"notifications/progress"}', False),
-        (b'[{"id":1,"result":{}}]', False),
-        (b"{", False),
+        (b'{"id":1,"result":{}}', 1),
+        (b'{"id":"1","error":{}}', "1"),
+        (b'{"id":1.0,"result":{}}', 1),
+        (b'{"id":true,"result":{}}', None),
+        (b'{"id":null,"error":{}}', None),
+        (b'{"id":1}', None),
+        (b'{"id":1,"method":"sampling/createMessage","result":{}}', None),
+        (b'{"method":"notifications/progress"}', None),
+        (b'[{"id":1,"result":{}}]', None),
+        (b"{", None),
     ],
 )
-def test_which_message_is_the_answer(message: bytes, expected: bool) -> None:
-    assert mcp.is_answer_to(1, message) is expected
+def test_which_request_a_message_answers(message: bytes, expected: object) -> None:
+    assert mcp.answered_id(message) == expected
 
 
 def test_a_new_id_and_nothing_else() -> None:

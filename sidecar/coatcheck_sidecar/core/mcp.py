@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from coatcheck_sidecar.core import fingerprint
 from coatcheck_sidecar.core.canonical import unique
@@ -66,9 +66,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """What the body of a POST is. A response or a batch has no method."""
+    """What a message of the client is. A response or a batch has no method."""
 
     method: str = ""
+    id: str | float | None = None
     call: ToolCall | None = None
 
 
@@ -99,10 +100,35 @@ def read(body: bytes) -> Posted:
         return Posted()
     if not isinstance(message, dict):
         raise Unfit(INVALID_REQUEST, "a JSON-RPC message is an object")
-    method = message.get("method", "")
+    method, asked_id = message.get("method", ""), message.get("id")
+    found_id = asked_id if _is_id(asked_id) else None
     if method != CALL:
-        return Posted(method if isinstance(method, str) else "")
-    return Posted(CALL, _call(message, body.decode()))
+        return Posted(method if isinstance(method, str) else "", found_id)
+    return Posted(CALL, found_id, _call(message, body.decode()))
+
+
+def answered_id(message: bytes) -> str | float | None:
+    """The id of the request that a message of the server answers; `None` if it is no answer."""
+    try:
+        found = _parsed(message)
+    except Unfit:
+        return None
+    if not isinstance(found, dict) or "method" in found or not {"result", "error"} & found.keys():
+        return None
+    theirs = found.get("id")
+    return theirs if _is_id(theirs) else None
+
+
+def _is_id(value: object) -> TypeGuard[str | float]:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def read_call(body: bytes) -> ToolCall:
+    """Read what can only be a tool call; raises `Unfit`."""
+    call = read(body).call
+    if call is None:
+        raise Unfit(INVALID_REQUEST, "not a tool call")
+    return call
 
 
 def _parsed(body: bytes) -> Any:
@@ -114,7 +140,7 @@ def _parsed(body: bytes) -> Any:
 
 def _call(message: Mapping[str, Any], text: str) -> ToolCall:
     params, call_id = message.get("params"), message.get("id")
-    if isinstance(call_id, bool) or not isinstance(call_id, str | int | float):
+    if not _is_id(call_id):
         raise Unfit(INVALID_REQUEST, "a tool call has an id, text or a number")
     if not isinstance(params, dict) or not isinstance(params.get("name"), str):
         raise Unfit(INVALID_REQUEST, "a tool call names its tool")
@@ -223,19 +249,6 @@ def _hinted(annotations: object) -> Effect | None:
     if annotations.get("readOnlyHint") is True:
         return Effect.READ
     return Effect.IDEMPOTENT if annotations.get("idempotentHint") is True else None
-
-
-def is_answer_to(call_id: str | float, message: bytes) -> bool:
-    """A response, result or error, to the request of this id."""
-    try:
-        found = _parsed(message)
-    except Unfit:
-        return False
-    if not isinstance(found, dict) or "method" in found:
-        return False
-    theirs = found.get("id")
-    is_same = type(theirs) is not bool and theirs == call_id
-    return is_same and ("result" in found or "error" in found)
 
 
 def with_id(message: bytes, id_text: str) -> bytes:

@@ -8,7 +8,8 @@ answers of what it was told to make.
     CALL n, message        ->                       the agent's `tools/call`, as it came
                            <-    GO n               make it, and say what came
     CAME n, message        ->                       its response, as it came
-    LOST n                 ->                       the server is gone, or can't be asked
+    LOST n                 ->                       the server is gone, and had been told
+    UNMADE n               ->                       it was gone before
                            <-    ANSWER n, message  for the agent: now it is recorded
     LISTED 0, message      ->                       a response to a `tools/list`
 """
@@ -26,6 +27,7 @@ class Kind(StrEnum):
     GO = "go"
     CAME = "came"
     LOST = "lost"
+    UNMADE = "unmade"
     ANSWER = "answer"
     LISTED = "listed"
 

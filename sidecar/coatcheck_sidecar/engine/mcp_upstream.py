@@ -159,7 +159,7 @@ class _Stream:
                 for event in events.feed(piece):
                     self._note(event)
                     message = event.data.encode() if event.data else b""
-                    if message and mcp.is_answer_to(self._call.asked.id, message):
+                    if message and mcp.answered_id(message) == self._call.asked.id:
                         self._call.answered_by(event)
                         return message
                     await self._call.forward(event)

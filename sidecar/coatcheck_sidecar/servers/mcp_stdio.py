@@ -46,7 +46,7 @@ class StdioLink:
         try:
             async for message in socket:
                 if message.type is WSMsgType.BINARY:
-                    wrapper.take(decode(message.data), self._tasks)
+                    wrapper.take(decode(message.data), tasks=self._tasks)
         except ValueError:
             await socket.close()
         finally:
@@ -64,7 +64,7 @@ class _Wrapper:
         self._made: dict[int, asyncio.Future[bytes]] = {}
         self.is_gone = False
 
-    def take(self, frame: Frame, tasks: TaskSet) -> None:
+    def take(self, frame: Frame, *, tasks: TaskSet) -> None:
         """A frame of the wrapper; raises `ValueError` for one that only the sidecar says."""
         made = self._made.get(frame.number)
         match frame.kind:
@@ -76,7 +76,9 @@ class _Wrapper:
                 made.set_result(frame.message)
             case Kind.LOST if made is not None and not made.done():
                 made.set_exception(Lost("the server went before it answered"))
-            case Kind.CAME | Kind.LOST:
+            case Kind.UNMADE if made is not None and not made.done():
+                made.set_exception(NotSent("the server is gone"))
+            case Kind.CAME | Kind.LOST | Kind.UNMADE:
                 pass  # nobody waits for it any more
             case Kind.GO | Kind.ANSWER:
                 raise ValueError("a frame that only the sidecar says")
@@ -98,9 +100,7 @@ class _Wrapper:
     async def _call(self, frame: Frame) -> None:
         reply = _Reply(self, frame.number)
         try:
-            asked = mcp.read(frame.message).call
-            if asked is None:
-                raise Unfit(mcp.INVALID_REQUEST, "not a tool call")
+            asked = mcp.read_call(frame.message)
         except Unfit as error:
             await reply.write(mcp_answer.error(error.code, str(error)))
             await reply.end()
