@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
-from coatcheck_sidecar.servers.admin import HttpServer, admin_server, local_server
+from coatcheck_sidecar.servers.admin import HttpServer, SidecarView, admin_server, local_handler
 from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.routes import Routes, read_secret, reserve
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.stores.journal_folder import FolderInUse
 from coatcheck_sidecar.stores.probe import probe
@@ -25,6 +27,11 @@ from coatcheck_sidecar.stores.spool import Spool
 from coatcheck_sidecar.stores.sqlite import JournalSettings, SqliteJournal
 from coatcheck_sidecar.stores.sqlite_file import JournalFromFuture
 from coatcheck_sidecar.stores.url import open_store
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from coatcheck_sidecar.servers.proxy import Listener
 
 EX_FAILED: Final = 1
 EX_CONFIG: Final = 78
@@ -42,7 +49,7 @@ class Parts:
     """A sidecar at work."""
 
     sidecar: Sidecar
-    local: HttpServer
+    local: "Listener"
     admin: HttpServer
     unfit: "asyncio.Future[StoreUnfit]"
     """Done when the store turns out to be none that fences."""
@@ -110,6 +117,44 @@ def _import_the_rest() -> None:
     logs.load()
     import_module("aiohttp.web")
     import_module("coatcheck_sidecar.metrics")
+    import_module("coatcheck_sidecar.servers.proxy")
+    import_module("coatcheck_sidecar.upstreams.http")
+
+
+async def _listen_for_agents(
+    config: Config,
+    sidecar: Sidecar,
+    *,
+    view: SidecarView,
+    bindings: Bindings,
+    reserved: "socket",
+    stack: AsyncExitStack,
+) -> "Listener":
+    """The port of loopback: routes of tools, and the run API; `stack` closes it."""
+    from coatcheck_sidecar.engine.exchange import Exchange
+    from coatcheck_sidecar.servers.bodies import Bodies
+    from coatcheck_sidecar.servers.proxy import Listener, Proxy
+    from coatcheck_sidecar.upstreams.http import HttpUpstream
+
+    clock = sidecar.doors.clock
+    upstreams = {name: HttpUpstream(tool, clock=clock) for name, tool in config.tools.items()}
+    for upstream in upstreams.values():
+        stack.push_async_callback(upstream.close)
+    exchange = Exchange(upstreams, clock=clock, observer=sidecar.doors.observer)
+    stack.push_async_callback(exchange.close)
+    bodies = Bodies(config.data / "spool-http", clock=clock)
+    bodies.clear()
+    proxy = Proxy(
+        config.tools,
+        bindings=bindings,
+        exchange=exchange,
+        bodies=bodies,
+        local=local_handler(view),
+    )
+    listener = Listener(proxy, reserved)
+    stack.push_async_callback(listener.close)
+    await listener.start()
+    return listener
 
 
 @asynccontextmanager
@@ -132,7 +177,17 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         if unfit.done():
             raise unfit.result()
         await sidecar.start()
-        control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
+        reserved = reserve(config.listen.host, config.listen.port)
+        stack.callback(reserved.close)
+        bindings = Bindings(read_secret(config.data, sidecar.doors.clock))
+        sidecar.on_let_go = bindings.unbind
+        address = config.listen._replace(port=reserved.getsockname()[1])
+        control = ControlServer(
+            sidecar,
+            config.socket,
+            allowed_uids=frozenset(config.allowed_uids),
+            routes=Routes(bindings, f"http://{address}"),
+        )
         await control.start()
         stack.push_async_callback(control.close)
         await asyncio.to_thread(_import_the_rest)
@@ -143,9 +198,9 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = local_server(view, host=config.listen.host, port=config.listen.port)
-        await local.start()
-        stack.push_async_callback(local.close)
+        local = await _listen_for_agents(
+            config, sidecar, view=view, bindings=bindings, reserved=reserved, stack=stack
+        )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit)
 

@@ -1,4 +1,4 @@
-"""Tool calls over HTTP, from the agent's request to the end of its answer: every way in ends here."""
+"""Tool calls over HTTP, from the agent's request to the end of its answer: all ways end here."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,6 +20,8 @@ from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.engine.turns import Turns
 from coatcheck_sidecar.engine.wanted import Wanted, no_answer, outgoing
 from coatcheck_sidecar.ports import AgentReply, Clock, Lost, NotSent, Observer, Upstream
+
+__all__ = ["Exchange", "Wanted"]
 
 PASSED: Final = Call(
     number=0,
@@ -105,7 +107,7 @@ class Exchange:
         until_s = self._clock.monotonic() + tool.patience_s
         call = PASSED
         while True:
-            asked = self._decide(call, Asked(call), 0.0)
+            asked = self._decide(call, Asked(call))
             sent = next(effect for effect in asked.effects if isinstance(effect, Send))
             go = Go(asked.state or call, sent.upstream_key, None)
             await turns.take()
@@ -117,7 +119,8 @@ class Exchange:
                 break
             left_s = max(0.0, until_s - self._clock.monotonic())
             ended = Ended(go.call.attempt, came.ending, retry_after_s=came.retry_after_s)
-            after = self._decide(go.call, ended, 0.0 if reply.is_gone else left_s)
+            patience_s = 0.0 if reply.is_gone else left_s
+            after = self._decide(go.call, ended, patience_s=patience_s)
             wait = next((effect for effect in after.effects if isinstance(effect, Wait)), None)
             if wait is None:
                 if not came.status:
@@ -128,7 +131,7 @@ class Exchange:
             call = after.state or call
         self._observer.note("call", tool=tool.name, decision="passed")
 
-    def _decide(self, call: Call, event: Asked | Ended, patience_s: float) -> Decision:
+    def _decide(self, call: Call, event: Asked | Ended, *, patience_s: float = 0.0) -> Decision:
         return decide(call, event, now_ms=1, patience_s=patience_s, rules=NO_DOUBT)
 
     async def _relay(
