@@ -11,12 +11,14 @@ from typing import Any, Final
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
+from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.metrics import MetricsObserver
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
-from coatcheck_sidecar.servers.admin import HttpServer, admin_server, local_server
+from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.runapi import RunApi
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.stores.journal_folder import FolderInUse
 from coatcheck_sidecar.stores.probe import probe
@@ -102,6 +104,20 @@ async def build(
     return sidecar, view, store
 
 
+async def listen_for_agents(
+    config: Config, sidecar: Sidecar, *, store: Store, stack: AsyncExitStack
+) -> HttpServer:
+    """The port of loopback; `stack` closes it."""
+    outside = Outside(store, sidecar.doors.clock, settings=sidecar.settings)
+    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
+    api.start()
+    stack.push_async_callback(api.close)
+    server = HttpServer(api.handle, host=config.listen.host, port=config.listen.port)
+    await server.start()
+    stack.push_async_callback(server.close)
+    return server
+
+
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Parts]:
     """A sidecar that takes agents, until the block ends; what is unshipped stays in the journal.
@@ -131,9 +147,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = local_server(view, host=config.listen.host, port=config.listen.port)
-        await local.start()
-        stack.push_async_callback(local.close)
+        local = await listen_for_agents(config, sidecar, store=store, stack=stack)
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit)
 
