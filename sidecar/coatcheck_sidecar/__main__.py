@@ -6,19 +6,18 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
-from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
-from coatcheck_sidecar.metrics import MetricsObserver
+from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
 from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
-from coatcheck_sidecar.servers.runapi import RunApi
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.stores.journal_folder import FolderInUse
 from coatcheck_sidecar.stores.probe import probe
@@ -75,7 +74,7 @@ async def _probe(store: Store, clock: Clock, *, unfit: "asyncio.Future[StoreUnfi
 
 
 async def build(
-    config: Config, observer: MetricsObserver, *, stack: AsyncExitStack
+    config: Config, events: Events, *, stack: AsyncExitStack
 ) -> tuple[Sidecar, EngineView, Store]:
     """The engine on its journal and store; `stack` closes them in order."""
     clock = SystemClock()
@@ -92,22 +91,35 @@ async def build(
         spool=spool,
         clock=clock,
         settings=to_engine(config),
-        observer=observer,
+        observer=events,
     )
     sidecar.heart.address = config.address
     stack.push_async_callback(sidecar.close)
     unfenced = is_unfenced(config.store, config.data)
     view = EngineView(sidecar, journal=journal, spool=spool, is_unfenced=unfenced)
-    observer.watch(view.figures)
     if unfenced:
         logs.write("warning", "unfenced", store=store.url, why="it lies in the data folder")
     return sidecar, view, store
 
 
-async def listen_for_agents(
+def _import_the_rest() -> None:
+    """What no agent waits for: it takes as long to import as all before.
+
+    In a thread, so that agents get their answers meanwhile.
+    """
+    logs.load()
+    import_module("aiohttp.web")
+    import_module("coatcheck_sidecar.metrics")
+    import_module("coatcheck_sidecar.servers.runapi")
+
+
+async def _listen_for_agents(
     config: Config, sidecar: Sidecar, *, store: Store, stack: AsyncExitStack
 ) -> HttpServer:
     """The port of loopback; `stack` closes it."""
+    from coatcheck_sidecar.engine.outside import Outside
+    from coatcheck_sidecar.servers.runapi import RunApi
+
     outside = Outside(store, sidecar.doors.clock, settings=sidecar.settings)
     api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
     api.start()
@@ -126,8 +138,8 @@ async def running(config: Config) -> AsyncIterator[Parts]:
     `JournalFromFuture` for the rest.
     """
     async with AsyncExitStack() as stack:
-        observer = MetricsObserver(version=release())
-        sidecar, view, store = await build(config, observer, stack=stack)
+        events = Events()
+        sidecar, view, store = await build(config, events, stack=stack)
         tasks = TaskSet(
             lambda name, error: logs.write("error", "task_failed", name=name, error=repr(error))
         )
@@ -138,16 +150,18 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         if unfit.done():
             raise unfit.result()
         await sidecar.start()
-        # Agents first: the HTTP servers' library takes as long to import as all the rest.
         control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
         await control.start()
         stack.push_async_callback(control.close)
+        await asyncio.to_thread(_import_the_rest)
+        metrics = events.metrics()
+        metrics.watch(view.figures)
         admin = admin_server(
-            view, observer.render, host=config.admin_listen.host, port=config.admin_listen.port
+            view, metrics.render, host=config.admin_listen.host, port=config.admin_listen.port
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = await listen_for_agents(config, sidecar, store=store, stack=stack)
+        local = await _listen_for_agents(config, sidecar, store=store, stack=stack)
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit)
 

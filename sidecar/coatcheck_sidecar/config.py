@@ -4,7 +4,6 @@ Every mistake is reported at once, each with its source, its key and what to do.
 pydantic's core without pydantic's models: those take 0.1 s to import, the core a quarter of that.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -322,6 +321,8 @@ def _flat(content: Mapping[Any, object], above: str) -> list[tuple[str, object]]
 
 
 def _unknown(name: str, entry: _Given) -> str:
+    import difflib  # only for a mistake
+
     near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=CLOSE)
     if not near:
         return "no such setting; `coatcheck sidecar --help` lists them"

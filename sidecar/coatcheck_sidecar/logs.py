@@ -7,7 +7,9 @@ loggers, which aiohttp and asyncio use, go the same way.
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from types import ModuleType
 from typing import Any, Final, TextIO
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -31,30 +33,59 @@ def _without_rich() -> Iterator[None]:
             del sys.modules["rich"]
 
 
-with _without_rich():
-    import structlog
+@cache
+def load() -> ModuleType:
+    """Import structlog: 20 ms, left to the first line. A start that goes well writes it late."""
+    with _without_rich():
+        import structlog
+    return structlog
+
+
+class _Lines:
+    """Where lines go. Unless a program configures them, they tell of trouble alone."""
+
+    def __init__(self) -> None:
+        self.configure(level="warning", format="auto", stream=None)
+
+    def configure(self, *, level: str, format: str, stream: TextIO | None) -> None:
+        self._level = level
+        self._format = format
+        self._stream = stream
+        self._logger: Any = None
+
+    def write(self, level: str, event: str, /, **fields: object) -> None:
+        if self._logger is None:
+            self._logger = self._make()
+        self._logger.log(LEVELS[level], event, **fields)
+
+    def _make(self) -> Any:
+        structlog = load()
+        out = sys.stderr if self._stream is None else self._stream
+        is_terminal = out.isatty()
+        is_text = self._format == "text" or (self._format == "auto" and is_terminal)
+        render: Any = structlog.processors.JSONRenderer(default=str)
+        if is_text:
+            render = structlog.dev.ConsoleRenderer(colors=is_terminal)
+        logger = structlog.wrap_logger(
+            structlog.WriteLogger(out),
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                structlog.processors.format_exc_info if not is_text else _same,
+                render,
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[self._level]),
+        )
+        return logger.bind()
+
+
+_LINES: Final = _Lines()
 
 
 def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
     """Send everything to `stream` (stderr if absent). `format` is `json`, `text` or `auto`."""
-    out = sys.stderr if stream is None else stream
-    is_terminal = out.isatty()
-    is_text = format == "text" or (format == "auto" and is_terminal)
-    render: Any = structlog.processors.JSONRenderer(default=str)
-    if is_text:
-        render = structlog.dev.ConsoleRenderer(colors=is_terminal)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.format_exc_info if not is_text else _same,
-            render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(out),
-        cache_logger_on_first_use=False,
-    )
+    _LINES.configure(level=level, format=format, stream=stream)
     root = logging.getLogger()
     root.handlers = [_FromStandard()]
     root.setLevel(LEVELS[level])
@@ -68,13 +99,15 @@ def write(level: str, event: str, /, **fields: object) -> None:
         return
     try:
         shown = {f"{key}_" if key in RESERVED else key: value for key, value in fields.items()}
-        structlog.get_logger().log(LEVELS[level], event, **shown)
+        _LINES.write(level, event, **shown)
     except (OSError, ValueError):
         return
 
 
-bound = structlog.contextvars.bound_contextvars
-"""`with bound(run=..., step=..., epoch=...):` puts these on every line of the task."""
+def bound(**fields: object) -> AbstractContextManager[None]:
+    """A block whose lines, all of this task, bear these fields: run, step, epoch."""
+    context: AbstractContextManager[None] = load().contextvars.bound_contextvars(**fields)
+    return context
 
 
 def _same(_logger: Any, _method: str, line: Any) -> Any:

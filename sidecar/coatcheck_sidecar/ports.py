@@ -240,4 +240,4 @@ class Observer(Protocol):
     """Hears what happened; metrics and logs are made of it. Must not raise, must not wait."""
 
     def note(self, event: str, /, **fields: object) -> None:
-        """`event` is a name of `metrics.py`; fields are its figures and names."""
+        """`event` is a name of `events.py`; fields are its figures and names."""

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from coatcheck_sidecar.core.ownership import RunSummary
-from coatcheck_sidecar.metrics import MetricsObserver
+from coatcheck_sidecar.metrics import Metrics
 from coatcheck_sidecar.servers.admin import HttpServer, admin_server, foreign, local_server
 
 RUNS = [RunSummary("r1", 3, "owned", step=7, in_doubt=1), RunSummary("r2", 1, "owned")]
@@ -31,7 +31,7 @@ async def serving(server: HttpServer) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def admin(view: View) -> HttpServer:
-    return admin_server(view, MetricsObserver(version="1").render, host="127.0.0.1", port=0)
+    return admin_server(view, Metrics(version="1").render, host="127.0.0.1", port=0)
 
 
 async def status(session: aiohttp.ClientSession, path: str) -> int:

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 from click.testing import CliRunner, Result
 
-from coatcheck_sidecar.cli.main import COMMANDS, cli
+from coatcheck_sidecar.cli.group import COMMANDS, cli
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.model import CallClass
 from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat, summary_of

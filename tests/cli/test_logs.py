@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from coatcheck_sidecar import logs
 
@@ -19,8 +18,8 @@ def out() -> Iterator[io.StringIO]:
     before = (root.handlers, root.level)
     logs.configure(level="info", format="json", stream=stream)
     yield stream
+    logs.configure(level="warning", format="auto")
     root.handlers, root.level = before
-    structlog.reset_defaults()
 
 
 def lines(out: io.StringIO) -> list[dict[str, Any]]:
@@ -61,14 +60,12 @@ def test_the_standard_librarys_loggers_go_the_same_way(out: io.StringIO) -> None
     assert "KeyError: 'k'" in second["exception"]
 
 
-def test_text_is_for_people() -> None:
-    stream = io.StringIO()
-    logs.configure(level="info", format="text", stream=stream)
+def test_text_is_for_people(out: io.StringIO) -> None:
+    logs.configure(level="info", format="text", stream=out)
     logs.write("info", "claimed", run="r1")
-    structlog.reset_defaults()
-    assert "claimed" in stream.getvalue()
-    assert "run=r1" in stream.getvalue()
-    assert not stream.getvalue().startswith("{")
+    assert "claimed" in out.getvalue()
+    assert "run=r1" in out.getvalue()
+    assert not out.getvalue().startswith("{")
 
 
 def test_a_stream_that_is_gone_stops_nothing(out: io.StringIO) -> None:
@@ -76,7 +73,18 @@ def test_a_stream_that_is_gone_stops_nothing(out: io.StringIO) -> None:
     logs.write("error", "nobody hears")
 
 
-def test_rich_is_not_imported_and_can_be_later() -> None:
-    code = "import sys, coatcheck_sidecar.logs; print('rich' in sys.modules); import rich.table"
+def test_the_library_comes_with_the_first_line_and_without_rich() -> None:
+    code = """
+import sys
+from coatcheck_sidecar import logs
+print(*{"rich", "structlog"} & set(sys.modules))
+logs.configure(level="info", format="json")
+logs.write("debug", "unheard")
+print(*{"rich", "structlog"} & set(sys.modules))
+logs.write("info", "heard")
+print(*{"rich", "structlog"} & set(sys.modules))
+import rich.table
+"""
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ran.stdout == "False\n"
+    assert ran.stdout == "\n\nstructlog\n"
+    assert json.loads(ran.stderr)["event"] == "heard"

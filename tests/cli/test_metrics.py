@@ -1,13 +1,14 @@
 import io
 import json
+import logging
 from collections.abc import Iterator
 
 import pytest
-import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from coatcheck_sidecar import logs
-from coatcheck_sidecar.metrics import GAUGES, LABEL_VALUES_MAX, TABLE, Figures, MetricsObserver
+from coatcheck_sidecar.events import KEPT_MAX, TABLE, Events, Figures
+from coatcheck_sidecar.metrics import GAUGES, LABEL_VALUES_MAX, Metrics
 
 EVENTS: dict[str, dict[str, object]] = {
     "shipped": {"bytes": 300, "puts": 2, "seconds": 0.02},
@@ -40,13 +41,16 @@ EVENTS: dict[str, dict[str, object]] = {
 @pytest.fixture
 def out() -> Iterator[io.StringIO]:
     stream = io.StringIO()
+    root = logging.getLogger()
+    before = (root.handlers, root.level)
     logs.configure(level="debug", format="json", stream=stream)
     yield stream
-    structlog.reset_defaults()
+    logs.configure(level="warning", format="auto")
+    root.handlers, root.level = before
 
 
-def samples(observer: MetricsObserver) -> dict[str, float]:
-    text = observer.render("")[0].decode()
+def samples(events: Events) -> dict[str, float]:
+    text = events.metrics().render("")[0].decode()
     return {
         sample.name
         + "".join(f"{{{k}={v}}}" for k, v in sorted(sample.labels.items())): sample.value
@@ -61,68 +65,121 @@ def test_every_event_that_the_engine_notes_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("event", sorted(EVENTS))
 def test_an_event_is_counted_and_logged(event: str, out: io.StringIO) -> None:
-    observer = MetricsObserver(version="1")
-    before = samples(observer)
-    observer.note(event, **EVENTS[event])
+    events = Events()
+    before = samples(events)
+    events.note(event, **EVENTS[event])
     line = json.loads(out.getvalue())
     assert line["event"] == event
     fields = {"level_" if key == "level" else key: v for key, v in EVENTS[event].items()}
     assert fields.items() <= line.items()
-    changed = {name for name, value in samples(observer).items() if before.get(name) != value}
+    changed = {name for name, value in samples(events).items() if before.get(name) != value}
     changed = {name for name in changed if not name.startswith("process_")}
     assert bool(changed) == bool(TABLE[event].instruments)
     assert not any("{run=" in name for name in changed)
 
 
 def test_figures_are_added_up(out: io.StringIO) -> None:
-    observer = MetricsObserver(version="1.2")
+    events = Events()
     for _ in range(2):
-        observer.note("shipped", **EVENTS["shipped"])
-        observer.note("call", tool="charge", decision="go")
-    told = samples(observer)
+        events.note("shipped", **EVENTS["shipped"])
+        events.note("call", tool="charge", decision="go")
+    told = samples(events)
     assert told["coatcheck_shipped_bytes_total"] == 600
     assert told["coatcheck_store_puts_total"] == 4
     assert told["coatcheck_ship_seconds_bucket{le=0.025}"] == 2
     assert told["coatcheck_calls_total{decision=go}{tool=charge}"] == 2
-    assert told["coatcheck_build_info{version=1.2}"] == 1
 
 
 def test_an_event_that_nobody_knows_or_that_lacks_its_figure_is_logged(out: io.StringIO) -> None:
-    observer = MetricsObserver(version="1")
-    observer.note("novelty", x=1)
-    observer.note("shipped")
+    events = Events()
+    events.note("novelty", x=1)
+    events.note("shipped")
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
         "novelty", "shipped",
     ]  # fmt: skip
-    assert samples(observer)["coatcheck_shipped_bytes_total"] == 0
+    assert samples(events)["coatcheck_shipped_bytes_total"] == 0
 
 
 def test_an_agent_that_makes_up_tools_does_not_make_up_series(out: io.StringIO) -> None:
-    observer = MetricsObserver(version="1")
+    events = Events()
     for number in range(LABEL_VALUES_MAX + 50):
-        observer.note("call", tool=f"t{number}", decision="go")
-    told = samples(observer)
+        events.note("call", tool=f"t{number}", decision="go")
+    told = samples(events)
     assert told["coatcheck_calls_total{decision=go}{tool=other}"] == 50
     assert sum(name.startswith("coatcheck_calls_total") for name in told) == LABEL_VALUES_MAX + 1
 
 
 def test_gauges_are_read_at_each_scrape() -> None:
-    observer = MetricsObserver(version="1")
+    events = Events()
     now = [Figures(runs={"owned": 2}, in_doubt=1, is_unfenced=True)]
-    observer.watch(lambda: now[0])
-    told = samples(observer)
+    events.metrics().watch(lambda: now[0])
+    told = samples(events)
     assert told["coatcheck_runs{status=owned}"] == 2
     assert told["coatcheck_calls_in_doubt"] == 1
     assert told["coatcheck_unfenced"] == 1
     assert told["coatcheck_store_reachable"] == 1
     now[0] = Figures(is_store_reachable=False, is_draining=True, journal_bytes=7)
-    told = samples(observer)
+    told = samples(events)
     assert told["coatcheck_store_reachable"] == 0
     assert (told["coatcheck_draining"], told["coatcheck_journal_bytes"]) == (1, 7)
     assert {f"coatcheck_{name}" for name, _, _ in GAUGES} <= set(told)
 
 
 def test_a_scraper_may_ask_for_open_metrics() -> None:
-    body, content_type = MetricsObserver(version="1").render("application/openmetrics-text")
+    body, content_type = Metrics(version="1").render("application/openmetrics-text")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
+
+
+def test_the_release_is_told() -> None:
+    body, _ = Metrics(version="1.2").render("")
+    assert b'coatcheck_build_info{version="1.2"} 1.0' in body
+
+
+# Until metrics are made
+
+
+def test_what_was_noted_before_is_counted_in_full(out: io.StringIO) -> None:
+    late, prompt = Events(), Events()
+    prompt.metrics()
+    for events in (late, prompt):
+        for seconds in (0.002, 0.02, 0.2):
+            events.note("shipped", bytes=300, puts=2, seconds=seconds)
+        events.note("call", tool="charge", decision="go")
+        events.note("passed_over", run="r", error="pinned")
+        events.note("novelty", x=1)
+    lines = [json.loads(line)["event"] for line in out.getvalue().splitlines()]
+    assert lines == 2 * [*3 * ["shipped"], "call", "passed_over", "novelty"]
+    assert ours(late) == ours(prompt)
+    assert ours(late)["coatcheck_ship_seconds_bucket{le=0.025}"] == 2
+    late.note("call", tool="charge", decision="go")
+    assert ours(late)["coatcheck_calls_total{decision=go}{tool=charge}"] == 2
+    assert len(out.getvalue().splitlines()) == 13
+
+
+def ours(events: Events) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in samples(events).items()
+        if name.startswith("coatcheck_") and "_created" not in name
+    }
+
+
+def test_no_more_is_kept_than_may_be_and_none_of_it_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+
+    class Watched(Metrics):
+        def __init__(self, *, version: str) -> None:
+            made.append(noted)
+            super().__init__(version=version)
+
+    monkeypatch.setattr("coatcheck_sidecar.metrics.Metrics", Watched)
+    events, noted = Events(), 0
+    for noted in range(1, KEPT_MAX + 11):
+        events.note("committed", level="node", seconds=0.001, bytes=noted)
+    assert made == [KEPT_MAX]
+    told = ours(events)
+    assert told["coatcheck_commit_seconds_count{level=node}"] == KEPT_MAX + 10
+    assert made == [KEPT_MAX]

@@ -145,20 +145,6 @@ def test_what_keeps_it_from_starting_is_one_line(
     assert part in last["error"]
 
 
-def test_the_sidecar_imports_nothing_that_it_does_not_need() -> None:
-    code = """
-import sys
-from coatcheck_sidecar.cli.main import cli
-cli.get_command(None, "sidecar")
-import coatcheck_sidecar.__main__
-print(*sorted({"rich", "pydantic", "yaml", "obstore", "aiohttp"} & set(sys.modules)))
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environ()
-    )
-    assert ran.stdout == "\n"
-
-
 # coatcheck run
 
 

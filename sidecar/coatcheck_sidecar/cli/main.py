@@ -1,70 +1,18 @@
-"""The command line. A command's module is imported when it is named: `sidecar` must start fast."""
+"""Where the command line begins: as a pod starts it, or by click for all else."""
 
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Final
-
-import click
-
-COMMANDS: Final[Mapping[str, str]] = {
-    "sidecar": "Run the sidecar of a pod.",
-    "run": "Run an agent with a sidecar of its own, no cluster needed.",
-    "submit": "Make a run that the next idle agent takes.",
-    "runs": "List runs.",
-    "show": "Show a run: its state, calls and signals.",
-    "log": "Show the records of a run that still count.",
-    "doubts": "List calls in doubt.",
-    "signal": "Send a run a value that it waits for.",
-    "resolve": "Decide what became of a call in doubt.",
-    "cancel": "End a run.",
-    "retry": "Let a held run go on.",
-}
-"""Every command, and its line in `coatcheck --help`."""
-
-
-class LazyGroup(click.Group):
-    """Imports a command's module when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """`None` if there is none of this name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"coatcheck_sidecar.cli.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """From the table alone: help imports no command."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-EXAMPLE: Final = """\b
-Example: coatcheck run -- python agent.py
-"""
-
-HELP_NAMES: Final = {"help_option_names": ["-h", "--help"]}
-
-
-def _version(ctx: click.Context, _param: click.Parameter, is_asked: bool) -> None:
-    if is_asked:
-        from coatcheck_sidecar.config import release
-
-        click.echo(f"coatcheck, version {release()}")
-        ctx.exit()
-
-
-@click.group(cls=LazyGroup, epilog=EXAMPLE, context_settings=HELP_NAMES)
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
-              help="Show the version and exit.")  # fmt: skip
-def cli() -> None:
-    """Deploy long-running AI agents without losing in-flight work."""
+import sys
+from collections.abc import Sequence
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; ends by `SystemExit`."""
-    cli.main(None if args is None else list(args), prog_name="coatcheck")
+    given = sys.argv[1:] if args is None else list(args)
+    if given == ["sidecar"]:
+        # A pod sets its sidecar up by environment and file: there is nothing to parse, and its
+        # agents wait for it. Click takes 30 ms.
+        from coatcheck_sidecar.cli.start import start
+
+        sys.exit(start({}))
+    from coatcheck_sidecar.cli.group import cli
+
+    cli.main(given, prog_name="coatcheck")

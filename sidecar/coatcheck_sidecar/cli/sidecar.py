@@ -1,20 +1,13 @@
 """`coatcheck sidecar`."""
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
-from coatcheck_sidecar.config import (
-    CONFIG_FILE,
-    EX_USAGE,
-    SETTINGS,
-    ConfigError,
-    help_of,
-    load_config,
-)
+from coatcheck_sidecar.cli.start import start
+from coatcheck_sidecar.config import CONFIG_FILE, SETTINGS, help_of
 
 EXAMPLE: Final = """\b
 Example: coatcheck sidecar --store s3://bucket/agents --log-level debug
@@ -35,11 +28,4 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 def command(*, config_file: str | None, **flags: object) -> None:
     """Run the sidecar of a pod until SIGTERM; mistakes in its settings are all told, exit 64."""
     given = {name: value for name, value in flags.items() if value is not None}
-    try:
-        config = load_config(given, environ=os.environ, config_file=config_file)
-    except ConfigError as error:
-        click.echo(f"coatcheck: {error}", err=True)
-        sys.exit(EX_USAGE)
-    from coatcheck_sidecar.__main__ import main
-
-    sys.exit(main(config))
+    sys.exit(start(given, config_file=config_file))

@@ -39,7 +39,7 @@ class HttpServer:
     def __init__(self, app: "web.Application | Handler", *, host: str, port: int) -> None:
         """Port 0 takes any that is free. A handler is asked for every request as it came."""
         self._app = app
-        self._runner: web.BaseRunner[Any] | None = None
+        self._runner: web.BaseRunner | None = None
         self.host = host
         self.port = port
 

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from coatcheck_sidecar.core.ownership import RunSummary
 from coatcheck_sidecar.engine.sidecar import Sidecar
-from coatcheck_sidecar.metrics import Figures
+from coatcheck_sidecar.events import Figures
 from coatcheck_sidecar.stores.spool import Spool
 from coatcheck_sidecar.stores.sqlite import SqliteJournal
 

@@ -1,0 +1,165 @@
+"""What happens, as log lines and metrics: one table for both; and how things stand.
+
+Labels have few values: a run's name is on its log lines, never on a metric.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from coatcheck_sidecar import logs
+
+if TYPE_CHECKING:
+    from coatcheck_sidecar.metrics import Metrics
+
+PUT_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""From a local disk's fsync to a store that is all but gone."""
+WAIT_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10, 60)
+"""An acknowledgement: from the journal's group commit to back-pressure of a slow link."""
+CLAIM_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+"""A claim: two round trips, or a lease to wait for."""
+KEPT_MAX: Final = 4_096
+"""Events kept for metrics that are still to be made: what the engine notes in about a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A counter: `coatcheck_<name>_total`. Adds the figure of field `amount`, or 1."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    amount: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A histogram of the figures of field `amount`: `coatcheck_<name>`."""
+
+    name: str
+    help: str
+    amount: str
+    buckets: tuple[float, ...]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What an event is worth: the level of its log line, and what it counts."""
+
+    level: str
+    instruments: tuple[Count | Spread, ...] = ()
+
+
+def _count(level: str, name: str, *labels: str, help: str) -> Line:
+    return Line(level, (Count(name, help, labels),))
+
+
+TABLE: Final[Mapping[str, Line]] = {
+    "shipped": Line(
+        "debug",
+        (
+            Count("ships", "Swaps of a head that succeeded."),
+            Count("shipped_bytes", "Bytes put into the store.", amount="bytes"),
+            Count("store_puts", "Objects put into the store, heads included.", amount="puts"),
+            Spread("ship_seconds", "Time of one swap of a head.", "seconds", PUT_BUCKETS_S),
+        ),
+    ),
+    "ship_failed": _count("warning", "ship_failures", help="Puts or swaps without a clear answer."),
+    "fenced": _count("warning", "fenced", help="Runs lost to a newer owner."),
+    "damaged": _count("error", "damaged_objects", help="Objects found missing or damaged."),
+    "set_aside": Line(
+        "warning",
+        (Count("set_aside_records", "Local records that diverged from the log.", (), "records"),),
+    ),
+    "row_damaged": _count("error", "damaged_rows", help="Rows of the journal that can't be read."),
+    "spool_failed": _count("error", "spool_failures", help="Files of the spool that failed."),
+    "committed": Line(
+        "debug",
+        (Spread("commit_seconds", "Until acknowledged.", "seconds", WAIT_BUCKETS_S, ("level",)),),
+    ),
+    "claimed": Line(
+        "info",
+        (Spread("claim_seconds", "Time of a claim.", "seconds", CLAIM_BUCKETS_S, ("cause",)),),
+    ),
+    "call": _count("debug", "calls", "tool", "decision", help="Decisions on tool calls."),
+    "heartbeat_failed": _count(
+        "warning", "heartbeat_failures", help="Heartbeats not acknowledged."
+    ),
+    "store_away": _count("warning", "store_outages", help="Times that the store went away."),
+    "store_back": Line("info"),
+    "journal_dead": _count("critical", "journal_deaths", help="I/O errors that ended the journal."),
+    "command": _count(
+        "info", "commands", "what", help="Commands from outside, carried out or not."
+    ),
+    "task_failed": _count("error", "task_failures", help="Faults of ours: tasks that broke."),
+    "restored": Line(
+        "info",
+        (
+            Spread("restore_seconds", "Time to bring a run back.", "seconds", CLAIM_BUCKETS_S),
+            Count("restored_objects", "Objects read to bring runs back.", (), "objects"),
+        ),
+    ),
+    "alarm": _count("error", "alarms", help="Outcomes that contradict what was decided."),
+    "let_go": Line("info", (Count("let_go", "Runs given up, by what they are now.", ("status",)),)),
+    "look_failed": _count("warning", "look_failures", help="Reads that failed and are repeated."),
+    "passed_over": Line("debug"),
+    "adopt_failed": Line("warning"),
+    "drain_cut": _count("error", "drains_cut", help="Drains that the deadline ended."),
+    "drain": _count("info", "drains", help="Drains begun."),
+}
+"""Every event that the engine notes."""
+UNKNOWN: Final = Line("info")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """How things stand, read at each scrape."""
+
+    runs: Mapping[str, int] = field(default_factory=dict)
+    """By status."""
+    unshipped_records: int = 0
+    unshipped_bytes: int = 0
+    in_doubt: int = 0
+    journal_bytes: int = 0
+    journal_bytes_max: int = 0
+    is_journal_dead: bool = False
+    is_store_reachable: bool = True
+    is_unfenced: bool = False
+    """The store lies inside the data folder: no other pod can be fenced by it."""
+    is_draining: bool = False
+
+
+class Events:
+    """Implements `ports.Observer`: writes what is noted to the log, and has it counted.
+
+    The library that counts takes 40 ms to import, which a sidecar has after its agents are served.
+    What is noted until then is kept, and counted when `metrics` is first asked for.
+    """
+
+    def __init__(self) -> None:
+        self._metrics: Metrics | None = None
+        self._kept: list[tuple[str, Mapping[str, object]]] = []
+
+    def note(self, event: str, /, **fields: object) -> None:
+        """Log and count. An event that the table does not know is logged."""
+        line = TABLE.get(event, UNKNOWN)
+        if line.instruments and self._metrics is not None:
+            self._metrics.count(event, fields)
+        elif line.instruments:
+            self._kept.append((event, fields))
+            if len(self._kept) >= KEPT_MAX:
+                self.metrics()  # better a wait than a wrong count, or memory without bounds
+        logs.write(line.level, event, **fields)
+
+    def metrics(self) -> "Metrics":
+        """What counts, with all that was noted; made by the first call, in the loop's thread."""
+        if self._metrics is None:
+            from coatcheck_sidecar.config import release
+            from coatcheck_sidecar.metrics import Metrics
+
+            self._metrics = Metrics(version=release())
+            kept, self._kept = self._kept, []
+            for event, fields in kept:
+                self._metrics.count(event, fields)
+        return self._metrics
