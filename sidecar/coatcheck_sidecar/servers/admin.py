@@ -5,7 +5,7 @@ aiohttp is imported when a server starts, not before: it takes longer than all e
 
 import ipaddress
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class HttpServer:
         if isinstance(self._app, web.Application):
             self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         else:
-            server = web.Server(self._app, access_log=None)
+            server = web.Server(self._app, access_log=None, auto_decompress=False)
             self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port).start()

@@ -293,6 +293,7 @@ OPERATIONS: Final = (
         path="/v1/observe",
         says="What a deploy now would lose and double, by what was seen so far.",
         answer={"type": "object"},
+        statuses=(404,),
     ),
     Operation(
         id="document",
