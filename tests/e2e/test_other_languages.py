@@ -74,10 +74,12 @@ class Pod:
 
     async def ask(self, path: str, body: Any = None) -> Any:
         method = "GET" if body is None else "POST"
-        async with aiohttp.ClientSession(self.url) as http:
-            async with http.request(method, path, json=body) as answer:
-                assert answer.status == 200, await answer.text()
-                return await answer.json()
+        async with (
+            aiohttp.ClientSession(self.url) as http,
+            http.request(method, path, json=body) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
 
 
 @pytest.fixture

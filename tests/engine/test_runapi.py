@@ -222,12 +222,12 @@ async def test_a_run_parks_until_it_is_signalled(http: Http) -> None:
 
 async def test_the_next_run_of_a_queue(http: Http) -> None:
     for run in ("a", "b"):
-        agent = await Agent.open(http, run, queue="work")
+        agent = await Agent.open(http, run, queue="mails")
         await agent.ask("release")
-    taken = [await http.post("/v1/queues/work/open", {}) for _ in range(2)]
+    taken = [await http.post("/v1/queues/mails/open", {}) for _ in range(2)]
     assert {opened["run"] for opened in taken} == {"a", "b"}
     with pytest.raises(ProblemError) as none:
-        await http.post("/v1/queues/work/open", {"wait_s": 0.01})
+        await http.post("/v1/queues/mails/open", {"wait_s": 0.01})
     assert (none.value.status, none.value.code) == (503, "unavailable")
 
 
