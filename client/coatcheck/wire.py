@@ -29,6 +29,8 @@ PUSH_ID: Final = 0
 """The id of what the sidecar says unasked."""
 PAGE_BYTES: Final = 4_096
 """A patch compares pages of this size: a change of a few bytes costs one page, a look 0.1 us."""
+LOOK_BYTES: Final = 16 * PAGE_BYTES
+"""Compared at once first: most of a state is as it was, and a look costs more than its bytes."""
 PATCH_STATE_BYTES_MIN: Final = 8 * PAGE_BYTES
 """Below this a whole state is as quick as a patch."""
 PATCH_RANGES_MAX: Final = 1_024
@@ -277,22 +279,21 @@ def make_patch(old: bytes, new: bytes) -> Patch | None:
     if length < PATCH_STATE_BYTES_MIN:
         return None
     ranges: list[tuple[int, int]] = []
-    changed_bytes = end = 0
-    view = memoryview(new)
+    changed_bytes, is_all_same, view = 0, False, memoryview(new)
     # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
     is_same = old.startswith
     for at in range(0, length, PAGE_BYTES):
-        page = view[at : at + PAGE_BYTES]
-        if is_same(page, at):
+        if at % LOOK_BYTES == 0:
+            is_all_same = is_same(view[at : at + LOOK_BYTES], at)
+        if is_all_same or is_same(page := view[at : at + PAGE_BYTES], at):
             continue
         changed_bytes += len(page)
         if changed_bytes > length * PATCH_SHARE_MAX:
             return None
-        if ranges and end == at:
+        if ranges and sum(ranges[-1]) == at:
             ranges[-1] = (ranges[-1][0], ranges[-1][1] + len(page))
         else:
             ranges.append((at, len(page)))
-        end = at + len(page)
     if len(ranges) > PATCH_RANGES_MAX:
         return None
     return Patch(length, ranges, b"".join(view[at : at + size] for at, size in ranges))
