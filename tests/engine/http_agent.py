@@ -62,6 +62,7 @@ class Http:
     """Asks, and checks what comes."""
 
     session: aiohttp.ClientSession
+    api: RunApi
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, headers: Any = None, data: Any = None
@@ -131,6 +132,6 @@ async def serving(
     server = HttpServer(api.handle, host="127.0.0.1", port=0)
     await server.start()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
-        yield Http(session)
+        yield Http(session, api)
     await server.close()
     await api.close()

@@ -205,6 +205,16 @@ async def test_a_request_under_way_is_a_sign_of_life(yard: Yard) -> None:
         assert (await joined)["result"] == 1
 
 
+async def test_a_tool_call_through_the_proxy_is_a_sign_of_life(yard: Yard) -> None:
+    pod = await yard.pod(settings=replace(FAST, agent_silence_s=0.2))
+    async with serving(pod, yard) as http:
+        agent = await Agent.open(http)
+        with http.api.agents.busy(agent.token), http.api.agents.busy("of a socket"):
+            await asyncio.sleep(0.5)
+        assert (await agent.ask("alive"))["step"] == 1
+        await until(lambda: pod.sidecar.keepers["r1"].agent is None)
+
+
 async def test_a_run_parks_until_it_is_signalled(http: Http) -> None:
     agent = await Agent.open(http)
     with pytest.raises(ProblemError) as parked:

@@ -6,6 +6,8 @@ gone, as on the socket after a lost connection.
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from coatcheck.wire import PROTOCOL_VERSIONS, ErrorCode, Message, Push, Request, Retry
@@ -39,6 +41,8 @@ class HttpAgent:
         """Nothing was asked since it was opened."""
         self.heard_s = 0.0
         self.under_way: set[asyncio.Task[Any]] = set()
+        self.tool_calls = 0
+        """Under way through the proxy."""
         self._session = Session()
         self._requests = Requests(sidecar, self._pushed)
 
@@ -98,6 +102,20 @@ class Agents:
         """It lives."""
         agent.heard_s = self._clock.monotonic()
 
+    @contextmanager
+    def busy(self, token: str) -> Iterator[None]:
+        """A tool call through the proxy is a sign of life, for as long as it takes."""
+        agent = self._by_token.get(token)
+        if agent is None:  # it has a socket, which says by itself whether it lives
+            yield
+            return
+        agent.tool_calls += 1
+        try:
+            yield
+        finally:
+            agent.tool_calls -= 1
+            self.hear(agent)
+
     async def open(
         self, body: dict[str, Any], given: bytes | None, *, incarnation: bytes | None, replace: bool
     ) -> tuple[HttpAgent, Answered]:
@@ -156,7 +174,8 @@ class Agents:
             await self._clock.sleep(silence_s / SWEEPS_PER_SILENCE)
             now_s = self._clock.monotonic()
             for agent in list(self._by_token.values()):
-                if not agent.under_way and now_s - agent.heard_s > silence_s:
+                is_busy = agent.under_way or agent.tool_calls
+                if not is_busy and now_s - agent.heard_s > silence_s:
                     self._drop(agent)
 
     def close(self) -> None:
