@@ -156,6 +156,28 @@ async def test_a_process_that_lost_its_connection_goes_on_where_it_was(http: Htt
     await back.ask("finish", result=None)
 
 
+async def test_a_sidecar_that_comes_back_knows_no_token(yard: Yard) -> None:
+    pod = await yard.pod()
+    async with serving(pod, yard) as http:
+        agent = await Agent.open(http)
+        await agent.commit({"n": 1})
+        go = await agent.call(arguments={})
+        read = await agent.call("look", "read", arguments={})
+    await pod.die()
+    pod = await yard.pod("pod1.s2", journal=pod.journal)
+    async with serving(pod, yard) as http:
+        with pytest.raises(ProblemError) as gone:
+            await Agent(http, agent.opened).outcome(go, result=1)
+        assert gone.value.code == "unknown_token"
+        running = {str(call["call"]): "running" for call in (go, read)}
+        resume = {"epoch": agent.opened["epoch"], "calls": running, "answered": []}
+        mine = agent.opened["incarnation"]
+        back = await Agent.open(http, incarnation=mine, resume=resume)
+        assert (back.step, back.opened["state"]) == (2, {"n": 1})
+        await back.outcome(go, result="made once")
+        assert (await back.call(arguments={}))["result"] == "made once"
+
+
 async def test_the_answer_to_an_opening_may_be_lost(http: Http, yard: Yard) -> None:
     agent = await Agent.open(http)
     mine = agent.opened["incarnation"]
@@ -251,7 +273,7 @@ async def test_runs_are_failed_cancelled_held_and_retried(http: Http) -> None:
     assert done["status"] == "cancelled"
     with pytest.raises(ProblemError) as fenced:
         await agent.commit({})
-    assert (fenced.value.status, fenced.value.code) == (409, "fenced")
+    assert (fenced.value.status, fenced.value.code) == (410, "fenced")
     with pytest.raises(ProblemError) as over:
         await agent.ask("alive")
     assert over.value.code == "fenced"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coatcheck_sidecar.servers import runapi
+from coatcheck_sidecar.servers import agents, runapi
 from coatcheck_sidecar.servers.operations import OPERATIONS
 from tests.engine.harness import FAST, Pod, Yard
 from tests.engine.http_agent import Agent, Http, ProblemError, serving
@@ -236,6 +236,14 @@ async def test_bodies_have_limits(http: Http) -> None:
     assert (refused.value.status, refused.value.code) == (413, "too_large")
     body = b"GET /v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
     assert (await raw(http, body))[0].startswith(b"400")
+
+
+async def test_there_is_a_limit_to_agents(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "AGENTS_MAX", 2)
+    first, _ = await Agent.open(http), await Agent.open(http, "r2")
+    assert await status_of(http, "POST", "/v1/runs/r3/open", body={}) == (503, "unavailable")
+    await first.ask("finish")
+    await Agent.open(http, "r3")
 
 
 async def test_a_state_has_the_limit_of_states(yard: Yard) -> None:

@@ -123,7 +123,7 @@ class Agents:
 
         `replace`: the process that had the run is known to be dead, whatever its silence says.
         """
-        if len(self._by_token) >= AGENTS_MAX:
+        if len(self._by_token) >= AGENTS_MAX and not self._forget_the_done():
             raise Refusal(ErrorCode.UNAVAILABLE, "too many agents over HTTP", retry=Retry.LATER)
         agent = HttpAgent(self._sidecar, incarnation or self._clock.random_bytes(INCARNATION_BYTES))
         greeting = {
@@ -141,6 +141,13 @@ class Agents:
         answered = await agent.ask(Request.OPEN, body, attachment=given)
         self._keep(agent, answered.body, schema=body["schema"])
         return agent, answered
+
+    def _forget_the_done(self) -> bool:
+        """Those that are over stay a while, to be told once more; but not in another's place."""
+        done = [agent for agent in self._by_token.values() if agent.is_over]
+        for agent in done:
+            self._drop(agent)
+        return bool(done)
 
     def _former(self, run: str | None) -> HttpAgent | None:
         return next(

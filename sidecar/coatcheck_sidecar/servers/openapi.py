@@ -15,11 +15,12 @@ WHY: Final = {
     405: "Not by this method.",
     408: "The body did not come in time.",
     409: "Not now, or no longer: `code` says why.",
+    410: "This agent no longer has the run, and never will again.",
     413: "Too large: `limit` says how much is allowed.",
     415: "The body is not application/json.",
     422: "The key was used with other arguments.",
-    424: "A call is in doubt or held, and somebody must decide.",
-    500: "Damage, or a fault of the sidecar's own.",
+    424: "In doubt, held or damaged: somebody must decide.",
+    500: "A fault of the sidecar's own.",
     503: "The store, the pod or this sidecar can't do it now: try again.",
 }
 OF_ALL: Final = (400, 403, 405, 500, 503)
@@ -75,7 +76,7 @@ def statuses_of(operation: Operation) -> set[int]:
     if operation.takes is not None:
         statuses |= {*OF_BODIES}
     if operation.is_agents:
-        statuses |= {401}
+        statuses |= {401, 410}
     return statuses
 
 

@@ -84,7 +84,7 @@ OPERATIONS: Final = (
             **value("input", "Of a new run."),
         ),
         answer=OPENED,
-        statuses=(409, 413, 424, 500),
+        statuses=(409, 410, 413, 424),
     ),
     Operation(
         id="openNext",
@@ -92,7 +92,7 @@ OPERATIONS: Final = (
         says="Take the next ready run of a queue.",
         takes=takes(**OPENING),
         answer=OPENED,
-        statuses=(409, 424, 500),
+        statuses=(409, 410, 424),
     ),
     Operation(
         id="commit",
@@ -240,14 +240,14 @@ OPERATIONS: Final = (
             error={"type": ["string", "null"]},
             **value("result", "If it is finished."),
         ),
-        statuses=(404, 500),
+        statuses=(404, 424),
     ),
     Operation(
         id="doubts",
         path="/v1/runs/{run}/doubts",
         says="Calls of any run that may have taken place: `resolve` decides them.",
         answer=shape("doubts", doubts={"type": "array", "items": DOUBT}),
-        statuses=(404, 500),
+        statuses=(404, 424),
     ),
     Operation(
         id="signal",
@@ -255,7 +255,7 @@ OPERATIONS: Final = (
         says="Send any run a value that it waits for, or will.",
         takes=takes("name by", name=TEXT, **ORDER, **value("value", "What `wait` gives.")),
         answer=DONE,
-        statuses=(404, 409),
+        statuses=(404, 409, 424),
     ),
     Operation(
         id="resolve",
@@ -270,7 +270,7 @@ OPERATIONS: Final = (
             **value("value", "With `applied`: the result to give the agent."),
         ),
         answer=DONE,
-        statuses=(404, 409),
+        statuses=(404, 409, 424),
     ),
     Operation(
         id="cancel",
@@ -278,7 +278,7 @@ OPERATIONS: Final = (
         says="End any run for good. Calls in flight are not undone.",
         takes=takes("by", **ORDER),
         answer=DONE,
-        statuses=(404, 409),
+        statuses=(404, 409, 424),
     ),
     Operation(
         id="retry",
@@ -286,7 +286,7 @@ OPERATIONS: Final = (
         says="Let a held run go on; forgets its crashes.",
         takes=takes("by", **ORDER),
         answer=DONE,
-        statuses=(404, 409),
+        statuses=(404, 409, 424),
     ),
     Operation(
         id="observe",

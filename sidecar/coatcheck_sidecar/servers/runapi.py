@@ -193,7 +193,7 @@ class RunApi:
             work.cancel()
         if work.cancelled():
             why = "this agent was silent for too long, or another process took its place"
-            raise Problem(409, ErrorCode.FENCED.value, detail=why)
+            raise Problem(410, ErrorCode.FENCED.value, detail=why)
         if work.exception() is not None:
             why = "a fault of the sidecar's own; its log has more"
             raise Problem(500, ErrorCode.UNAVAILABLE.value, detail=why, retry=Retry.LATER)
