@@ -59,6 +59,7 @@ class Proxy:
     port: int
     token: str
     notes: Notes
+    handler: ForwardProxy
     served: list[tuple[str, str, str, bool]] = field(default_factory=list)
     """Tool, upstream, rest, whether it may be private."""
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -128,13 +129,13 @@ async def proxy(pod: Pod, far: Far) -> AsyncIterator[Proxy]:
     keeper = pod.sidecar.keepers["r1"]
     calls = pod.sidecar._calls["r1"]
     token = bindings.bind(keeper, calls, incarnation=agent.incarnation)
-    made = Proxy(0, token, pod.notes)
+    served: list[tuple[str, str, str, bool]] = []
 
     async def serve(
         _request: web.BaseRequest, binding: Binding, tool: Tool, rest: str
     ) -> web.StreamResponse:
         assert binding.keeper is keeper
-        made.served.append((tool.name, tool.upstream, rest, tool.private))
+        served.append((tool.name, tool.upstream, rest, tool.private))
         return web.Response(text="served")
 
     forward = Forward(
@@ -152,7 +153,7 @@ async def proxy(pod: Pod, far: Far) -> AsyncIterator[Proxy]:
     handler = ForwardProxy(forward, tools=tools, bindings=bindings, serve=serve, observer=pod.notes)
     server = HttpServer(handler.handle, host="127.0.0.1", port=0)
     await server.start()
-    made.port = server.port
+    made = Proxy(server.port, token, pod.notes, handler, served)
     yield made
     await closed(made.writers)
     await server.close()
@@ -218,6 +219,18 @@ async def test_a_plain_request_is_a_call_of_the_tool_that_has_its_upstream(
 )
 async def test_nothing_else_is_reached(proxy: Proxy, far: Far, target: str, status: int) -> None:
     assert await proxy.status(f"{target} HTTP/1.1\r\nHost: x") == status
+    assert not proxy.served
+    assert not far.connections
+
+
+async def test_it_is_off_unless_it_is_on(
+    proxy: Proxy, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = "GET http://allowed.example/ HTTP/1.1\r\nHost: allowed.example\r\nHost: b"
+    assert await proxy.status(two) == 400
+    monkeypatch.setattr(proxy.handler, "_forward", None)
+    for target in ("GET http://mail.example/api/x", f"CONNECT 127.0.0.1:{far.port}"):
+        assert await proxy.status(f"{target} HTTP/1.1\r\nHost: x") == 403
     assert not proxy.served
     assert not far.connections
 
@@ -321,7 +334,7 @@ async def test_a_websocket_is_passed_on_where_tunnels_are(proxy: Proxy, far: Far
 
 
 async def test_an_upgrade_that_the_upstream_declines_opens_no_tunnel(
-    proxy: Proxy, far: Far
+    proxy: Proxy, far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = f"GET http://127.0.0.1:{far.refusing_port}/ws HTTP/1.1\r\nHost: x"
     status, reader, writer = await proxy.ask(f"{head}\r\nUpgrade: websocket")
@@ -334,6 +347,9 @@ async def test_an_upgrade_that_the_upstream_declines_opens_no_tunnel(
     gone = "GET http://127.0.0.1:1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket"
     assert await proxy.status(gone) == 502
     assert await proxy.status("CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x") == 502
+    monkeypatch.setattr(module, "HEAD_S", 0.1)
+    silent = f"GET http://127.0.0.1:{far.port}/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket"
+    assert await proxy.status(silent) == 502
     assert len(far.heads) == 1
 
 
