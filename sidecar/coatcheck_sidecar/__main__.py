@@ -17,7 +17,7 @@ from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
-from coatcheck_sidecar.servers.admin import HttpServer, SidecarView, admin_server, local_handler
+from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
 from coatcheck_sidecar.servers.routes import Routes, read_secret, reserve
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
@@ -29,8 +29,6 @@ from coatcheck_sidecar.stores.sqlite_file import JournalFromFuture
 from coatcheck_sidecar.stores.url import open_store
 
 if TYPE_CHECKING:
-    from socket import socket
-
     from coatcheck_sidecar.servers.proxy import Listener
 
 EX_FAILED: Final = 1
@@ -117,44 +115,7 @@ def _import_the_rest() -> None:
     logs.load()
     import_module("aiohttp.web")
     import_module("coatcheck_sidecar.metrics")
-    import_module("coatcheck_sidecar.servers.proxy")
-    import_module("coatcheck_sidecar.upstreams.http")
-
-
-async def _listen_for_agents(
-    config: Config,
-    sidecar: Sidecar,
-    *,
-    view: SidecarView,
-    bindings: Bindings,
-    reserved: "socket",
-    stack: AsyncExitStack,
-) -> "Listener":
-    """The port of loopback: routes of tools, and the run API; `stack` closes it."""
-    from coatcheck_sidecar.engine.exchange import Exchange
-    from coatcheck_sidecar.servers.bodies import Bodies
-    from coatcheck_sidecar.servers.proxy import Listener, Proxy
-    from coatcheck_sidecar.upstreams.http import HttpUpstream
-
-    clock = sidecar.doors.clock
-    upstreams = {name: HttpUpstream(tool, clock=clock) for name, tool in config.tools.items()}
-    for upstream in upstreams.values():
-        stack.push_async_callback(upstream.close)
-    exchange = Exchange(upstreams, clock=clock, observer=sidecar.doors.observer)
-    stack.push_async_callback(exchange.close)
-    bodies = Bodies(config.data / "spool-http", clock=clock)
-    bodies.clear()
-    proxy = Proxy(
-        config.tools,
-        bindings=bindings,
-        exchange=exchange,
-        bodies=bodies,
-        local=local_handler(view),
-    )
-    listener = Listener(proxy, reserved)
-    stack.push_async_callback(listener.close)
-    await listener.start()
-    return listener
+    import_module("coatcheck_sidecar.listening")
 
 
 @asynccontextmanager
@@ -191,6 +152,8 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         await control.start()
         stack.push_async_callback(control.close)
         await asyncio.to_thread(_import_the_rest)
+        from coatcheck_sidecar.listening import listen_for_agents
+
         metrics = events.metrics()
         metrics.watch(view.figures)
         admin = admin_server(
@@ -198,8 +161,8 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = await _listen_for_agents(
-            config, sidecar, view=view, bindings=bindings, reserved=reserved, stack=stack
+        local = await listen_for_agents(
+            config, sidecar, store=store, bindings=bindings, reserved=reserved, stack=stack
         )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit)

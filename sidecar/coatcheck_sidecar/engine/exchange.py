@@ -1,7 +1,7 @@
 """Tool calls over HTTP, from the agent's request to the end of its answer: all ways end here."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from coatcheck_sidecar.core.http_outcome import ending
 from coatcheck_sidecar.core.model import Call, CallClass, CallState
 from coatcheck_sidecar.core.problem import DECISION
 from coatcheck_sidecar.core.relay import header
+from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.answers import Came, Taking, nothing
 from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.bindings import Binding
@@ -42,10 +43,10 @@ class Exchange:
     """Performs what the call table says."""
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], *, clock: Clock, observer: Observer
+        self, upstream_of: Callable[[Tool], Upstream], *, clock: Clock, observer: Observer
     ) -> None:
-        """`upstreams` by tool."""
-        self._upstreams = upstreams
+        """`upstream_of` gives a tool's connections."""
+        self._upstream_of = upstream_of
         self._clock = clock
         self._observer = observer
         self._turns: dict[str, Turns] = {}
@@ -71,7 +72,7 @@ class Exchange:
             binding,
             wanted,
             reply=reply,
-            upstream=self._upstreams[tool.name],
+            upstream=self._upstream_of(tool),
             turns=self._turns_of(wanted),
             clock=self._clock,
             observer=self._observer,
@@ -103,7 +104,8 @@ class Exchange:
     # Reads that nobody keeps
 
     async def _pass(self, wanted: Wanted, reply: AgentReply) -> None:
-        tool, turns, upstream = wanted.tool, self._turns_of(wanted), self._upstreams
+        tool, turns = wanted.tool, self._turns_of(wanted)
+        upstream = self._upstream_of(tool)
         until_s = self._clock.monotonic() + tool.patience_s
         call = PASSED
         while True:
@@ -112,7 +114,7 @@ class Exchange:
             go = Go(asked.state or call, sent.upstream_key, None)
             await turns.take()
             try:
-                came = await self._relay(upstream[tool.name], wanted, go=go, reply=reply)
+                came = await self._relay(upstream, wanted, go=go, reply=reply)
             finally:
                 turns.give_back()
             if came is None:

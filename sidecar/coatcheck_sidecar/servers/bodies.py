@@ -44,8 +44,7 @@ class Bodies:
         held = bytearray()
         async for data in pieces:
             held += data
-            if len(held) > bytes_max:
-                raise too_large(bytes_max)
+            _check(len(held), bytes_max)
             if len(held) > MEMORY_BYTES_MAX:
                 return await self._spool(held, pieces, bytes_max=bytes_max)
         return Taken(bytes(held))
@@ -64,8 +63,7 @@ class Bodies:
 
                 async for data in pieces:
                     held += data
-                    if length + len(held) > bytes_max:
-                        raise too_large(bytes_max)
+                    _check(length + len(held), bytes_max)
                     if len(held) >= MEMORY_BYTES_MAX:
                         length += len(held)
                         await asyncio.to_thread(write, bytes(held))
@@ -76,6 +74,11 @@ class Bodies:
                 path.unlink()
             raise
         return Taken(path, digest.digest())
+
+
+def _check(length: int, bytes_max: int) -> None:
+    if length > bytes_max:
+        raise too_large(bytes_max)
 
 
 def too_large(bytes_max: int) -> Refusal:

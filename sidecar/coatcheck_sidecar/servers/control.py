@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         tasks: TaskSet,
         known: "set[Connection]",
         allowed_uids: frozenset[int],
-        routes: Routes | None,
+        routes: Routes | None = None,
     ) -> None:
         """`known` are the server's open connections."""
         self._sidecar = sidecar

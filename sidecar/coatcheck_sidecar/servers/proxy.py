@@ -29,7 +29,7 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding, Bindings
 from coatcheck_sidecar.engine.exchange import Exchange, Wanted
-from coatcheck_sidecar.ports import Outgoing
+from coatcheck_sidecar.ports import Outgoing, StoreError
 from coatcheck_sidecar.servers.admin import SHUTDOWN_S, foreign
 from coatcheck_sidecar.servers.bodies import Bodies, Taken, too_large
 from coatcheck_sidecar.servers.reply import HttpReply
@@ -42,6 +42,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 McpRoute = Callable[[web.BaseRequest, Binding, Tool, Target], Awaitable[web.StreamResponse]]
 """Answers a request to a tool that is an MCP server, to the end."""
+Work = Callable[[web.BaseRequest, HttpReply], Awaitable[web.StreamResponse]]
 
 
 class Proxy:
@@ -55,18 +56,16 @@ class Proxy:
         exchange: Exchange,
         bodies: Bodies,
         local: Handler,
-        forward: Handler | None = None,
-        mcp: McpRoute | None = None,
     ) -> None:
-        """`local` answers `/v1`, `forward` absolute targets and CONNECT, `mcp` tools with one."""
+        """`local` answers what is below `/v1`."""
         self._tools = tools
         self._bindings = bindings
         self._exchange = exchange
         self._bodies = bodies
         self._local = local
-        self._forward = forward
-        self._mcp = mcp
-        self._hosts: dict[str, bool] = {}
+        self.forward: Handler | None = None
+        """Answers absolute targets and CONNECT."""
+        self.mcp: McpRoute | None = None
 
     def server(self) -> web.Server:
         """For a runner. An agent that hangs up cancels its handler."""
@@ -83,21 +82,36 @@ class Proxy:
         """Answer one request."""
         target = request.raw_path
         is_absolute = not target.startswith("/")
-        if is_absolute and self._forward is not None:
-            return await self._forward(request)
+        if is_absolute and self.forward is not None:
+            return await self.forward(request)
         refused = self._foreign(request)
         if refused is None and LOCAL.match(target):
             return await self._local(request)
-        reply = HttpReply(request)
         if refused is not None:
-            await reply.give(problem(403, "forbidden", detail=refused))
-            return reply.as_response()
+            return await _refuse(HttpReply(request), problem(403, "forbidden", detail=refused))
+        return await self._answered(request, self._route)
+
+    async def serve(  # noqa: PLR0917 - a handler of the forward proxy
+        self, request: web.BaseRequest, binding: Binding, tool: Tool, rest: str
+    ) -> web.StreamResponse:
+        """Answer a request that is a call of `tool`; `rest` is what stands behind its upstream."""
+        path, _, query = rest.partition("?")
+        target = Target("", tool.name, path, query)
+        return await self._answered(
+            request,
+            lambda _, reply: self._call(request, reply, binding=binding, tool=tool, target=target),
+        )
+
+    async def _answered(self, request: web.BaseRequest, work: "Work") -> web.StreamResponse:
+        reply = HttpReply(request)
         try:
-            return await self._route(request, reply)
+            return await work(request, reply)
         except BadRequest as error:
             found = problem(400, "bad_request", detail=str(error))
         except Refusal as error:
             found = problem_of(error)
+        except StoreError as error:
+            found = problem(503, "store_unavailable", detail=str(error), is_final=False)
         return await _refuse(reply, found)
 
     def _foreign(self, request: web.BaseRequest) -> str | None:
@@ -115,9 +129,20 @@ class Proxy:
             why = f"there is no tool {target.tool!r} in the configuration: {names}"
             raise Refusal(ErrorCode.NOT_FOUND, why, tool=target.tool)
         if tool.mcp:
-            if self._mcp is None:
+            if self.mcp is None:
                 raise Refusal(ErrorCode.NOT_FOUND, f"{tool.name} is an MCP server", tool=tool.name)
-            return await self._mcp(request, binding, tool, target)
+            return await self.mcp(request, binding, tool, target)
+        return await self._call(request, reply, binding=binding, tool=tool, target=target)
+
+    async def _call(
+        self,
+        request: web.BaseRequest,
+        reply: HttpReply,
+        *,
+        binding: Binding,
+        tool: Tool,
+        target: Target,
+    ) -> web.StreamResponse:
         sifted = sift(request.headers.items())
         check_said(sifted, binding)
         if "upgrade" in request.headers and "upgrade" in request.headers.get("connection", ""):

@@ -10,7 +10,7 @@ from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.ports import Clock
 
-SECRET_FILE: Final = "proxy_secret"
+SECRET_FILE: Final = "proxy_secret"  # noqa: S105 - a name
 SECRET_BYTES: Final = 32
 SECRET_MODE: Final = 0o600
 
