@@ -61,11 +61,13 @@ class Came:
         if kept is None:
             head = encode_head(Head(self.status, headers))
             return Outcome(OutcomeKind.NOT_RETAINED, Body(None), head)
-        is_events = is_event_stream(self.headers)
-        cuts = event_cuts(kept) if is_events else tuple(self.cuts)
-        return Outcome(
-            OutcomeKind.RESULT, Body(kept), encode_head(Head(self.status, headers, cuts))
-        )
+        cuts: Sequence[int] = ()
+        if is_event_stream(self.headers):
+            cuts = event_cuts(kept)
+        elif not header(self.headers, "content-length") and len(kept) == len(body or b""):
+            cuts = self.cuts
+        head = encode_head(Head(self.status, headers, tuple(cuts)))
+        return Outcome(OutcomeKind.RESULT, Body(kept), head)
 
     async def deliver(self, reply: AgentReply) -> None:
         """Give the agent what it has yet to get, and end."""

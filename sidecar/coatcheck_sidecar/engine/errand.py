@@ -122,7 +122,7 @@ class Errand:
         while isinstance(answer, AskUpstream):
             call = answer.call
             try:
-                found = await ask_upstream(self._upstream, self._tool, call)
+                found = await ask_upstream(self._upstream, tool=self._tool, call=call)
             except NoAnswer as error:
                 await self._no_probe(call, str(error))
                 answer = await self._calls.ask_for(draft, level=self._wanted.level, turn=self._turn)
@@ -244,7 +244,7 @@ class Errand:
         self.decision = "joined" if answer.is_joined else "replayed"
         self._is_delivered = not self._is_gone
         length = () if head.cuts else (("Content-Length", str(len(body))),)
-        if head.status in (204, 304):
+        if head.status in (204, 304) or self._wanted.outgoing.method == "HEAD":
             length = ()
         await self._reply.start(head.status, (*head.headers, *length, (DECISION, self.decision)))
         for data in pieces(body, head.cuts):

@@ -1,7 +1,7 @@
-"""Tool calls over HTTP, from the agent's request to the end of its answer: every way in ends here."""
+"""Tool calls over HTTP, from the agent's request to the end of its answer: all ways end here."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from coatcheck_sidecar.core.http_outcome import ending
 from coatcheck_sidecar.core.model import Call, CallClass, CallState
 from coatcheck_sidecar.core.problem import DECISION
 from coatcheck_sidecar.core.relay import header
+from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.answers import Came, Taking, nothing
 from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.bindings import Binding
@@ -20,6 +21,8 @@ from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.engine.turns import Turns
 from coatcheck_sidecar.engine.wanted import Wanted, no_answer, outgoing
 from coatcheck_sidecar.ports import AgentReply, Clock, Lost, NotSent, Observer, Upstream
+
+__all__ = ["Exchange", "Wanted"]
 
 PASSED: Final = Call(
     number=0,
@@ -40,10 +43,10 @@ class Exchange:
     """Performs what the call table says."""
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], *, clock: Clock, observer: Observer
+        self, upstream_of: Callable[[Tool], Upstream], *, clock: Clock, observer: Observer
     ) -> None:
-        """`upstreams` by tool."""
-        self._upstreams = upstreams
+        """`upstream_of` gives a tool's connections."""
+        self._upstream_of = upstream_of
         self._clock = clock
         self._observer = observer
         self._turns: dict[str, Turns] = {}
@@ -69,7 +72,7 @@ class Exchange:
             binding,
             wanted,
             reply=reply,
-            upstream=self._upstreams[tool.name],
+            upstream=self._upstream_of(tool),
             turns=self._turns_of(wanted),
             clock=self._clock,
             observer=self._observer,
@@ -101,23 +104,25 @@ class Exchange:
     # Reads that nobody keeps
 
     async def _pass(self, wanted: Wanted, reply: AgentReply) -> None:
-        tool, turns, upstream = wanted.tool, self._turns_of(wanted), self._upstreams
+        tool, turns = wanted.tool, self._turns_of(wanted)
+        upstream = self._upstream_of(tool)
         until_s = self._clock.monotonic() + tool.patience_s
         call = PASSED
         while True:
-            asked = self._decide(call, Asked(call), 0.0)
+            asked = self._decide(call, Asked(call))
             sent = next(effect for effect in asked.effects if isinstance(effect, Send))
             go = Go(asked.state or call, sent.upstream_key, None)
             await turns.take()
             try:
-                came = await self._relay(upstream[tool.name], wanted, go=go, reply=reply)
+                came = await self._relay(upstream, wanted, go=go, reply=reply)
             finally:
                 turns.give_back()
             if came is None:
                 break
             left_s = max(0.0, until_s - self._clock.monotonic())
             ended = Ended(go.call.attempt, came.ending, retry_after_s=came.retry_after_s)
-            after = self._decide(go.call, ended, 0.0 if reply.is_gone else left_s)
+            patience_s = 0.0 if reply.is_gone else left_s
+            after = self._decide(go.call, ended, patience_s=patience_s)
             wait = next((effect for effect in after.effects if isinstance(effect, Wait)), None)
             if wait is None:
                 if not came.status:
@@ -128,7 +133,7 @@ class Exchange:
             call = after.state or call
         self._observer.note("call", tool=tool.name, decision="passed")
 
-    def _decide(self, call: Call, event: Asked | Ended, patience_s: float) -> Decision:
+    def _decide(self, call: Call, event: Asked | Ended, *, patience_s: float = 0.0) -> Decision:
         return decide(call, event, now_ms=1, patience_s=patience_s, rules=NO_DOUBT)
 
     async def _relay(

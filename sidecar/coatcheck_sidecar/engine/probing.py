@@ -34,25 +34,25 @@ class Found:
     value: bytes | None = None
 
 
-async def ask_upstream(upstream: Upstream, tool: Tool, call: Call) -> Found:
+async def ask_upstream(upstream: Upstream, *, tool: Tool, call: Call) -> Found:
     """Whether `call` took place; raises `NoAnswer`."""
     probe = tool.probe
     if probe is None:
         raise NoAnswer(f"{tool.name} has no probe")
     try:
-        request = await _request(probe, tool, call)
+        request = await _request(probe, tool=tool, call=call)
         async with asyncio.timeout(PROBE_S), upstream.send(request) as answer:
             body = bytearray()
             async for data in answer.pieces():
                 body += data
                 if len(body) > ANSWER_BYTES_MAX:
                     raise NoAnswer(f"more than {ANSWER_BYTES_MAX} bytes")
-            return _found(probe, answer.status, bytes(body))
+            return _found(probe, status=answer.status, body=bytes(body))
     except (NotSent, Lost, OSError, KeyError, TimeoutError) as error:
         raise NoAnswer(f"{type(error).__name__}: {error}") from error
 
 
-async def _request(probe: HttpProbe, tool: Tool, call: Call) -> Outgoing:
+async def _request(probe: HttpProbe, *, tool: Tool, call: Call) -> Outgoing:
     prefix = tool.upstream_key.prefix if tool.upstream_key else ""
     path = probe.path.replace("{key}", quote(prefix + call.upstream_key, safe=""))
     path = path.replace("{business}", quote(call.business_key or "", safe=""))
@@ -78,7 +78,7 @@ async def _secret(reference: str) -> str:
     return (await asyncio.to_thread(Path(name).read_text)).strip()
 
 
-def _found(probe: HttpProbe, status: int, body: bytes) -> Found:
+def _found(probe: HttpProbe, *, status: int, body: bytes) -> Found:
     if status == 404:
         return Found(applied=False)
     if not 200 <= status < 300:

@@ -1,1 +1,1 @@
-"""Implementations of the Upstream port."""
+"""The way out: attempts at tool calls, and tunnels."""

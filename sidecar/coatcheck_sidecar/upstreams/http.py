@@ -259,3 +259,24 @@ async def _feed(writer: StreamWriter, path: Path, *, protocol: ResponseHandler) 
 
 def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+class HttpUpstreams:
+    """The connections of all tools; one is made when it is first asked for."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._made: dict[tuple[str, str, bool], HttpUpstream] = {}
+
+    def of(self, tool: Tool) -> HttpUpstream:
+        """The tool's own; the forward proxy has tools that no configuration names."""
+        key = (tool.name, tool.upstream or tool.mcp, tool.private)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = HttpUpstream(tool, clock=self._clock)
+        return found
+
+    async def close(self) -> None:
+        """Release connections."""
+        for upstream in self._made.values():
+            await upstream.close()
