@@ -7,13 +7,17 @@ import socket
 from contextlib import AsyncExitStack
 
 from coatcheck_sidecar.config import Config, release
+from coatcheck_sidecar.core.mcp import STDIO_TOOL
+from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
+from coatcheck_sidecar.engine.mcp_upstream import McpUpstream
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.sidecar import Sidecar
-from coatcheck_sidecar.ports import Store
+from coatcheck_sidecar.ports import Store, Upstream
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
+from coatcheck_sidecar.servers.mcp import McpProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
 from coatcheck_sidecar.servers.runapi import RunApi
 from coatcheck_sidecar.upstreams.http import HttpUpstreams
@@ -32,7 +36,12 @@ async def listen_for_agents(
     clock, observer = sidecar.doors.clock, sidecar.doors.observer
     upstreams = HttpUpstreams(clock)
     stack.push_async_callback(upstreams.close)
-    exchange = Exchange(upstreams.of, clock=clock, observer=observer)
+
+    def upstream_of(tool: Tool) -> Upstream:
+        plain = upstreams.of(tool)
+        return McpUpstream(plain, clock) if tool.mcp else plain
+
+    exchange = Exchange(upstream_of, clock=clock, observer=observer)
     stack.push_async_callback(exchange.close)
     bodies = Bodies(config.data / "spool-http", clock=clock)
     bodies.clear()
@@ -40,9 +49,11 @@ async def listen_for_agents(
     api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
     api.start()
     stack.push_async_callback(api.close)
-    proxy = Proxy(
-        config.tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle
-    )
+    tools = {STDIO_TOOL.name: STDIO_TOOL, **config.tools}
+    proxy = Proxy(tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle)
+    mcp = McpProxy(exchange, upstream_of, observer=observer)
+    stack.push_async_callback(mcp.close)
+    proxy.mcp = mcp.handle
     if config.forward is not None:
         forward = ForwardProxy(
             config.forward,

@@ -5,7 +5,7 @@ headers as they are, both ways at once; if the agent hangs up, the server hears 
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +25,7 @@ from coatcheck_sidecar.engine.mcp_call import JSON_TYPE, McpCall, media_of
 from coatcheck_sidecar.engine.mcp_upstream import SSE_TYPE, McpOutgoing
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.engine.wanted import BAD_GATEWAY
-from coatcheck_sidecar.ports import Lost, NotSent, Outgoing, Upstream
+from coatcheck_sidecar.ports import Lost, NotSent, Observer, Outgoing, Upstream
 from coatcheck_sidecar.servers.bodies import too_large
 from coatcheck_sidecar.servers.mcp_desk import Asking, McpDesk
 from coatcheck_sidecar.servers.mcp_stdio import StdioLink
@@ -80,16 +80,23 @@ class McpProxy:
     """Serves the routes of MCP tools."""
 
     def __init__(
-        self, exchange: Exchange, upstreams: Mapping[str, Upstream], *, tasks: TaskSet
+        self, exchange: Exchange, upstream_of: Callable[[Tool], Upstream], *, observer: Observer
     ) -> None:
-        """`upstreams` by tool; `tasks` are those in which calls go on when their agent is gone."""
-        self._upstreams = upstreams
-        self._tasks = tasks
+        """`upstream_of` gives a tool's connections, as the exchange has them."""
+        self._upstream_of = upstream_of
+        self._tasks = TaskSet(
+            lambda name, e: observer.note("task_failed", name=name, error=repr(e))
+        )
+        """Calls go on when their agent is gone."""
         self._desk = McpDesk(exchange)
-        self._link = StdioLink(self._desk, tasks=tasks)
+        self._link = StdioLink(self._desk, tasks=self._tasks)
         self._calls: OrderedDict[int, tuple[tuple[str, str, str], McpCall]] = OrderedDict()
 
-    async def handle(
+    async def close(self) -> None:
+        """Stop what is under way."""
+        await self._tasks.close()
+
+    async def handle(  # noqa: PLR0917 - the listener's
         self, request: web.BaseRequest, binding: Binding, tool: Tool, target: Target
     ) -> web.StreamResponse:
         """Answer one request of an agent; raises `Refusal`, `BadRequest`."""
@@ -145,9 +152,7 @@ class McpProxy:
         """All else. If the agent hangs up this is cancelled, and the server hears of it."""
         tool, reply = route.tool, HttpReply(route.request)
         try:
-            async with self._upstreams[tool.name].send(
-                route.outgoing(body, idle_s=QUIET_S)
-            ) as answer:
+            async with self._upstream_of(tool).send(route.outgoing(body, idle_s=QUIET_S)) as answer:
                 await reply.start(answer.status, answer.headers)
                 pieces = answer.pieces()
                 if method == mcp.LIST and answer.status == 200:

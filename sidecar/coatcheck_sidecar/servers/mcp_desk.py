@@ -12,8 +12,9 @@ from coatcheck_sidecar.core.policy import Ask
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding
-from coatcheck_sidecar.engine.exchange import Exchange, Wanted
+from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.mcp_upstream import McpOutgoing
+from coatcheck_sidecar.engine.wanted import Wanted
 
 KEY_CHARS_MAX: Final = 256
 """Of a key that an agent gives: it goes into heads, which stay small."""
@@ -48,6 +49,7 @@ class McpDesk:
                 outgoing=attempt,
                 is_recorded=tool.record or call_class is not CallClass.READ,
                 level=tool.durability,
+                wait_s=relay.wait_s(dict(asking.said)),
             )
             await self._exchange.perform(asking.binding, wanted, reply=call)
         except Refusal as refusal:
@@ -77,7 +79,7 @@ def _ask(asking: Asking, asked: ToolCall, *, call_class: CallClass) -> Ask:
     lifetime_s = tool.upstream_key.lifetime_s if tool.upstream_key else None
     return Ask(
         run=keeper.run,
-        step=keeper.log.state.step + 1,
+        step=asking.binding.calls.step,
         tool=f"{tool.name}/{asked.name}",
         call_class=call_class,
         fingerprint=mcp.fingerprint_of(asked, tool),

@@ -41,7 +41,7 @@ class StdioLink:
         if not SERVER.fullmatch(server) or not socket.can_prepare(request):
             raise BadRequest("the tool is a stdio server: `coatcheck mcp -- CMD` speaks to it")
         tool = replace(asking.tool, account=f"{asking.tool.account}/{server}")
-        wrapper = _Wrapper(socket, self._desk, Asking(asking.binding, tool, {}))
+        wrapper = _Wrapper(socket, self._desk, asking=Asking(asking.binding, tool, {}))
         await socket.prepare(request)
         try:
             async for message in socket:
@@ -57,7 +57,7 @@ class StdioLink:
 class _Wrapper:
     """What one wrapper asks, and is doing."""
 
-    def __init__(self, socket: web.WebSocketResponse, desk: McpDesk, asking: Asking) -> None:
+    def __init__(self, socket: web.WebSocketResponse, desk: McpDesk, *, asking: Asking) -> None:
         self._socket = socket
         self._desk = desk
         self._asking = asking
