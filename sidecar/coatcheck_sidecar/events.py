@@ -83,6 +83,17 @@ TABLE: Final[Mapping[str, Line]] = {
         (Spread("claim_seconds", "Time of a claim.", "seconds", CLAIM_BUCKETS_S, ("cause",)),),
     ),
     "call": _count("debug", "calls", "tool", "decision", help="Decisions on tool calls."),
+    "completion_replayed": Line(
+        "debug",
+        (
+            Count("completions_replayed", "Model answers given from the log.", ("tool",)),
+            Count("replayed_input_tokens", "Tokens of their prompts.", ("tool",), "input_tokens"),
+            Count("replayed_output_tokens", "Tokens in them.", ("tool",), "output_tokens"),
+            Count("replayed_dollars", "What they did not cost again.", ("tool",), "dollars"),
+        ),
+    ),
+    "bypass": _count("warning", "bypass_hosts", help="Hosts reached past the proxy."),
+    "observed": Line("info"),
     "heartbeat_failed": _count(
         "warning", "heartbeat_failures", help="Heartbeats not acknowledged."
     ),
