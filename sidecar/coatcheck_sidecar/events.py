@@ -92,7 +92,7 @@ TABLE: Final[Mapping[str, Line]] = {
             Count("replayed_dollars", "What they did not cost again.", ("tool",), "dollars"),
         ),
     ),
-    "bypass": _count("warning", "bypass_hosts", help="Hosts reached past the proxy."),
+    "bypass": Line("warning"),
     "observed": Line("info"),
     "heartbeat_failed": _count(
         "warning", "heartbeat_failures", help="Heartbeats not acknowledged."
@@ -139,6 +139,8 @@ class Figures:
     is_unfenced: bool = False
     """The store lies inside the data folder: no other pod can be fenced by it."""
     is_draining: bool = False
+    bypass: Mapping[str, int] = field(default_factory=dict)
+    """Connections of the pod that do not go through the proxy, by remote host; few hosts."""
 
 
 class Events:

@@ -9,6 +9,16 @@ ANSWER = {
     "model": "gpt-4.1",
     "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 500_000},
 }
+
+
+class Noted:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+
+    def note(self, event: str, /, **fields: object) -> None:
+        self.events.append((event, fields))
+
+
 HEADERS = (("Content-Type", "application/json"),)
 
 
