@@ -94,6 +94,7 @@ TABLE: Final[Mapping[str, Line]] = {
     ),
     "bypass": Line("warning"),
     "observed": Line("info"),
+    "observed_call": Line("info"),
     "heartbeat_failed": _count(
         "warning", "heartbeat_failures", help="Heartbeats not acknowledged."
     ),

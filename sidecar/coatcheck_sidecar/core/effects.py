@@ -148,11 +148,11 @@ def suggest(kind: Kind, *, at_s: float, observed_s: float) -> Suggestion:
 
 def _judged(kind: Kind) -> tuple[Effect, bool, str]:
     if kind.by_method is Effect.READ:
-        return Effect.READ, True, "its method only reads"
+        return Effect.READ, True, "its method or its author says that it reads"
     if kind.completions:
         return Effect.READ, True, "a model's completion: record it, and it is bought once"
     if kind.by_method is Effect.IDEMPOTENT:
-        return Effect.IDEMPOTENT, True, "its method may be repeated"
+        return Effect.IDEMPOTENT, True, "its method or its author says that it may be repeated"
     if kind.keyed and kind.keyed == kind.calls:
         return Effect.IDEMPOTENT, False, "sent with Idempotency-Key: if the upstream honours it"
     return _by_answers(kind)
