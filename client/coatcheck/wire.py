@@ -29,6 +29,8 @@ PUSH_ID: Final = 0
 """The id of what the sidecar says unasked."""
 PAGE_BYTES: Final = 4_096
 """A patch compares pages of this size: a change of a few bytes costs one page, a look 0.1 us."""
+LOOK_BYTES: Final = 16 * PAGE_BYTES
+"""Compared at once first: most of a state is as it was, and a look costs more than its bytes."""
 PATCH_STATE_BYTES_MIN: Final = 8 * PAGE_BYTES
 """Below this a whole state is as quick as a patch."""
 PATCH_RANGES_MAX: Final = 1_024
@@ -227,14 +229,18 @@ class Assembler:
 def make_patch(old: bytes, new: bytes) -> Patch | None:
     """What turns `old` into `new`; `None` if sending `new` whole is as good."""
     length, view = len(new), memoryview(new)
-    pages = range(0, length, PAGE_BYTES)
-    # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
-    changed = [at for at in pages if not old.startswith(view[at : at + PAGE_BYTES], at)]
-    if length < PATCH_STATE_BYTES_MIN or len(changed) > len(pages) * PATCH_SHARE_MAX:
-        return None
+
+    def is_new(at: int, size: int) -> bool:
+        # At an offset it is a memcmp without a copy; comparing two memoryviews is a loop.
+        return not old.startswith(view[at : at + size], at)
+
+    looks = [at for at in range(0, length, LOOK_BYTES) if is_new(at, LOOK_BYTES)]
+    pages = (at for look in looks for at in range(look, look + LOOK_BYTES, PAGE_BYTES))
+    changed = [at for at in pages if at < length and is_new(at, PAGE_BYTES)]
     ranges: list[tuple[int, int]] = []
     for at in changed:
         start = ranges.pop()[0] if ranges and sum(ranges[-1]) == at else at
         ranges.append((start, min(at + PAGE_BYTES, length) - start))
     data = b"".join(view[at : at + size] for at, size in ranges)
-    return Patch(length, ranges, data) if len(ranges) <= PATCH_RANGES_MAX else None
+    is_worth_it = len(data) <= length * PATCH_SHARE_MAX and len(ranges) <= PATCH_RANGES_MAX
+    return Patch(length, ranges, data) if is_worth_it and length >= PATCH_STATE_BYTES_MIN else None

@@ -20,6 +20,7 @@ from coatcheck.wire import (
 from coatcheck_sidecar.core.call_events import Ending
 from coatcheck_sidecar.core.model import Level, OutcomeKind, Status
 from coatcheck_sidecar.core.patch import apply_patch
+from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
@@ -184,7 +185,7 @@ class Requests:
         step = keeper.log.state.step + 1
         return Answered({"seq": seq, "step": step, "draining": keeper.is_draining})
 
-    def _state(self, body: dict[str, Any], attachment: bytes | None) -> bytes:
+    def _state(self, body: dict[str, Any], attachment: bytes | None) -> NewState:
         keeper, _ = self._owned()
         if attachment is None:
             raise malformed("the state is missing: send it as parts before the request")
@@ -199,7 +200,7 @@ class Requests:
             )
         at = keeper.log.state
         if patch is None or body["step"] == at.step:
-            return attachment
+            return NewState(attachment)
         if patch.get("base") != at.checkpoint_seq:
             raise Refusal(
                 ErrorCode.CONFLICT,
@@ -207,11 +208,13 @@ class Requests:
                 f"of {at.checkpoint_seq}: send the whole state",
                 retry=Retry.SAME_KEY,
             )
+        old = keeper.log.checkpoint_bytes
         try:
             ranges = [(offset, size) for offset, size in patch.get("ranges", ())]
-            return apply_patch(keeper.log.checkpoint_bytes, length, ranges, attachment)
+            state = apply_patch(old, length, ranges, attachment, length_max=bytes_max)
         except (WireError, TypeError, ValueError) as error:
             raise malformed(f"patch: {error}") from error
+        return NewState(state, old, ranges)
 
     async def _call(self, message: Message) -> Answered:
         keeper, calls = self._owned()
