@@ -229,18 +229,16 @@ class Assembler:
 def make_patch(old: bytes, new: bytes) -> Patch | None:
     """What turns `old` into `new`; `None` if sending `new` whole is as good."""
     length, view = len(new), memoryview(new)
-
-    def is_new(at: int, size: int) -> bool:
-        # At an offset it is a memcmp without a copy; comparing two memoryviews is a loop.
-        return not old.startswith(view[at : at + size], at)
-
-    looks = [at for at in range(0, length, LOOK_BYTES) if is_new(at, LOOK_BYTES)]
-    pages = (at for look in looks for at in range(look, look + LOOK_BYTES, PAGE_BYTES))
-    changed = [at for at in pages if at < length and is_new(at, PAGE_BYTES)]
+    # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
+    blocks = range(0, length, LOOK_BYTES)
+    looks = (at for at in blocks if not old.startswith(view[at : at + LOOK_BYTES], at))
+    pages = (at for look in looks for at in range(look, min(look + LOOK_BYTES, length), PAGE_BYTES))
+    changed = [at for at in pages if not old.startswith(view[at : at + PAGE_BYTES], at)]
+    if length < PATCH_STATE_BYTES_MIN or len(changed) * PAGE_BYTES > length * PATCH_SHARE_MAX:
+        return None
     ranges: list[tuple[int, int]] = []
     for at in changed:
         start = ranges.pop()[0] if ranges and sum(ranges[-1]) == at else at
         ranges.append((start, min(at + PAGE_BYTES, length) - start))
     data = b"".join(view[at : at + size] for at, size in ranges)
-    is_worth_it = len(data) <= length * PATCH_SHARE_MAX and len(ranges) <= PATCH_RANGES_MAX
-    return Patch(length, ranges, data) if is_worth_it and length >= PATCH_STATE_BYTES_MIN else None
+    return Patch(length, ranges, data) if len(ranges) <= PATCH_RANGES_MAX else None

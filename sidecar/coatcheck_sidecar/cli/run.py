@@ -16,7 +16,8 @@ import click
 
 from coatcheck_sidecar.__main__ import Parts, guarded, running
 from coatcheck_sidecar.cli.common import HOME
-from coatcheck_sidecar.config import EX_USAGE, Config, ConfigError, load_config
+from coatcheck_sidecar.config import EX_USAGE, Config, load_config
+from coatcheck_sidecar.config_sources import ConfigError
 
 EXAMPLE: Final = """\b
 Example: coatcheck run -- python agent.py

@@ -1,0 +1,374 @@
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from coatcheck_sidecar.cli.group import cli
+from coatcheck_sidecar.config import Config, load_config
+from coatcheck_sidecar.config_fields import FORWARD, KEY, PRICE, PROBE, TOOL
+from coatcheck_sidecar.config_sources import ConfigError, Mistake
+from coatcheck_sidecar.core.completions import Price
+from coatcheck_sidecar.core.forward import Forward, Place
+from coatcheck_sidecar.core.model import CallClass, Effect, Level
+from coatcheck_sidecar.core.policy import Identity
+from coatcheck_sidecar.core.tool import HttpProbe, Tool, UpstreamKey
+
+EXAMPLE = """
+tools:
+  openai:   {upstream: https://api.openai.com/v1, effect: read, record: true}
+  stripe:   {upstream: https://api.stripe.com, effect: idempotent, upstream_key: {header: Idempotency-Key, lifetime_s: 86400, saves: [2xx, 4xx, 5xx]}}
+  mail:     {upstream: https://mail.internal, effect: once, probe_settle_s: 30, probe: {method: GET, path: "/sent?ref={key}", applied_when: "/items/0", credentials: env:MAIL_TOKEN}}
+  search:   {mcp: https://tools.internal/mcp, trust_hints: true}
+"""  # noqa: E501 - as users write it
+
+
+def load(folder: Path, text: str = "", **environ: str) -> Config:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return load_config({}, environ=environ, config_file=str(path))
+
+
+def mistakes(folder: Path, text: str = "", **environ: str) -> list[Mistake]:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text, **environ)
+    return caught.value.mistakes
+
+
+def tool(folder: Path, text: str) -> Tool:
+    return load(folder, f"tools: {{t: {{{text}}}}}").tools["t"]
+
+
+def problem(folder: Path, text: str) -> tuple[str, str]:
+    (mistake,) = mistakes(folder, f"tools: {{t: {{{text}}}}}")
+    assert mistake.source.startswith("file ")
+    return mistake.key, mistake.problem
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    tools = load(tmp_path, EXAMPLE).tools
+    assert tools["openai"] == Tool(
+        name="openai", upstream="https://api.openai.com/v1", effect=Effect.READ, record=True
+    )
+    assert tools["stripe"].upstream_key == UpstreamKey(saves=frozenset({"2xx", "4xx", "5xx"}))
+    assert tools["stripe"].class_of(tools["stripe"].effect_of("POST", "/")) is CallClass.KEYED
+    assert tools["stripe"].profile.saves_errors
+    assert tools["mail"].probe == HttpProbe(
+        path="/sent?ref={key}", applied_when="/items/0", credentials="env:MAIL_TOKEN"
+    )
+    assert tools["mail"].probe_settle_s == 30
+    assert tools["mail"].class_of(tools["mail"].effect_of("POST", "/")) is CallClass.PROBED
+    assert tools["search"] == Tool(
+        name="search", mcp="https://tools.internal/mcp", trust_hints=True
+    )
+
+
+def test_the_environment_says_the_same_and_goes_before_the_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        "tools: {mail: {upstream: https://a, effect: read, env: [A]}}",
+        COATCHECK_TOOLS__MAIL__EFFECT="once",
+        COATCHECK_TOOLS__MAIL__ENV="MAIL_URL, MAIL_BASE",
+        COATCHECK_TOOLS__MAIL__PROBE__PATH="/sent?ref={key}",
+        COATCHECK_TOOLS__MAIL__PROBE__APPLIED_WHEN="",
+        COATCHECK_TOOLS__MAIL__PROBE_SETTLE_S="30",
+        COATCHECK_TOOLS__MY_SERVICE_A__UPSTREAM="https://b",
+        COATCHECK_TOOLS__MY_SERVICE_A__EFFECTS='{"POST /v1.0/find": "read"}',
+        COATCHECK_TOOLS__MY_SERVICE_A__PRIVATE="true",
+        COATCHECK_PRICES='{"gpt-4.1": {"input": 2, "output": 8}}',
+        COATCHECK_FORWARD__ALLOW="[::1]:80,example.com",
+    )
+    mail, other = config.tools["mail"], config.tools["my_service_a"]
+    assert mail.effect is Effect.ONCE
+    assert mail.env == ("MAIL_URL", "MAIL_BASE")
+    assert mail.probe == HttpProbe(path="/sent?ref={key}", applied_when="")
+    assert mail.probe_settle_s == 30
+    assert other.effect_of("POST", "/v1.0/find") is Effect.READ
+    assert other.private
+    assert config.prices == {"gpt-4.1": Price(input=2, output=8)}
+    assert config.forward == Forward(allow=(Place("::1", 80), Place("example.com")))
+
+
+def test_nothing_said_is_nothing_there(tmp_path: Path) -> None:
+    for text in ("", "tools:\nprices:\nforward:\n", "tools: {}\nforward: {}", "forward: off"):
+        config = load(tmp_path, text)
+        assert (config.tools, config.prices, config.forward) == ({}, {}, None)
+    assert load(tmp_path, "forward: {allow: [], connect: []}").forward is None
+
+
+def test_every_setting_of_a_tool(tmp_path: Path) -> None:
+    text = """
+tools:
+  full:
+    upstream: https://api.example.com/base/
+    effect: idempotent
+    effects: {"POST /search*": read, "* /pay": once}
+    record: true
+    upstream_key: {header: X-Key, prefix: "k-", lifetime_s: 3600, saves: [2xx]}
+    probe: {method: POST, path: "/p/{business}", applied_when: /a, result: /b,
+            credentials: "file:/run/secrets/x", header: X-Auth}
+    probe_settle_s: 0
+    key: /invoice_id
+    identity: positional
+    repeats: true
+    unresolved_ok: true
+    trust_key: true
+    durability: remote
+    account: acme
+    headers: [X-Tenant]
+    ignore: [/metadata/at]
+    redact: ["", "/card~1number"]
+    recorded_headers: [X-Total, ETag]
+    sheds_by_503: true
+    concurrency: 4
+    queue_max: 0
+    connect_s: 1
+    head_s: 2
+    idle_s: 3
+    patience_s: 0
+    request_bytes_max: 2048
+    record_bytes_max: 4096
+    env: [EXAMPLE_URL]
+    private: true
+    ca_file: /etc/ca.pem
+  server: {mcp: "https://example.com/mcp?tenant=1", trust_hints: false}
+"""
+    found = load(tmp_path, text).tools
+    assert found["server"].mcp == "https://example.com/mcp?tenant=1"
+    assert found["full"] == Tool(
+        name="full",
+        upstream="https://api.example.com/base",
+        effect=Effect.IDEMPOTENT,
+        effects={"POST /search*": Effect.READ, "* /pay": Effect.ONCE},
+        record=True,
+        upstream_key=UpstreamKey(
+            header="X-Key", prefix="k-", lifetime_s=3600, saves=frozenset({"2xx"})
+        ),
+        probe=HttpProbe(
+            method="POST",
+            path="/p/{business}",
+            applied_when="/a",
+            result="/b",
+            credentials="file:/run/secrets/x",
+            header="X-Auth",
+        ),
+        probe_settle_s=0,
+        key="/invoice_id",
+        identity=Identity.POSITIONAL,
+        repeats=True,
+        unresolved_ok=True,
+        trust_key=True,
+        durability=Level.REMOTE,
+        account="acme",
+        headers=frozenset({"x-tenant"}),
+        ignore=("/metadata/at",),
+        redact=("", "/card~1number"),
+        recorded_headers=frozenset({"x-total", "etag"}),
+        sheds_by_503=True,
+        concurrency=4,
+        queue_max=0,
+        connect_s=1,
+        head_s=2,
+        idle_s=3,
+        patience_s=0,
+        request_bytes_max=2048,
+        record_bytes_max=4096,
+        env=("EXAMPLE_URL",),
+        private=True,
+        ca_file="/etc/ca.pem",
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "table"),
+    [
+        (Tool, TOOL),
+        (UpstreamKey, KEY),
+        (HttpProbe, PROBE),
+        (Price, PRICE),
+        (Forward, FORWARD),
+    ],
+)
+def test_every_field_can_be_set_and_has_help(
+    made: type[Tool], table: dict[str, tuple[object, str]]
+) -> None:
+    assert {f.name for f in fields(made)} - {"name"} == set(table)
+    assert all(help for _, help in table.values())
+
+
+def test_model_apis_are_read_and_recorded_where_nothing_is_said(tmp_path: Path) -> None:
+    openai = tool(tmp_path, "upstream: https://api.openai.com/v1")
+    assert openai.record
+    for path in ("/chat/completions", "/responses", "/embeddings", "/moderations"):
+        assert openai.effect_of("POST", path) is Effect.READ
+    for path in ("/files", "/fine_tuning/jobs", "/threads/t/messages", "/responses/r/cancel"):
+        assert openai.effect_of("POST", path) is Effect.ONCE
+    anthropic = tool(tmp_path, "upstream: https://API.anthropic.com")
+    assert anthropic.effect_of("POST", "/v1/messages") is Effect.READ
+    assert anthropic.effect_of("POST", "/v1/messages/batches") is Effect.ONCE
+    gemini = tool(tmp_path, "upstream: https://generativelanguage.googleapis.com")
+    path = "/v1beta/models/gemini-2.5-pro:streamGenerateContent"
+    assert gemini.effect_of("POST", path) is Effect.READ
+    assert not tool(tmp_path, "upstream: https://api.openai.com.evil.example").record
+
+
+def test_what_is_said_goes_before_what_is_known(tmp_path: Path) -> None:
+    once = tool(tmp_path, "upstream: https://api.openai.com/v1, effect: once")
+    assert once.effect_of("POST", "/responses") is Effect.ONCE
+    assert not once.record
+    passed = tool(tmp_path, "upstream: https://api.openai.com/v1, effect: read, record: false")
+    assert not passed.record
+    assert tool(tmp_path, "upstream: https://api.openai.com/v1, effect: read").record
+    own = tool(tmp_path, 'upstream: https://api.openai.com, effects: {"POST */responses": once}')
+    assert own.effect_of("POST", "/v1/responses") is Effect.ONCE
+    assert own.effect_of("POST", "/v1/embeddings") is Effect.READ
+
+
+def test_stripe_honours_keys(tmp_path: Path) -> None:
+    stripe = tool(tmp_path, "upstream: https://api.stripe.com, effect: idempotent")
+    assert stripe.upstream_key is not None
+    assert stripe.profile.saves_errors
+    bare = tool(tmp_path, "upstream: https://api.stripe.com")
+    assert bare.class_of(bare.effect_of("POST", "/v1/charges")) is CallClass.ONCE
+
+
+UP = "upstream: https://a.example"
+WRONG = [
+    ("", "tools.t", "neither"),
+    ("effect: once", "tools.t", "neither"),
+    ("upstream: https://a, mcp: https://b", "tools.t", "both"),
+    (f"{UP}, efect: once", "tools.t.efect", "did you mean effect?"),
+    (f"{UP}, zzz: 1", "tools.t.zzz", "there are upstream, mcp"),
+    (f"{UP}, upstream_key: {{heder: X}}", "tools.t.upstream_key.heder", "mean header?"),
+    (f"{UP}, upstream_key: {{saves: [3xx]}}", "tools.t.upstream_key.saves", "'2xx'"),
+    (f"{UP}, upstream_key: {{header: Set-Cookie}}", "tools.t.upstream_key.header", "credentials"),
+    (f"{UP}, upstream_key: true", "tools.t.upstream_key", "dictionary"),
+    (f"{UP}, effect: twice", "tools.t.effect", "'read', 'idempotent' or 'once'"),
+    (f"{UP}, effects: {{/search: read}}", "tools.t.effects./search", "METHOD /path"),
+    (f'{UP}, effects: {{"POST /s": rad}}', "tools.t.effects.POST /s", "'read'"),
+    (f"{UP}, probe: {{path: '/{{key}}'}}", "tools.t.probe.applied_when", "is needed"),
+    (f"{UP}, probe: {{path: /x, applied_when: /a}}", "tools.t.probe.path", "which call"),
+    (f"{UP}, probe: {{path: '/{{id}}', applied_when: /a}}", "tools.t.probe.path", "{key} and"),
+    (f"{UP}, probe: {{path: '/{{key}}', applied_when: a}}", "tools.t.probe.applied_when", "6901"),
+    (f"{UP}, probe: {{path: 'x{{key}}', applied_when: /a}}", "tools.t.probe.path", "a path"),
+    (f"{UP}, probe_settle_s: 3", "tools.t.probe_settle_s", "no `probe`"),
+    (
+        f"{UP}, effect: read, probe: {{path: '/{{key}}', applied_when: /a}}",
+        "tools.t.probe",
+        "has none",
+    ),
+    (f"{UP}, effect: once, record: true", "tools.t.record", "Leave one out"),
+    (f"{UP}, trust_hints: true", "tools.t.trust_hints", "is for an MCP server"),
+    ("mcp: https://a, upstream_key: {}", "tools.t.upstream_key", "is for an `upstream`"),
+    (f"{UP}, key: invoice", "tools.t.key", "must be a JSON pointer"),
+    (f"{UP}, key: ''", "tools.t.key", "at least 1"),
+    (f"{UP}, redact: [a~2]", "tools.t.redact", "must be a JSON pointer"),
+    (f"{UP}, env: [1A]", "tools.t.env", "environment variable"),
+    (f"{UP}, recorded_headers: [Set-Cookie]", "tools.t.recorded_headers", "credentials"),
+    (f"{UP}, headers: [Host]", "tools.t.headers", "of the connection"),
+    (f"{UP}, headers: ['a b']", "tools.t.headers", "name of a header"),
+    (f"{UP}, ca_file: ca.pem", "tools.t.ca_file", "absolute"),
+    (f"{UP}, head_s: 0", "tools.t.head_s", "greater than 0"),
+    (f"{UP}, record_bytes_max: 8", "tools.t.record_bytes_max", "1024"),
+    ("upstream: api.example.com", "tools.t.upstream", "must be a URL"),
+    ("upstream: ftp://a", "tools.t.upstream", "must be a URL"),
+    ("upstream: 'https://[::1'", "tools.t.upstream", "must be a URL"),
+    ("upstream: https://a b", "tools.t.upstream", "must be a URL"),
+    ("upstream: https://a:x/", "tools.t.upstream", "must be a URL"),
+    ("upstream: https://a:0/", "tools.t.upstream", "must be a URL"),
+    ("upstream: https://a?x=1", "tools.t.upstream", "without a query"),
+    ("upstream: https://-a-/", "tools.t.upstream", "must be host"),
+    ("mcp: 'https://a#x'", "tools.t.mcp", "without a fragment"),
+    ("upstream: http://169.254.169.254/latest", "tools.t.upstream", "never reached"),
+    ("upstream: http://0xA9FEA9FE, private: true", "tools.t.upstream", "never reached"),
+    ("upstream: http://localhost., mcp: ''", "tools.t.mcp", "at least 1"),
+    ("upstream: http://127.1:80", "tools.t.upstream", "private: true"),
+    ("mcp: 'http://[::1]:80'", "tools.t.mcp", "private: true"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "part"), WRONG)
+def test_each_rule(tmp_path: Path, text: str, key: str, part: str) -> None:
+    found = mistakes(tmp_path, f"tools: {{t: {{{text}}}}}")
+    assert (key, True) in [(m.key, part in m.problem) for m in found], found
+
+
+def test_loopback_is_reached_where_the_tool_says_so(tmp_path: Path) -> None:
+    assert tool(tmp_path, "upstream: 'http://127.0.0.1:8080', private: true").private
+
+
+@pytest.mark.parametrize("name", ["Mail", "v1", "a" * 33, "ab" * 16, "-a", "a.b", "caf\u00e9"])
+def test_names_that_are_no_place_in_a_url(tmp_path: Path, name: str) -> None:
+    (mistake,) = mistakes(tmp_path, f"tools: {{{name}: {{{UP}}}}}")
+    assert mistake.key == f"tools.{name}"
+
+
+def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
+    text = """
+toolz: {a: {upstream: https://a}}
+tools:
+  a: {upstream: "https://me:hunter2@a", probe: {path: x, aplied_when: /}, record: perhaps}
+  b: 3
+  c: {effect: once, probe_settle_s: soon}
+prices: {gpt: {input: -1, outputs: 3}}
+forward: {allow: ["a b"], conect: []}
+"""
+    found = mistakes(
+        tmp_path,
+        text,
+        COATCHECK_TOOLS__D__UPSTREAM="https://d",
+        COATCHECK_TOOLS__D__PROBE__CREDENTIALS="hunter3",
+        COATCHECK_TOOLS__E__EFFECT="read",
+        COATCHECK_PRICES__X="cheap",
+    )
+    told = "\n".join(map(str, found))
+    assert "hunter" not in told
+    keys = {m.key: m for m in found}
+    assert set(keys) == {
+        "toolz.a.upstream",
+        "tools.a.upstream",
+        "tools.a.probe.path",
+        "tools.a.probe.applied_when",
+        "tools.a.probe.aplied_when",
+        "tools.a.record",
+        "tools.b",
+        "tools.c",
+        "tools.c.probe_settle_s",
+        "prices.gpt.input",
+        "prices.gpt.output",
+        "prices.gpt.outputs",
+        "forward.allow",
+        "forward.conect",
+        "COATCHECK_TOOLS__D__PROBE__PATH",
+        "COATCHECK_TOOLS__D__PROBE__APPLIED_WHEN",
+        "COATCHECK_TOOLS__D__PROBE__CREDENTIALS",
+        "COATCHECK_TOOLS__E",
+        "COATCHECK_PRICES__X",
+    }
+    assert "did you mean tools?" in keys["toolz.a.upstream"].problem
+    assert "did you mean connect?" in keys["forward.conect"].problem
+    assert keys["COATCHECK_TOOLS__E"].source == "environment"
+    assert keys["tools.c.probe_settle_s"].source.startswith("file ")
+
+
+def test_maps_in_the_environment_are_json(tmp_path: Path) -> None:
+    both = {"a": {"upstream": "https://a"}, "b": {"mcp": "https://b", "env": ["B"]}}
+    config = load(tmp_path, COATCHECK_TOOLS=json.dumps(both))
+    assert set(config.tools) == {"a", "b"}
+    (mistake,) = mistakes(tmp_path, COATCHECK_TOOLS="{a")
+    assert mistake.key == "COATCHECK_TOOLS"
+
+
+def test_modes(tmp_path: Path) -> None:
+    assert load(tmp_path, "mode: off").mode == "off"
+    assert load(tmp_path, "mode: observe").mode == "observe"
+    assert load(tmp_path, COATCHECK_MODE="off").mode == "off"
+
+
+def test_help_shows_every_setting_of_the_maps() -> None:
+    shown = CliRunner().invoke(cli, ["sidecar", "--help-file"])
+    assert shown.exit_code == 0
+    for table in (TOOL, KEY, PROBE, PRICE, FORWARD):
+        for name in table:
+            assert f"  {name} " in shown.output
