@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
+from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.bypass import BypassSampler
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
@@ -19,6 +20,7 @@ from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
 from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.routes import Routes, read_secret, reserve
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.sockets import read_bypass
 from coatcheck_sidecar.stores.journal_folder import FolderInUse
@@ -30,6 +32,7 @@ from coatcheck_sidecar.stores.url import open_store
 
 if TYPE_CHECKING:
     from coatcheck_sidecar.engine.watch import Watch
+    from coatcheck_sidecar.servers.proxy import Listener
 
 EX_FAILED: Final = 1
 EX_CONFIG: Final = 78
@@ -47,7 +50,7 @@ class Parts:
     """A sidecar at work."""
 
     sidecar: Sidecar
-    local: HttpServer
+    local: "Listener"
     admin: HttpServer
     unfit: "asyncio.Future[StoreUnfit]"
     """Done when the store turns out to be none that fences."""
@@ -137,24 +140,7 @@ def _import_the_rest() -> None:
     logs.load()
     import_module("aiohttp.web")
     import_module("coatcheck_sidecar.metrics")
-    import_module("coatcheck_sidecar.servers.runapi")
-
-
-async def _listen_for_agents(
-    config: Config, sidecar: Sidecar, *, store: Store, stack: AsyncExitStack
-) -> HttpServer:
-    """The port of loopback; `stack` closes it."""
-    from coatcheck_sidecar.engine.outside import Outside
-    from coatcheck_sidecar.servers.runapi import RunApi
-
-    outside = Outside(store, sidecar.doors.clock, settings=sidecar.settings)
-    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
-    api.start()
-    stack.push_async_callback(api.close)
-    server = HttpServer(api.handle, host=config.listen.host, port=config.listen.port)
-    await server.start()
-    stack.push_async_callback(server.close)
-    return server
+    import_module("coatcheck_sidecar.listening")
 
 
 @asynccontextmanager
@@ -180,10 +166,22 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         sampler = _sampler(config, sidecar, view=view)
         watch = _watch(sidecar, sampler) if sampler and config.mode == "observe" else None
         await sidecar.start()
-        control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
+        reserved = reserve(config.listen.host, config.listen.port)
+        stack.callback(reserved.close)
+        bindings = Bindings(read_secret(config.data, sidecar.doors.clock))
+        sidecar.on_let_go = bindings.unbind
+        address = config.listen._replace(port=reserved.getsockname()[1])
+        control = ControlServer(
+            sidecar,
+            config.socket,
+            allowed_uids=frozenset(config.allowed_uids),
+            routes=Routes(bindings, f"http://{address}"),
+        )
         await control.start()
         stack.push_async_callback(control.close)
         await asyncio.to_thread(_import_the_rest)
+        from coatcheck_sidecar.listening import listen_for_agents
+
         if sampler is not None:
             tasks.start(sampler.run(), name="bypass")
         metrics = events.metrics()
@@ -193,7 +191,9 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = await _listen_for_agents(config, sidecar, store=store, stack=stack)
+        local = await listen_for_agents(
+            config, sidecar, store=store, bindings=bindings, reserved=reserved, stack=stack
+        )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit, watch)
 

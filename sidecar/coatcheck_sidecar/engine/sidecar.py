@@ -67,6 +67,7 @@ class Sidecar:
         self.mode = "enforce"
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
+        self.on_let_go: Callable[[str], None] = lambda run: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
@@ -143,6 +144,7 @@ class Sidecar:
         if self.keepers.get(keeper.run) is keeper:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
+            self.on_let_go(keeper.run)
             self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
@@ -250,6 +252,7 @@ class Sidecar:
             await self._resume(keeper, wants, lives=lives, is_known=is_known)
         else:
             calls.begin()
+            await calls.adopt()
         return Opened(keeper, calls, None)
 
     def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:

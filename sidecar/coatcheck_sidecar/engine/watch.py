@@ -16,7 +16,8 @@ from coatcheck_sidecar.core.model import Call, CallClass, CallState, Effect, Lev
 from coatcheck_sidecar.core.observe import Came, Observations, Seen
 from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, default_effect, identify
 from coatcheck_sidecar.core.tool import Tool
-from coatcheck_sidecar.engine.calls import Calls, Go
+from coatcheck_sidecar.engine.attempts import Go
+from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.ports import Clock, Observer, Outgoing
 
