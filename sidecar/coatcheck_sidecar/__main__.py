@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
 from coatcheck_sidecar.engine.bypass import BypassSampler
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
-from coatcheck_sidecar.servers.admin import HttpServer, admin_server, local_server
+from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.sockets import read_bypass
@@ -137,6 +137,24 @@ def _import_the_rest() -> None:
     logs.load()
     import_module("aiohttp.web")
     import_module("coatcheck_sidecar.metrics")
+    import_module("coatcheck_sidecar.servers.runapi")
+
+
+async def _listen_for_agents(
+    config: Config, sidecar: Sidecar, *, store: Store, stack: AsyncExitStack
+) -> HttpServer:
+    """The port of loopback; `stack` closes it."""
+    from coatcheck_sidecar.engine.outside import Outside
+    from coatcheck_sidecar.servers.runapi import RunApi
+
+    outside = Outside(store, sidecar.doors.clock, settings=sidecar.settings)
+    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
+    api.start()
+    stack.push_async_callback(api.close)
+    server = HttpServer(api.handle, host=config.listen.host, port=config.listen.port)
+    await server.start()
+    stack.push_async_callback(server.close)
+    return server
 
 
 @asynccontextmanager
@@ -175,9 +193,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = local_server(view, host=config.listen.host, port=config.listen.port)
-        await local.start()
-        stack.push_async_callback(local.close)
+        local = await _listen_for_agents(config, sidecar, store=store, stack=stack)
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit, watch)
 

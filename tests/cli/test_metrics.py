@@ -39,6 +39,7 @@ EVENTS: dict[str, dict[str, object]] = {
     "bypass": {"host": "192.0.2.1", "connections": 1},
     "observed": {"doubled": 1},
     "observed_call": {"tool": "t", "pattern": "POST /", "effect": "once"},
+    "unprotected": {"host": "db.internal", "how": "connect"},
 }
 
 
