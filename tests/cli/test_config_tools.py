@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -74,8 +75,7 @@ def test_nothing_said_is_nothing_there(tmp_path: Path) -> None:
     assert load(tmp_path, "forward: {allow: [], connect: []}").forward is None
 
 
-def test_every_setting_of_a_tool(tmp_path: Path) -> None:
-    text = """
+FULL = """
 tools:
   full:
     upstream: https://api.example.com/base/
@@ -111,50 +111,54 @@ tools:
     ca_file: /etc/ca.pem
   server: {mcp: "https://example.com/mcp?tenant=1", trust_hints: false}
 """
-    found = load(tmp_path, text).tools
+FULL_TOOL = Tool(
+    name="full",
+    upstream="https://api.example.com/base",
+    effect=Effect.IDEMPOTENT,
+    effects={"POST /search*": Effect.READ, "* /pay": Effect.ONCE},
+    record=True,
+    upstream_key=UpstreamKey(
+        header="X-Key", prefix="k-", lifetime_s=3600, saves=frozenset({"2xx"})
+    ),
+    probe=HttpProbe(
+        method="POST",
+        path="/p/{business}",
+        applied_when="/a",
+        result="/b",
+        credentials="file:/run/secrets/x",
+        header="X-Auth",
+    ),
+    probe_settle_s=0,
+    key="/invoice_id",
+    identity=Identity.POSITIONAL,
+    repeats=True,
+    unresolved_ok=True,
+    trust_key=True,
+    durability=Level.REMOTE,
+    account="acme",
+    headers=frozenset({"x-tenant"}),
+    ignore=("/metadata/at",),
+    redact=("", "/card~1number"),
+    recorded_headers=frozenset({"x-total", "etag"}),
+    sheds_by_503=True,
+    concurrency=4,
+    queue_max=0,
+    connect_s=1,
+    head_s=2,
+    idle_s=3,
+    patience_s=0,
+    request_bytes_max=2048,
+    record_bytes_max=4096,
+    env=("EXAMPLE_URL",),
+    private=True,
+    ca_file="/etc/ca.pem",
+)
+
+
+def test_every_setting_of_a_tool(tmp_path: Path) -> None:
+    found = load(tmp_path, FULL).tools
     assert found["server"].mcp == "https://example.com/mcp?tenant=1"
-    assert found["full"] == Tool(
-        name="full",
-        upstream="https://api.example.com/base",
-        effect=Effect.IDEMPOTENT,
-        effects={"POST /search*": Effect.READ, "* /pay": Effect.ONCE},
-        record=True,
-        upstream_key=UpstreamKey(
-            header="X-Key", prefix="k-", lifetime_s=3600, saves=frozenset({"2xx"})
-        ),
-        probe=HttpProbe(
-            method="POST",
-            path="/p/{business}",
-            applied_when="/a",
-            result="/b",
-            credentials="file:/run/secrets/x",
-            header="X-Auth",
-        ),
-        probe_settle_s=0,
-        key="/invoice_id",
-        identity=Identity.POSITIONAL,
-        repeats=True,
-        unresolved_ok=True,
-        trust_key=True,
-        durability=Level.REMOTE,
-        account="acme",
-        headers=frozenset({"x-tenant"}),
-        ignore=("/metadata/at",),
-        redact=("", "/card~1number"),
-        recorded_headers=frozenset({"x-total", "etag"}),
-        sheds_by_503=True,
-        concurrency=4,
-        queue_max=0,
-        connect_s=1,
-        head_s=2,
-        idle_s=3,
-        patience_s=0,
-        request_bytes_max=2048,
-        record_bytes_max=4096,
-        env=("EXAMPLE_URL",),
-        private=True,
-        ca_file="/etc/ca.pem",
-    )
+    assert found["full"] == FULL_TOOL
 
 
 @pytest.mark.parametrize(
@@ -230,3 +234,17 @@ def test_help_shows_every_setting_of_the_maps() -> None:
     for table in (TOOL, KEY, PROBE, PRICE, FORWARD):
         for name in table:
             assert f"  {name} " in shown.output
+
+
+def test_the_page_on_calls_names_every_setting_and_parses(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "calls.md").read_text()
+    for name in TOOL:
+        assert f"`{name}`" in page, name
+    prices = page.partition("```yaml\n")[2].partition("```")[0]
+    assert load(tmp_path, prices).prices["gpt-4.1"].cached_input == 0.5
+    for name, example in re.findall(r"^\| `(\w+)` \| `(.+?)` \|", page, re.MULTILINE):
+        more = {"mcp": "", "upstream": "", "trust_hints": ", mcp: 'https://a.example'"}
+        more["probe_settle_s"] = (
+            ", upstream: 'https://a.example', probe: {path: '/{key}', applied_when: /a}"
+        )
+        assert tool(tmp_path, f"{name}: {example}{more.get(name, ', upstream: https://a.example')}")
