@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
-from coatcheck_sidecar.servers.admin import HttpServer, admin_server, local_server
+from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.routes import Routes, read_secret, reserve
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.stores.journal_folder import FolderInUse
 from coatcheck_sidecar.stores.probe import probe
@@ -25,6 +27,9 @@ from coatcheck_sidecar.stores.spool import Spool
 from coatcheck_sidecar.stores.sqlite import JournalSettings, SqliteJournal
 from coatcheck_sidecar.stores.sqlite_file import JournalFromFuture
 from coatcheck_sidecar.stores.url import open_store
+
+if TYPE_CHECKING:
+    from coatcheck_sidecar.servers.proxy import Listener
 
 EX_FAILED: Final = 1
 EX_CONFIG: Final = 78
@@ -42,7 +47,7 @@ class Parts:
     """A sidecar at work."""
 
     sidecar: Sidecar
-    local: HttpServer
+    local: "Listener"
     admin: HttpServer
     unfit: "asyncio.Future[StoreUnfit]"
     """Done when the store turns out to be none that fences."""
@@ -110,6 +115,7 @@ def _import_the_rest() -> None:
     logs.load()
     import_module("aiohttp.web")
     import_module("coatcheck_sidecar.metrics")
+    import_module("coatcheck_sidecar.listening")
 
 
 @asynccontextmanager
@@ -132,10 +138,22 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         if unfit.done():
             raise unfit.result()
         await sidecar.start()
-        control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
+        reserved = reserve(config.listen.host, config.listen.port)
+        stack.callback(reserved.close)
+        bindings = Bindings(read_secret(config.data, sidecar.doors.clock))
+        sidecar.on_let_go = bindings.unbind
+        address = config.listen._replace(port=reserved.getsockname()[1])
+        control = ControlServer(
+            sidecar,
+            config.socket,
+            allowed_uids=frozenset(config.allowed_uids),
+            routes=Routes(bindings, f"http://{address}"),
+        )
         await control.start()
         stack.push_async_callback(control.close)
         await asyncio.to_thread(_import_the_rest)
+        from coatcheck_sidecar.listening import listen_for_agents
+
         metrics = events.metrics()
         metrics.watch(view.figures)
         admin = admin_server(
@@ -143,9 +161,9 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = local_server(view, host=config.listen.host, port=config.listen.port)
-        await local.start()
-        stack.push_async_callback(local.close)
+        local = await listen_for_agents(
+            config, sidecar, store=store, bindings=bindings, reserved=reserved, stack=stack
+        )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit)
 

@@ -172,6 +172,7 @@ ENGINE_HELP: Final[Mapping[str, str]] = {
     "breaker_crashes": "crashes without progress after which a run is held",
     "claim_poll_s": "how often a queue with idle agents is listed",
     "agent_wait_s": "how long a run waits here for a new agent",
+    "agent_silence_s": "how long an agent over HTTP may ask for nothing",
     "orphan_wait_s": "how long a new call waits for recorded ones to be asked for",
     "join_wait_s": "how long an equal call waits for the one in flight",
     "puts_max": "objects on their way to the store at once",

@@ -105,6 +105,9 @@ TABLE: Final[Mapping[str, Line]] = {
     "look_failed": _count("warning", "look_failures", help="Reads that failed and are repeated."),
     "passed_over": Line("debug"),
     "adopt_failed": Line("warning"),
+    "unprotected": _count(
+        "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."
+    ),
     "drain_cut": _count("error", "drains_cut", help="Drains that the deadline ended."),
     "drain": _count("info", "drains", help="Drains begun."),
 }

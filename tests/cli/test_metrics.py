@@ -35,6 +35,7 @@ EVENTS: dict[str, dict[str, object]] = {
     "passed_over": {"run": "r", "error": "pinned"},
     "adopt_failed": {"run": "r", "error": "schema"},
     "drain_cut": {"runs": 2},
+    "unprotected": {"host": "db.internal", "how": "connect"},
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -63,6 +64,7 @@ class Sidecar:
         self.is_started = False
         self.is_draining = False
         self.journal = journal
+        self.on_let_go: Callable[[str], None] = lambda run: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
@@ -139,6 +141,7 @@ class Sidecar:
         if self.keepers.get(keeper.run) is keeper:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
+            self.on_let_go(keeper.run)
             self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
@@ -246,6 +249,7 @@ class Sidecar:
             await self._resume(keeper, wants, lives=lives, is_known=is_known)
         else:
             calls.begin()
+            await calls.adopt()
         return Opened(keeper, calls, None)
 
     def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:

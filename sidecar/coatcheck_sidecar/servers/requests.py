@@ -23,13 +23,15 @@ from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
-from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
+from coatcheck_sidecar.engine.attempts import Answer, Go, Recorded
+from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Wants
 from coatcheck_sidecar.engine.keeper import Agent, Keeper
 from coatcheck_sidecar.engine.restore import Restored
 from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.servers.fields import ask_of, numbers_of, resume_of, said, versions_of
+from coatcheck_sidecar.servers.routes import Routes
 
 WAIT_S_MAX: Final = 300.0
 """An open answers within this, whatever the client asked for."""
@@ -54,9 +56,16 @@ class Answered:
 class Requests:
     """The requests of one connection."""
 
-    def __init__(self, sidecar: Sidecar, push: Callable[[Push, dict[str, Any]], None]) -> None:
-        """`push` reaches this connection's client."""
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        push: Callable[[Push, dict[str, Any]], None],
+        *,
+        routes: Routes | None = None,
+    ) -> None:
+        """`push` reaches this connection's client. Without `routes` there is no proxy."""
         self._sidecar = sidecar
+        self._routes = routes
         self._push = push
         self._incarnation = b""
         self._agent: Agent | None = None
@@ -148,9 +157,9 @@ class Requests:
             return _over(opened.over)
         self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
         opened.keeper.step_timeout_s = body.get("step_timeout_s")
-        return self._opened(opened.keeper)
+        return self._opened(opened.keeper, opened.calls)
 
-    def _opened(self, keeper: Keeper) -> Answered:
+    def _opened(self, keeper: Keeper, calls: Calls) -> Answered:
         state = keeper.log.state
         given = state.created.input
         body: dict[str, Any] = {
@@ -165,6 +174,8 @@ class Requests:
         }
         if given is not None:
             body["input"] = given.data
+        if self._routes is not None:
+            body["proxy"] = self._routes.open(keeper, calls, incarnation=self._incarnation)
         return Answered(body, keeper.log.checkpoint_bytes if state.step > 0 else None)
 
     def _owned(self) -> tuple[Keeper, Calls]:

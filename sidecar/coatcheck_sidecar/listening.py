@@ -1,0 +1,58 @@
+"""The loopback listener, wired: routes of tools, the run API, the forward proxy.
+
+Apart from `__main__`, since it imports aiohttp, and no agent waits for that.
+"""
+
+import socket
+from contextlib import AsyncExitStack
+
+from coatcheck_sidecar.config import Config, release
+from coatcheck_sidecar.engine.bindings import Bindings
+from coatcheck_sidecar.engine.exchange import Exchange
+from coatcheck_sidecar.engine.outside import Outside
+from coatcheck_sidecar.engine.sidecar import Sidecar
+from coatcheck_sidecar.ports import Store
+from coatcheck_sidecar.servers.bodies import Bodies
+from coatcheck_sidecar.servers.forward import ForwardProxy
+from coatcheck_sidecar.servers.proxy import Listener, Proxy
+from coatcheck_sidecar.servers.runapi import RunApi
+from coatcheck_sidecar.upstreams.http import HttpUpstreams
+
+
+async def listen_for_agents(
+    config: Config,
+    sidecar: Sidecar,
+    *,
+    store: Store,
+    bindings: Bindings,
+    reserved: socket.socket,
+    stack: AsyncExitStack,
+) -> Listener:
+    """Answer on the port that was reserved; `stack` closes it. Raises `OSError`."""
+    clock, observer = sidecar.doors.clock, sidecar.doors.observer
+    upstreams = HttpUpstreams(clock)
+    stack.push_async_callback(upstreams.close)
+    exchange = Exchange(upstreams.of, clock=clock, observer=observer)
+    stack.push_async_callback(exchange.close)
+    bodies = Bodies(config.data / "spool-http", clock=clock)
+    bodies.clear()
+    outside = Outside(store, clock, settings=sidecar.settings)
+    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
+    api.start()
+    stack.push_async_callback(api.close)
+    proxy = Proxy(
+        config.tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle
+    )
+    if config.forward is not None:
+        forward = ForwardProxy(
+            config.forward,
+            tools=config.tools.values(),
+            bindings=bindings,
+            serve=proxy.serve,
+            observer=observer,
+        )
+        proxy.forward = forward.handle
+    listener = Listener(proxy, reserved)
+    stack.push_async_callback(listener.close)
+    await listener.start()
+    return listener
