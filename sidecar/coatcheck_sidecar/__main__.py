@@ -147,7 +147,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             sidecar,
             config.socket,
             allowed_uids=frozenset(config.allowed_uids),
-            routes=Routes(bindings, f"http://{address}"),
+            routes=Routes(bindings, f"http://{address}", tools=config.tools.values()),
         )
         await control.start()
         stack.push_async_callback(control.close)
