@@ -175,7 +175,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             sidecar,
             config.socket,
             allowed_uids=frozenset(config.allowed_uids),
-            routes=Routes(bindings, f"http://{address}"),
+            routes=Routes(bindings, f"http://{address}", tools=config.tools.values()),
         )
         await control.start()
         stack.push_async_callback(control.close)
@@ -192,7 +192,13 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         await admin.start()
         stack.push_async_callback(admin.close)
         local = await listen_for_agents(
-            config, sidecar, store=store, bindings=bindings, reserved=reserved, stack=stack
+            config,
+            sidecar,
+            store=store,
+            bindings=bindings,
+            reserved=reserved,
+            watch=watch,
+            stack=stack,
         )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit, watch)

@@ -11,6 +11,7 @@ from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.sidecar import Sidecar
+from coatcheck_sidecar.engine.watch import Watch
 from coatcheck_sidecar.ports import Store
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
@@ -26,6 +27,7 @@ async def listen_for_agents(
     store: Store,
     bindings: Bindings,
     reserved: socket.socket,
+    watch: Watch | None,
     stack: AsyncExitStack,
 ) -> Listener:
     """Answer on the port that was reserved; `stack` closes it. Raises `OSError`."""
@@ -37,7 +39,13 @@ async def listen_for_agents(
     bodies = Bodies(config.data / "spool-http", clock=clock)
     bodies.clear()
     outside = Outside(store, clock, settings=sidecar.settings)
-    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
+    api = RunApi(
+        sidecar,
+        outside=outside,
+        version=release(),
+        report=watch.told if watch else None,
+        is_for_agents=not config.allowed_uids,
+    )
     api.start()
     stack.push_async_callback(api.close)
     proxy = Proxy(

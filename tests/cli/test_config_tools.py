@@ -247,4 +247,5 @@ def test_the_page_on_calls_names_every_setting_and_parses(tmp_path: Path) -> Non
         more["probe_settle_s"] = (
             ", upstream: 'https://a.example', probe: {path: '/{key}', applied_when: /a}"
         )
-        assert tool(tmp_path, f"{name}: {example}{more.get(name, ', upstream: https://a.example')}")
+        made = tool(tmp_path, f"{name}: {example}{more.get(name, ', upstream: https://a.example')}")
+        assert made.name, name

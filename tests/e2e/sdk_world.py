@@ -86,7 +86,13 @@ class World:
     def agent(self, command: Sequence[str], *, life: int, env: Mapping[str, str]) -> Child:
         """One life of an agent; its tokens are new in each."""
         argv = python("coatcheck", "exec", "--run", "order-1", "--", *command)
-        tokens = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "PAY_TOKEN", "STRIPE_KEY")
+        tokens = (
+            "OPENAI_API_KEY",
+            "ANTHROPIC_API_KEY",
+            "PAY_TOKEN",
+            "STRIPE_KEY",
+            "AWS_ACCESS_KEY_ID",
+        )
         rotated = {name: f"sk_test_{name.lower()}_{life}" for name in tokens}
         socket = {"COATCHECK_SOCKET": self.sidecar_env["COATCHECK_SOCKET"]}
         child = Child(argv, env={**rotated, **socket, **env}, log=self.folder / f"agent-{life}.log")

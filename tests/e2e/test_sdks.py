@@ -125,8 +125,14 @@ async def test_stripe(world: World, stripe_mock: str) -> None:
 async def test_boto3(world: World) -> None:
     with ministack(services="s3,sqs") as aws:
         aws.make_bucket("agents")
-        region = {"region_name": aws.env["AWS_REGION"], "aws_access_key_id": "a"}
-        sqs = boto3.client("sqs", endpoint_url=aws.endpoint, aws_secret_access_key="b", **region)
+        region, keys = aws.env["AWS_REGION"], aws.env["AWS_SECRET_ACCESS_KEY"]
+        sqs = boto3.client(
+            "sqs",
+            endpoint_url=aws.endpoint,
+            region_name=region,
+            aws_access_key_id=aws.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=keys,
+        )
         queue = sqs.create_queue(QueueName="mails")["QueueUrl"]
         common = {"upstream": aws.endpoint}
         world.tools = {
@@ -134,7 +140,7 @@ async def test_boto3(world: World) -> None:
             "sqs": {**common, "effect": "once", "headers": ["x-amz-target"], "env": "SQS_URL"},
         }
         await world.start()
-        env = aws.env | {"QUEUE_URL": queue, "AWS_ENDPOINT_URL": ""}
+        env = {"QUEUE_URL": queue, "AWS_DEFAULT_REGION": region, "AWS_SECRET_ACCESS_KEY": keys}
         said = await world.live(sdk_agent("boto3"), kills=["^turn 2$", "^turn 4$"], env=env)
         ids = said[-1].splitlines()[-1].removeprefix("done: ").split()
         assert len(set(ids)) == TURNS
