@@ -141,14 +141,25 @@ def _import_the_rest() -> None:
 
 
 async def _listen_for_agents(
-    config: Config, sidecar: Sidecar, *, store: Store, stack: AsyncExitStack
+    config: Config,
+    sidecar: Sidecar,
+    *,
+    store: Store,
+    stack: AsyncExitStack,
+    watch: "Watch | None",
 ) -> HttpServer:
     """The port of loopback; `stack` closes it."""
     from coatcheck_sidecar.engine.outside import Outside
     from coatcheck_sidecar.servers.runapi import RunApi
 
     outside = Outside(store, sidecar.doors.clock, settings=sidecar.settings)
-    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
+    api = RunApi(
+        sidecar,
+        outside=outside,
+        version=release(),
+        report=None if watch is None else watch.told,
+        is_for_agents=not config.allowed_uids,
+    )
     api.start()
     stack.push_async_callback(api.close)
     server = HttpServer(api.handle, host=config.listen.host, port=config.listen.port)
@@ -193,7 +204,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = await _listen_for_agents(config, sidecar, store=store, stack=stack)
+        local = await _listen_for_agents(config, sidecar, store=store, stack=stack, watch=watch)
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit, watch)
 
