@@ -178,6 +178,11 @@ def test_every_field_can_be_set_and_has_help(
     assert all(help for _, help in table.values())
 
 
+def test_tunnels_are_for_tls_where_no_port_is_said(tmp_path: Path) -> None:
+    forward = load(tmp_path, "forward: {connect: [a.example, 'b.example:8443']}").forward
+    assert forward == Forward(connect=(Place("a.example", 443), Place("b.example", 8443)))
+
+
 def test_model_apis_are_read_and_recorded_where_nothing_is_said(tmp_path: Path) -> None:
     openai = tool(tmp_path, "upstream: https://api.openai.com/v1")
     assert openai.record
@@ -247,5 +252,9 @@ def test_the_page_on_calls_names_every_setting_and_parses(tmp_path: Path) -> Non
         more["probe_settle_s"] = (
             ", upstream: 'https://a.example', probe: {path: '/{key}', applied_when: /a}"
         )
-        made = tool(tmp_path, f"{name}: {example}{more.get(name, ', upstream: https://a.example')}")
-        assert made.name, name
+        assert (
+            tool(
+                tmp_path, f"{name}: {example}{more.get(name, ', upstream: https://a.example')}"
+            ).name
+            == "t"
+        )

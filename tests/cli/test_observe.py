@@ -1,5 +1,4 @@
 import json
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from coatcheck_sidecar.cli.group import cli
 from coatcheck_sidecar.cli.observe import summary
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.observe import Came, Observations, Seen
-from tests.cli.test_processes import coatcheck
+from tests.cli.test_processes import coatcheck, environ
 
 CHARGE = Seen(
     run="invoice-1",
@@ -115,7 +114,8 @@ def test_no_answer_and_no_url() -> None:
 
 
 AGENT = """
-import asyncio, coatcheck
+import asyncio, os, subprocess, sys
+import coatcheck
 
 def charge(invoice: int) -> int:
     return invoice
@@ -123,9 +123,14 @@ def charge(invoice: int) -> int:
 async def main():
     async with coatcheck.open_run("r", schema=1) as run:
         async for step in run.steps():
-            await step.tool(charge, effect="once")(7)
-            await step.tool(charge, effect="once")(7)
-            raise SystemExit(0)
+            for _ in range(2):
+                await step.tool(charge, effect="once")(7)
+            told = subprocess.run(
+                [sys.executable, "-m", "coatcheck", "observe", "--json"], check=True,
+                capture_output=True,
+            )
+            print(told.stdout.decode(), flush=True)
+            await run.finish(None)
 
 asyncio.run(main())
 """
@@ -133,8 +138,10 @@ asyncio.run(main())
 
 def test_a_first_day_ends_in_a_report(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(AGENT)
-    env = os.environ | {"COATCHECK_MODE": "observe", "COATCHECK_DATA": str(tmp_path / "data")}
+    env = environ(COATCHECK_MODE="observe", COATCHECK_DATA=str(tmp_path / "data"))
     ran = coatcheck("run", "--", sys.executable, str(tmp_path / "agent.py"), env=env)
     assert ran.returncode == 0, ran.stderr
-    assert "A deploy now would lose" in ran.stderr
+    told = json.loads(ran.stdout)
+    assert (told["never_saved"], told["doubled"], told["tools"][0]["again"]) == (1, 2, 1)
+    assert "A deploy now would lose 0 steps" in ran.stderr
     assert "charge" in ran.stderr

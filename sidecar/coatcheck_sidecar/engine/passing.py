@@ -1,14 +1,16 @@
 """Calls over HTTP in modes `observe` and `off`: passed on as they come, once, and forgotten."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.observe import Came
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding
-from coatcheck_sidecar.engine.exchange import Wanted
+from coatcheck_sidecar.engine.wanted import Wanted, clear
 from coatcheck_sidecar.engine.watch import Watch, seen_of_request, sells_completions
 from coatcheck_sidecar.ports import AgentReply, Lost, NotSent, Upstream, UpstreamAnswer
 
@@ -18,11 +20,13 @@ NOTHING: Final = Came(status=0)
 
 
 class Passing:
-    """Implements `Exchange`: one attempt, nothing held back, nothing recorded."""
+    """In place of an `Exchange`: one attempt, nothing held back, nothing recorded."""
 
-    def __init__(self, upstream: Upstream, *, watch: Watch | None = None) -> None:
-        """`watch` notes what passes, in mode `observe`."""
-        self._upstream = upstream
+    def __init__(
+        self, upstream_of: Callable[[Tool], Upstream], *, watch: Watch | None = None
+    ) -> None:
+        """`upstream_of` gives a tool's connections; `watch` notes what passes, in `observe`."""
+        self._upstream_of = upstream_of
         self._watch = watch
 
     async def perform(self, binding: Binding, wanted: Wanted, *, reply: AgentReply) -> None:
@@ -32,10 +36,12 @@ class Passing:
             seen = seen_of_request(wanted.ask, wanted.outgoing, tool=wanted.tool)
             number = self._watch.sent(seen, binding.keeper)
         try:
-            came = await self._pass(self._upstream.send(wanted.outgoing), wanted, reply=reply)
+            sending = self._upstream_of(wanted.tool).send(wanted.outgoing)
+            came = await self._pass(sending, wanted, reply=reply)
         finally:
             if self._watch is not None:
                 self._watch.came(number, came)
+            clear(wanted)
 
     async def _pass(
         self,
