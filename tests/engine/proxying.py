@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from coatcheck_sidecar.core.tool import Tool
+from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.settings import Settings
@@ -222,7 +223,9 @@ async def near(
     clock = pod.sidecar.doors.clock
     upstreams = HttpUpstreams(clock)
     stack.push_async_callback(upstreams.close)
-    exchange = Exchange(upstreams.of, clock=clock, observer=pod.notes)
+    exchange = Exchange(
+        upstreams.of, clock=clock, observer=pod.notes, accounts=Accounts(pod.notes, {})
+    )
     stack.push_async_callback(exchange.close)
     folder = yard.folder / "bodies"
     bodies = Bodies(folder, clock=clock)
