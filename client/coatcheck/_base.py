@@ -14,7 +14,6 @@ from coatcheck.wire import Request, Retry
 
 SOCKET_PATH: Final = "/run/coatcheck/agent.sock"
 """Where the injected sidecar listens."""
-NO_PROXY: Final = "the run is not open, or its sidecar has no HTTP listener"
 CLAIM_WAIT_S: Final = 60.0
 """One long poll; short enough that a queue's claimer is seen to live."""
 NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -178,7 +177,7 @@ class RunBase(Generic[Done]):
         proxied = session.proxy and f"{session.proxy}/{tool}"
         url = os.environ.get(name) if session.is_off else proxied
         if not url:
-            why = f"COATCHECK_MODE is off: set {name}" if session.is_off else NO_PROXY
+            why = f"set {name}" if session.is_off else "is the run open? has its sidecar HTTP?"
             raise errors.Unavailable(f"no URL for {tool}: {why}", retry=Retry.NEVER, run=self.id)
         return url
 

@@ -1,4 +1,7 @@
-"""`coatcheck exec -- CMD`: opens a run for an agent that knows nothing of it, and keeps it."""
+"""Runs an agent that can't be changed, in a run of its own, beside the sidecar of its pod.
+
+Example: coatcheck exec --run order-4711 -- python agent.py
+"""
 
 import argparse
 import asyncio
@@ -26,7 +29,7 @@ STATELESS: Final[_base.OpenOptions] = {"schema": 1}
 
 def main() -> int:
     """Run a command in a run of its own; the exit status, which is the command's."""
-    parser = argparse.ArgumentParser("coatcheck exec", usage="%(prog)s [options] -- COMMAND ...")
+    parser = argparse.ArgumentParser("coatcheck exec", description=__doc__)
     parser.add_argument("--run", help="its name, else COATCHECK_RUN_ID; begun if there is none")
     parser.add_argument("--queue", help="claim whichever run of this queue is ready next")
     parser.add_argument("command", nargs="+", help="the agent, and its arguments")

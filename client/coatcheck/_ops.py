@@ -92,8 +92,7 @@ def finish(session: Session, result: Any, *, state: Any) -> Op[None]:
     """End the run with a result, and a last checkpoint unless `state` is `UNSET`."""
     tail = _codec.encode(result, "result")
     session.check(session.step)
-    body: dict[str, Any] = {"step": session.step}
-    data = b""
+    body, data = {"step": session.step}, b""
     if state is not UNSET:
         data = _encoded(session, state)
         body |= {"schema": session.opening.body["schema"], "state_length": len(data)}

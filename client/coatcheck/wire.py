@@ -229,14 +229,12 @@ class Assembler:
 def make_patch(old: bytes, new: bytes) -> Patch | None:
     """What turns `old` into `new`; `None` if sending `new` whole is as good."""
     length, view = len(new), memoryview(new)
-    if length < PATCH_STATE_BYTES_MIN:
-        return None
     # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
     blocks = range(0, length, LOOK_BYTES)
     looks = (at for at in blocks if not old.startswith(view[at : at + LOOK_BYTES], at))
     pages = (at for look in looks for at in range(look, min(look + LOOK_BYTES, length), PAGE_BYTES))
     changed = [at for at in pages if not old.startswith(view[at : at + PAGE_BYTES], at)]
-    if len(changed) * PAGE_BYTES > length * PATCH_SHARE_MAX:
+    if length < PATCH_STATE_BYTES_MIN or len(changed) * PAGE_BYTES > length * PATCH_SHARE_MAX:
         return None
     ranges: list[tuple[int, int]] = []
     for at in changed:

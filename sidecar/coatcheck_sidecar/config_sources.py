@@ -12,6 +12,8 @@ KNOWN_ELSEWHERE: Final = frozenset(
     {"COATCHECK_CONFIG", "COATCHECK_RUN_ID", "COATCHECK_CODE_VERSION", "COATCHECK_PROXY_URL"}
 )
 """Variables under our prefix that are no settings: the file's place, and the client's own."""
+UPSTREAM: Final = "COATCHECK_UPSTREAM_"
+"""Where a client whose mode is off finds a tool: its own, too."""
 SERVICE_LINK: Final = re.compile(r"COATCHECK_(SERVICE_|PORT|.*_SERVICE_|.*_PORT).*")
 """What Kubernetes puts into every container for services named `coatcheck` or `coatcheck-...`."""
 SECTIONS: Final = ("tools", "prices", "forward")
@@ -60,7 +62,8 @@ def from_environ(environ: Mapping[str, str]) -> list[Entry]:
     """All that is ours. A map or list of a section may be written as JSON."""
     entries: list[Entry] = []
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(PREFIX) or variable in KNOWN_ELSEWHERE:
+        is_ours = variable.startswith(PREFIX) and not variable.startswith(UPSTREAM)
+        if not is_ours or variable in KNOWN_ELSEWHERE:
             continue
         path = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         if NESTED.match(variable):

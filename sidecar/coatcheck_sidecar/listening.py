@@ -9,11 +9,15 @@ from contextlib import AsyncExitStack
 from coatcheck_sidecar.config import Config, release
 from coatcheck_sidecar.core.mcp import STDIO_TOOL
 from coatcheck_sidecar.core.tool import Tool
+from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.mcp_upstream import McpUpstream
 from coatcheck_sidecar.engine.outside import Outside
+from coatcheck_sidecar.engine.passing import Passing
 from coatcheck_sidecar.engine.sidecar import Sidecar
+from coatcheck_sidecar.engine.wanted import Performs
+from coatcheck_sidecar.engine.watch import Watch
 from coatcheck_sidecar.ports import Store, Upstream
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
@@ -30,6 +34,7 @@ async def listen_for_agents(
     store: Store,
     bindings: Bindings,
     reserved: socket.socket,
+    watch: Watch | None,
     stack: AsyncExitStack,
 ) -> Listener:
     """Answer on the port that was reserved; `stack` closes it. Raises `OSError`."""
@@ -41,12 +46,23 @@ async def listen_for_agents(
         plain = upstreams.of(tool)
         return McpUpstream(plain, clock) if tool.mcp else plain
 
-    exchange = Exchange(upstream_of, clock=clock, observer=observer)
-    stack.push_async_callback(exchange.close)
+    exchange: Performs
+    if config.mode == "enforce":
+        accounts = Accounts(observer, config.prices)
+        kept = exchange = Exchange(upstream_of, clock=clock, observer=observer, accounts=accounts)
+        stack.push_async_callback(kept.close)
+    else:
+        exchange = Passing(upstream_of, watch=watch)
     bodies = Bodies(config.data / "spool-http", clock=clock)
     bodies.clear()
     outside = Outside(store, clock, settings=sidecar.settings)
-    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
+    api = RunApi(
+        sidecar,
+        outside=outside,
+        version=release(),
+        report=watch.told if watch else None,
+        is_for_agents=not config.allowed_uids,
+    )
     api.start()
     stack.push_async_callback(api.close)
     tools = {STDIO_TOOL.name: STDIO_TOOL, **config.tools}

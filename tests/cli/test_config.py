@@ -172,6 +172,7 @@ LINKS = [
 def test_service_links_and_the_clients_variables_are_passed_over() -> None:
     environ = {f"COATCHECK_{link}": "tcp://10.0.0.1:80" for link in LINKS}
     environ |= dict.fromkeys(KNOWN_ELSEWHERE - {"COATCHECK_CONFIG"}, "x")
+    environ["COATCHECK_UPSTREAM_OPENAI"] = "https://api.openai.com/v1"
     assert load(environ | {"COATCHECKED": "1", "PATH": "/bin"}) == load()
 
 

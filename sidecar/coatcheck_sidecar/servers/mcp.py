@@ -20,11 +20,10 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.sse import Events, TooLong
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding
-from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.mcp_call import JSON_TYPE, McpCall, media_of
 from coatcheck_sidecar.engine.mcp_upstream import SSE_TYPE, McpOutgoing
 from coatcheck_sidecar.engine.tasks import TaskSet
-from coatcheck_sidecar.engine.wanted import BAD_GATEWAY
+from coatcheck_sidecar.engine.wanted import BAD_GATEWAY, Performs
 from coatcheck_sidecar.ports import Lost, NotSent, Observer, Outgoing, Upstream
 from coatcheck_sidecar.servers.bodies import too_large
 from coatcheck_sidecar.servers.mcp_desk import Asking, McpDesk
@@ -80,7 +79,7 @@ class McpProxy:
     """Serves the routes of MCP tools."""
 
     def __init__(
-        self, exchange: Exchange, upstream_of: Callable[[Tool], Upstream], *, observer: Observer
+        self, exchange: Performs, upstream_of: Callable[[Tool], Upstream], *, observer: Observer
     ) -> None:
         """`upstream_of` gives a tool's connections, as the exchange has them."""
         self._upstream_of = upstream_of

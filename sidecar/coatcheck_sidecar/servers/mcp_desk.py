@@ -12,9 +12,8 @@ from coatcheck_sidecar.core.policy import Ask
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding
-from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.mcp_upstream import McpOutgoing
-from coatcheck_sidecar.engine.wanted import Wanted
+from coatcheck_sidecar.engine.wanted import Performs, Wanted
 
 KEY_CHARS_MAX: Final = 256
 """Of a key that an agent gives: it goes into heads, which stay small."""
@@ -32,7 +31,7 @@ class Asking:
 class McpDesk:
     """Takes tool calls to the exchange."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Performs) -> None:
         self._exchange = exchange
         self._hints: dict[str, Hints] = {}
 

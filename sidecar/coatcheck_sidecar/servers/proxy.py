@@ -28,7 +28,7 @@ from coatcheck_sidecar.core.relay import (
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding, Bindings
-from coatcheck_sidecar.engine.exchange import Exchange, Wanted
+from coatcheck_sidecar.engine.wanted import Performs, Wanted
 from coatcheck_sidecar.ports import Outgoing, StoreError
 from coatcheck_sidecar.servers.admin import SHUTDOWN_S, foreign
 from coatcheck_sidecar.servers.bodies import Bodies, Taken, too_large
@@ -53,7 +53,7 @@ class Proxy:
         tools: Mapping[str, Tool],
         *,
         bindings: Bindings,
-        exchange: Exchange,
+        exchange: Performs,
         bodies: Bodies,
         local: Handler,
     ) -> None:

@@ -119,7 +119,7 @@ class Requests:
         body = {
             "protocol": min(highest, PROTOCOL_VERSIONS[1]),
             "sidecar": _release(),
-            "mode": "enforce",
+            "mode": self._sidecar.mode,
             "limits": limits,
         }
         return Answered(body)
@@ -176,6 +176,7 @@ class Requests:
             body["input"] = given.data
         if self._routes is not None:
             body["proxy"] = self._routes.open(keeper, calls, incarnation=self._incarnation)
+            body["env"] = self._routes.environ(body["proxy"])
         return Answered(body, keeper.log.checkpoint_bytes if state.step > 0 else None)
 
     def _owned(self) -> tuple[Keeper, Calls]:

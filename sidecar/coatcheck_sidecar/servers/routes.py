@@ -2,9 +2,11 @@
 
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -18,14 +20,19 @@ SECRET_MODE: Final = 0o600
 class Routes:
     """Hands out URLs below the listener's."""
 
-    def __init__(self, bindings: Bindings, url: str) -> None:
+    def __init__(self, bindings: Bindings, url: str, *, tools: Iterable[Tool] = ()) -> None:
         """`url` is the listener's, without a path."""
         self._bindings = bindings
         self._url = url
+        self._variables = {variable: tool.name for tool in tools for variable in tool.env}
 
     def open(self, keeper: Keeper, calls: Calls, *, incarnation: bytes) -> str:
         """The URL that this life of the run's agent puts tools' names behind."""
         return f"{self._url}/{self._bindings.bind(keeper, calls, incarnation=incarnation)}"
+
+    def environ(self, url: str) -> dict[str, str]:
+        """The variables by which clients of other makers find their tool below `url`."""
+        return {variable: f"{url}/{name}" for variable, name in self._variables.items()}
 
 
 def read_secret(data: Path, clock: Clock) -> bytes:
