@@ -22,7 +22,7 @@ class McpPod:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.listen, self._admin = free_ports(2)
+        self.listen, self._admin, self.server_port = free_ports(3)
         self.socket = folder / "agent.sock"
         self.children: list[Child] = []
         self.sidecar: Child | None = None
@@ -60,9 +60,9 @@ class McpPod:
     @asynccontextmanager
     async def run_with(self, tools: Mapping[str, Mapping[str, Any]]) -> AsyncIterator[Run]:
         """A run that is open in this process."""
-        await self.start(tools)
         os.environ["COATCHECK_SOCKET"] = str(self.socket)
         try:
+            await self.start(tools)
             async with coatcheck.open_run("suite", schema=1) as run:
                 yield run
         finally:

