@@ -2,9 +2,8 @@
 
     python -m tests.e2e.mcp_shop --ledger FILE [--port N]
 
-Without a port it speaks by standard input and output.
-
-`charge` takes `--delay-s` from the charge to its answer: time to be killed in.
+Without a port it speaks by standard input and output. Its parent's process id and its own are
+beside the ledger. `charge` takes `--delay-s` from the charge to its answer: time to be killed in.
 """
 
 import argparse
@@ -54,6 +53,7 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     args = parser.parse_args()
     Shop.ledger, Shop.delay_s = args.ledger, args.delay_s
+    args.ledger.with_suffix(".pids").write_text(f"{os.getppid()} {os.getpid()}")
     if args.port is None:
         server.run("stdio")
     else:
