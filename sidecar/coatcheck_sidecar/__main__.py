@@ -143,11 +143,12 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         bindings = Bindings(read_secret(config.data, sidecar.doors.clock))
         sidecar.on_let_go = bindings.unbind
         address = config.listen._replace(port=reserved.getsockname()[1])
+        routes = Routes(bindings, f"http://{address}")
         control = ControlServer(
             sidecar,
             config.socket,
             allowed_uids=frozenset(config.allowed_uids),
-            routes=Routes(bindings, f"http://{address}"),
+            routes=routes,
         )
         await control.start()
         stack.push_async_callback(control.close)
@@ -162,7 +163,13 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         await admin.start()
         stack.push_async_callback(admin.close)
         local = await listen_for_agents(
-            config, sidecar, store=store, bindings=bindings, reserved=reserved, stack=stack
+            config,
+            sidecar,
+            store=store,
+            bindings=bindings,
+            routes=routes,
+            reserved=reserved,
+            stack=stack,
         )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit)

@@ -15,6 +15,7 @@ from coatcheck_sidecar.ports import Store
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
+from coatcheck_sidecar.servers.routes import Routes
 from coatcheck_sidecar.servers.runapi import RunApi
 from coatcheck_sidecar.upstreams.http import HttpUpstreams
 
@@ -25,6 +26,7 @@ async def listen_for_agents(
     *,
     store: Store,
     bindings: Bindings,
+    routes: Routes,
     reserved: socket.socket,
     stack: AsyncExitStack,
 ) -> Listener:
@@ -37,18 +39,26 @@ async def listen_for_agents(
     bodies = Bodies(config.data / "spool-http", clock=clock)
     bodies.clear()
     outside = Outside(store, clock, settings=sidecar.settings)
-    api = RunApi(sidecar, outside=outside, version=release(), is_for_agents=not config.allowed_uids)
+    api = RunApi(
+        sidecar,
+        outside=outside,
+        version=release(),
+        routes=routes,
+        is_for_agents=not config.allowed_uids,
+    )
     api.start()
     stack.push_async_callback(api.close)
     proxy = Proxy(
         config.tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle
     )
+    proxy.busy = api.agents.busy
     if config.forward is not None:
         forward = ForwardProxy(
             config.forward,
             tools=config.tools.values(),
             bindings=bindings,
             serve=proxy.serve,
+            busy=api.agents.busy,
             observer=observer,
         )
         proxy.forward = forward.handle
