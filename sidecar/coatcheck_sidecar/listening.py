@@ -19,6 +19,7 @@ from coatcheck_sidecar.ports import Store
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
+from coatcheck_sidecar.servers.routes import Routes
 from coatcheck_sidecar.servers.runapi import RunApi
 from coatcheck_sidecar.upstreams.http import HttpUpstreams
 
@@ -29,6 +30,7 @@ async def listen_for_agents(
     *,
     store: Store,
     bindings: Bindings,
+    routes: Routes,
     reserved: socket.socket,
     watch: Watch | None,
     stack: AsyncExitStack,
@@ -52,6 +54,7 @@ async def listen_for_agents(
         outside=outside,
         version=release(),
         report=watch.told if watch else None,
+        routes=routes,
         is_for_agents=not config.allowed_uids,
     )
     api.start()
@@ -59,12 +62,14 @@ async def listen_for_agents(
     proxy = Proxy(
         config.tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle
     )
+    proxy.busy = api.agents.busy
     if config.forward is not None:
         forward = ForwardProxy(
             config.forward,
             tools=config.tools.values(),
             bindings=bindings,
             serve=proxy.serve,
+            busy=api.agents.busy,
             observer=observer,
         )
         proxy.forward = forward.handle
