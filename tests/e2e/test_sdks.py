@@ -30,9 +30,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     world.close()
 
 
-async def killed_and_resumed(world: World, agent: str, model: str) -> None:
+async def killed_and_resumed(
+    world: World, agent: str, *, model: str, kills: tuple[str, ...] = ("^turn 2$", "^turn 4$")
+) -> None:
     await world.start(model, "pay")
-    said = await world.live(sdk_agent(agent), kills=["^turn 2$", "^turn 4$"])
+    said = await world.live(sdk_agent(agent), kills=kills)
+    assert len(said) == len(kills) + 1, said
     assert SUMMARY in said[-1]
     turns = [line for line in said[-1].splitlines() if line.startswith("turn")]
     assert turns == [f"turn {n}" for n in range(1, TURNS + 1)]
@@ -41,19 +44,19 @@ async def killed_and_resumed(world: World, agent: str, model: str) -> None:
 
 
 async def test_openai_streaming(world: World) -> None:
-    await killed_and_resumed(world, "openai-stream", "openai")
+    await killed_and_resumed(world, "openai-stream", model="openai", kills=("^turn 3$",))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["openai-sync", "openai-async"])
 async def test_openai(world: World, agent: str) -> None:
-    await killed_and_resumed(world, agent, "openai")
+    await killed_and_resumed(world, agent, model="openai")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["anthropic-sync", "anthropic-async", "anthropic-stream"])
 async def test_anthropic(world: World, agent: str) -> None:
-    await killed_and_resumed(world, agent, "anthropic")
+    await killed_and_resumed(world, agent, model="anthropic")
 
 
 @pytest.mark.slow
