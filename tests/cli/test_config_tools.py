@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -6,14 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from coatcheck_sidecar.cli.group import cli
-from coatcheck_sidecar.config import Config, load_config
 from coatcheck_sidecar.config_fields import FORWARD, KEY, PRICE, PROBE, TOOL
-from coatcheck_sidecar.config_sources import ConfigError, Mistake
 from coatcheck_sidecar.core.completions import Price
 from coatcheck_sidecar.core.forward import Forward, Place
 from coatcheck_sidecar.core.model import CallClass, Effect, Level
 from coatcheck_sidecar.core.policy import Identity
 from coatcheck_sidecar.core.tool import HttpProbe, Tool, UpstreamKey
+from tests.cli.settings import load, mistakes, tool
 
 EXAMPLE = """
 tools:
@@ -22,28 +22,6 @@ tools:
   mail:     {upstream: https://mail.internal, effect: once, probe_settle_s: 30, probe: {method: GET, path: "/sent?ref={key}", applied_when: "/items/0", credentials: env:MAIL_TOKEN}}
   search:   {mcp: https://tools.internal/mcp, trust_hints: true}
 """  # noqa: E501 - as users write it
-
-
-def load(folder: Path, text: str = "", **environ: str) -> Config:
-    path = folder / "config.yaml"
-    path.write_text(text)
-    return load_config({}, environ=environ, config_file=str(path))
-
-
-def mistakes(folder: Path, text: str = "", **environ: str) -> list[Mistake]:
-    with pytest.raises(ConfigError) as caught:
-        load(folder, text, **environ)
-    return caught.value.mistakes
-
-
-def tool(folder: Path, text: str) -> Tool:
-    return load(folder, f"tools: {{t: {{{text}}}}}").tools["t"]
-
-
-def problem(folder: Path, text: str) -> tuple[str, str]:
-    (mistake,) = mistakes(folder, f"tools: {{t: {{{text}}}}}")
-    assert mistake.source.startswith("file ")
-    return mistake.key, mistake.problem
 
 
 def test_the_example_of_the_documentation(tmp_path: Path) -> None:
@@ -97,8 +75,7 @@ def test_nothing_said_is_nothing_there(tmp_path: Path) -> None:
     assert load(tmp_path, "forward: {allow: [], connect: []}").forward is None
 
 
-def test_every_setting_of_a_tool(tmp_path: Path) -> None:
-    text = """
+FULL = """
 tools:
   full:
     upstream: https://api.example.com/base/
@@ -134,50 +111,54 @@ tools:
     ca_file: /etc/ca.pem
   server: {mcp: "https://example.com/mcp?tenant=1", trust_hints: false}
 """
-    found = load(tmp_path, text).tools
+FULL_TOOL = Tool(
+    name="full",
+    upstream="https://api.example.com/base",
+    effect=Effect.IDEMPOTENT,
+    effects={"POST /search*": Effect.READ, "* /pay": Effect.ONCE},
+    record=True,
+    upstream_key=UpstreamKey(
+        header="X-Key", prefix="k-", lifetime_s=3600, saves=frozenset({"2xx"})
+    ),
+    probe=HttpProbe(
+        method="POST",
+        path="/p/{business}",
+        applied_when="/a",
+        result="/b",
+        credentials="file:/run/secrets/x",
+        header="X-Auth",
+    ),
+    probe_settle_s=0,
+    key="/invoice_id",
+    identity=Identity.POSITIONAL,
+    repeats=True,
+    unresolved_ok=True,
+    trust_key=True,
+    durability=Level.REMOTE,
+    account="acme",
+    headers=frozenset({"x-tenant"}),
+    ignore=("/metadata/at",),
+    redact=("", "/card~1number"),
+    recorded_headers=frozenset({"x-total", "etag"}),
+    sheds_by_503=True,
+    concurrency=4,
+    queue_max=0,
+    connect_s=1,
+    head_s=2,
+    idle_s=3,
+    patience_s=0,
+    request_bytes_max=2048,
+    record_bytes_max=4096,
+    env=("EXAMPLE_URL",),
+    private=True,
+    ca_file="/etc/ca.pem",
+)
+
+
+def test_every_setting_of_a_tool(tmp_path: Path) -> None:
+    found = load(tmp_path, FULL).tools
     assert found["server"].mcp == "https://example.com/mcp?tenant=1"
-    assert found["full"] == Tool(
-        name="full",
-        upstream="https://api.example.com/base",
-        effect=Effect.IDEMPOTENT,
-        effects={"POST /search*": Effect.READ, "* /pay": Effect.ONCE},
-        record=True,
-        upstream_key=UpstreamKey(
-            header="X-Key", prefix="k-", lifetime_s=3600, saves=frozenset({"2xx"})
-        ),
-        probe=HttpProbe(
-            method="POST",
-            path="/p/{business}",
-            applied_when="/a",
-            result="/b",
-            credentials="file:/run/secrets/x",
-            header="X-Auth",
-        ),
-        probe_settle_s=0,
-        key="/invoice_id",
-        identity=Identity.POSITIONAL,
-        repeats=True,
-        unresolved_ok=True,
-        trust_key=True,
-        durability=Level.REMOTE,
-        account="acme",
-        headers=frozenset({"x-tenant"}),
-        ignore=("/metadata/at",),
-        redact=("", "/card~1number"),
-        recorded_headers=frozenset({"x-total", "etag"}),
-        sheds_by_503=True,
-        concurrency=4,
-        queue_max=0,
-        connect_s=1,
-        head_s=2,
-        idle_s=3,
-        patience_s=0,
-        request_bytes_max=2048,
-        record_bytes_max=4096,
-        env=("EXAMPLE_URL",),
-        private=True,
-        ca_file="/etc/ca.pem",
-    )
+    assert found["full"] == FULL_TOOL
 
 
 @pytest.mark.parametrize(
@@ -195,6 +176,11 @@ def test_every_field_can_be_set_and_has_help(
 ) -> None:
     assert {f.name for f in fields(made)} - {"name"} == set(table)
     assert all(help for _, help in table.values())
+
+
+def test_tunnels_are_for_tls_where_no_port_is_said(tmp_path: Path) -> None:
+    forward = load(tmp_path, "forward: {connect: [a.example, 'b.example:8443']}").forward
+    assert forward == Forward(connect=(Place("a.example", 443), Place("b.example", 8443)))
 
 
 def test_model_apis_are_read_and_recorded_where_nothing_is_said(tmp_path: Path) -> None:
@@ -233,125 +219,6 @@ def test_stripe_honours_keys(tmp_path: Path) -> None:
     assert bare.class_of(bare.effect_of("POST", "/v1/charges")) is CallClass.ONCE
 
 
-UP = "upstream: https://a.example"
-WRONG = [
-    ("", "tools.t", "neither"),
-    ("effect: once", "tools.t", "neither"),
-    ("upstream: https://a, mcp: https://b", "tools.t", "both"),
-    (f"{UP}, efect: once", "tools.t.efect", "did you mean effect?"),
-    (f"{UP}, zzz: 1", "tools.t.zzz", "there are upstream, mcp"),
-    (f"{UP}, upstream_key: {{heder: X}}", "tools.t.upstream_key.heder", "mean header?"),
-    (f"{UP}, upstream_key: {{saves: [3xx]}}", "tools.t.upstream_key.saves", "'2xx'"),
-    (f"{UP}, upstream_key: {{header: Set-Cookie}}", "tools.t.upstream_key.header", "credentials"),
-    (f"{UP}, upstream_key: true", "tools.t.upstream_key", "dictionary"),
-    (f"{UP}, effect: twice", "tools.t.effect", "'read', 'idempotent' or 'once'"),
-    (f"{UP}, effects: {{/search: read}}", "tools.t.effects./search", "METHOD /path"),
-    (f'{UP}, effects: {{"POST /s": rad}}', "tools.t.effects.POST /s", "'read'"),
-    (f"{UP}, probe: {{path: '/{{key}}'}}", "tools.t.probe.applied_when", "is needed"),
-    (f"{UP}, probe: {{path: /x, applied_when: /a}}", "tools.t.probe.path", "which call"),
-    (f"{UP}, probe: {{path: '/{{id}}', applied_when: /a}}", "tools.t.probe.path", "{key} and"),
-    (f"{UP}, probe: {{path: '/{{key}}', applied_when: a}}", "tools.t.probe.applied_when", "6901"),
-    (f"{UP}, probe: {{path: 'x{{key}}', applied_when: /a}}", "tools.t.probe.path", "a path"),
-    (f"{UP}, probe_settle_s: 3", "tools.t.probe_settle_s", "no `probe`"),
-    (
-        f"{UP}, effect: read, probe: {{path: '/{{key}}', applied_when: /a}}",
-        "tools.t.probe",
-        "has none",
-    ),
-    (f"{UP}, effect: once, record: true", "tools.t.record", "Leave one out"),
-    (f"{UP}, trust_hints: true", "tools.t.trust_hints", "is for an MCP server"),
-    ("mcp: https://a, upstream_key: {}", "tools.t.upstream_key", "is for an `upstream`"),
-    (f"{UP}, key: invoice", "tools.t.key", "must be a JSON pointer"),
-    (f"{UP}, key: ''", "tools.t.key", "at least 1"),
-    (f"{UP}, redact: [a~2]", "tools.t.redact", "must be a JSON pointer"),
-    (f"{UP}, env: [1A]", "tools.t.env", "environment variable"),
-    (f"{UP}, recorded_headers: [Set-Cookie]", "tools.t.recorded_headers", "credentials"),
-    (f"{UP}, headers: [Host]", "tools.t.headers", "of the connection"),
-    (f"{UP}, headers: ['a b']", "tools.t.headers", "name of a header"),
-    (f"{UP}, ca_file: ca.pem", "tools.t.ca_file", "absolute"),
-    (f"{UP}, head_s: 0", "tools.t.head_s", "greater than 0"),
-    (f"{UP}, record_bytes_max: 8", "tools.t.record_bytes_max", "1024"),
-    ("upstream: api.example.com", "tools.t.upstream", "must be a URL"),
-    ("upstream: ftp://a", "tools.t.upstream", "must be a URL"),
-    ("upstream: 'https://[::1'", "tools.t.upstream", "must be a URL"),
-    ("upstream: https://a b", "tools.t.upstream", "must be a URL"),
-    ("upstream: https://a:x/", "tools.t.upstream", "must be a URL"),
-    ("upstream: https://a:0/", "tools.t.upstream", "must be a URL"),
-    ("upstream: https://a?x=1", "tools.t.upstream", "without a query"),
-    ("upstream: https://-a-/", "tools.t.upstream", "must be host"),
-    ("mcp: 'https://a#x'", "tools.t.mcp", "without a fragment"),
-    ("upstream: http://169.254.169.254/latest", "tools.t.upstream", "never reached"),
-    ("upstream: http://0xA9FEA9FE, private: true", "tools.t.upstream", "never reached"),
-    ("upstream: http://localhost., mcp: ''", "tools.t.mcp", "at least 1"),
-    ("upstream: http://127.1:80", "tools.t.upstream", "private: true"),
-    ("mcp: 'http://[::1]:80'", "tools.t.mcp", "private: true"),
-]
-
-
-@pytest.mark.parametrize(("text", "key", "part"), WRONG)
-def test_each_rule(tmp_path: Path, text: str, key: str, part: str) -> None:
-    found = mistakes(tmp_path, f"tools: {{t: {{{text}}}}}")
-    assert (key, True) in [(m.key, part in m.problem) for m in found], found
-
-
-def test_loopback_is_reached_where_the_tool_says_so(tmp_path: Path) -> None:
-    assert tool(tmp_path, "upstream: 'http://127.0.0.1:8080', private: true").private
-
-
-@pytest.mark.parametrize("name", ["Mail", "v1", "a" * 33, "ab" * 16, "-a", "a.b", "caf\u00e9"])
-def test_names_that_are_no_place_in_a_url(tmp_path: Path, name: str) -> None:
-    (mistake,) = mistakes(tmp_path, f"tools: {{{name}: {{{UP}}}}}")
-    assert mistake.key == f"tools.{name}"
-
-
-def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
-    text = """
-toolz: {a: {upstream: https://a}}
-tools:
-  a: {upstream: "https://me:hunter2@a", probe: {path: x, aplied_when: /}, record: perhaps}
-  b: 3
-  c: {effect: once, probe_settle_s: soon}
-prices: {gpt: {input: -1, outputs: 3}}
-forward: {allow: ["a b"], conect: []}
-"""
-    found = mistakes(
-        tmp_path,
-        text,
-        COATCHECK_TOOLS__D__UPSTREAM="https://d",
-        COATCHECK_TOOLS__D__PROBE__CREDENTIALS="hunter3",
-        COATCHECK_TOOLS__E__EFFECT="read",
-        COATCHECK_PRICES__X="cheap",
-    )
-    told = "\n".join(map(str, found))
-    assert "hunter" not in told
-    keys = {m.key: m for m in found}
-    assert set(keys) == {
-        "toolz.a.upstream",
-        "tools.a.upstream",
-        "tools.a.probe.path",
-        "tools.a.probe.applied_when",
-        "tools.a.probe.aplied_when",
-        "tools.a.record",
-        "tools.b",
-        "tools.c",
-        "tools.c.probe_settle_s",
-        "prices.gpt.input",
-        "prices.gpt.output",
-        "prices.gpt.outputs",
-        "forward.allow",
-        "forward.conect",
-        "COATCHECK_TOOLS__D__PROBE__PATH",
-        "COATCHECK_TOOLS__D__PROBE__APPLIED_WHEN",
-        "COATCHECK_TOOLS__D__PROBE__CREDENTIALS",
-        "COATCHECK_TOOLS__E",
-        "COATCHECK_PRICES__X",
-    }
-    assert "did you mean tools?" in keys["toolz.a.upstream"].problem
-    assert "did you mean connect?" in keys["forward.conect"].problem
-    assert keys["COATCHECK_TOOLS__E"].source == "environment"
-    assert keys["tools.c.probe_settle_s"].source.startswith("file ")
-
-
 def test_maps_in_the_environment_are_json(tmp_path: Path) -> None:
     both = {"a": {"upstream": "https://a"}, "b": {"mcp": "https://b", "env": ["B"]}}
     config = load(tmp_path, COATCHECK_TOOLS=json.dumps(both))
@@ -372,3 +239,22 @@ def test_help_shows_every_setting_of_the_maps() -> None:
     for table in (TOOL, KEY, PROBE, PRICE, FORWARD):
         for name in table:
             assert f"  {name} " in shown.output
+
+
+def test_the_page_on_calls_names_every_setting_and_parses(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "calls.md").read_text()
+    for name in TOOL:
+        assert f"`{name}`" in page, name
+    prices = page.partition("```yaml\n")[2].partition("```")[0]
+    assert load(tmp_path, prices).prices["gpt-4.1"].cached_input == 0.5
+    for name, example in re.findall(r"^\| `(\w+)` \| `(.+?)` \|", page, re.MULTILINE):
+        more = {"mcp": "", "upstream": "", "trust_hints": ", mcp: 'https://a.example'"}
+        more["probe_settle_s"] = (
+            ", upstream: 'https://a.example', probe: {path: '/{key}', applied_when: /a}"
+        )
+        assert (
+            tool(
+                tmp_path, f"{name}: {example}{more.get(name, ', upstream: https://a.example')}"
+            ).name
+            == "t"
+        )

@@ -17,6 +17,7 @@ import click
 from coatcheck_sidecar.__main__ import Parts, guarded, running
 from coatcheck_sidecar.cli.common import HOME
 from coatcheck_sidecar.cli.exec import exec_args
+from coatcheck_sidecar.cli.observe import show
 from coatcheck_sidecar.config import EX_USAGE, Config, load_config
 from coatcheck_sidecar.config_sources import ConfigError
 
@@ -118,6 +119,8 @@ async def _until_gone(
         gone = group.create_task(agent.wait())
         told = group.create_task(signals.get())
         await asyncio.wait([gone, told], return_when=asyncio.FIRST_COMPLETED)
+        if parts.watch is not None:
+            show(parts.watch.tell(parts.sidecar.doors.observer), is_aside=True)
         if told.done():
             drain = group.create_task(parts.sidecar.drain(deadline_s=grace_s))
             again = group.create_task(signals.get())

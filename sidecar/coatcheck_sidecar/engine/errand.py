@@ -9,6 +9,7 @@ from coatcheck_sidecar.core.model import Call, CallClass, CallState, OutcomeKind
 from coatcheck_sidecar.core.problem import DECISION
 from coatcheck_sidecar.core.recorded import decode_head, from_value, pieces
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.answers import Came, Taking, nothing
 from coatcheck_sidecar.engine.attempts import AskUpstream, Go, Recorded
 from coatcheck_sidecar.engine.bindings import Binding
@@ -37,8 +38,10 @@ class Errand:
         turns: Turns,
         clock: Clock,
         observer: Observer,
+        accounts: Accounts,
     ) -> None:
         """Nothing happens before `run`."""
+        self._accounts = accounts
         self.decision = "held"
         self.upstream_s = 0.0
         self._calls = binding.calls
@@ -250,6 +253,9 @@ class Errand:
         for data in pieces(body, head.cuts):
             await self._reply.write(data)
         await self._reply.end()
+        self._accounts.replayed(
+            self._tool.name, status=head.status, headers=head.headers, body=body
+        )
 
     def _note_cut(self, why: str) -> None:
         self._observer.note("answer_cut", tool=self._tool.name, error=why)

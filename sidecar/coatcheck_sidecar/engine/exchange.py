@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from coatcheck_sidecar.core.call import decide, is_kept
@@ -13,13 +12,14 @@ from coatcheck_sidecar.core.model import Call, CallClass, CallState
 from coatcheck_sidecar.core.problem import DECISION
 from coatcheck_sidecar.core.relay import header
 from coatcheck_sidecar.core.tool import Tool
+from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.answers import Came, Taking, nothing
 from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.bindings import Binding
 from coatcheck_sidecar.engine.errand import Errand
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.engine.turns import Turns
-from coatcheck_sidecar.engine.wanted import Wanted, no_answer, outgoing
+from coatcheck_sidecar.engine.wanted import Wanted, clear, no_answer, outgoing
 from coatcheck_sidecar.ports import AgentReply, Clock, Lost, NotSent, Observer, Upstream
 
 __all__ = ["Exchange", "Wanted"]
@@ -43,10 +43,16 @@ class Exchange:
     """Performs what the call table says."""
 
     def __init__(
-        self, upstream_of: Callable[[Tool], Upstream], *, clock: Clock, observer: Observer
+        self,
+        upstream_of: Callable[[Tool], Upstream],
+        *,
+        clock: Clock,
+        observer: Observer,
+        accounts: Accounts,
     ) -> None:
         """`upstream_of` gives a tool's connections."""
         self._upstream_of = upstream_of
+        self._accounts = accounts
         self._clock = clock
         self._observer = observer
         self._turns: dict[str, Turns] = {}
@@ -65,7 +71,7 @@ class Exchange:
             try:
                 await self._pass(wanted, reply)
             finally:
-                _clear(wanted)
+                clear(wanted)
             return
         tool = wanted.tool
         errand = Errand(
@@ -76,6 +82,7 @@ class Exchange:
             turns=self._turns_of(wanted),
             clock=self._clock,
             observer=self._observer,
+            accounts=self._accounts,
         )
         try:
             await self._tasks.whole(self._run(errand, wanted), name=f"call of {tool.name}")
@@ -88,7 +95,7 @@ class Exchange:
         try:
             await errand.run()
         finally:
-            _clear(wanted)
+            clear(wanted)
             added_s = self._clock.monotonic() - began_s - errand.upstream_s
             self._observer.note(
                 "exchange", tool=wanted.tool.name, decision=errand.decision, added_s=added_s
@@ -167,9 +174,3 @@ class Exchange:
     async def close(self) -> None:
         """Stop what is under way: what was sent and not answered is in doubt."""
         await self._tasks.close()
-
-
-def _clear(wanted: Wanted) -> None:
-    body = wanted.outgoing.body
-    if isinstance(body, Path):
-        body.unlink(missing_ok=True)

@@ -64,6 +64,9 @@ class Sidecar:
         self.is_started = False
         self.is_draining = False
         self.journal = journal
+        self.mode = "enforce"
+        """What `hello` tells clients; see docs/protocol.md."""
+        self.make_calls: Callable[[Keeper], Calls] = Calls
         self.on_let_go: Callable[[str], None] = lambda run: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
@@ -131,7 +134,7 @@ class Sidecar:
 
     def _keep(self, keeper: Keeper) -> None:
         self.keepers[keeper.run] = keeper
-        self._calls[keeper.run] = Calls(keeper)
+        self._calls[keeper.run] = self.make_calls(keeper)
         keeper.on_over = self._let_go
         keeper.on_command = self._calls[keeper.run].changed
         keeper.is_draining = self.is_draining

@@ -1,7 +1,8 @@
 """What a way in asks of the exchange, and what leaves for it."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.model import CallClass, Level
@@ -11,7 +12,8 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.tool import Tool, UpstreamKey
 from coatcheck_sidecar.engine.answers import Came, IsLast
 from coatcheck_sidecar.engine.attempts import Go
-from coatcheck_sidecar.ports import Outgoing
+from coatcheck_sidecar.engine.bindings import Binding
+from coatcheck_sidecar.ports import AgentReply, Outgoing
 
 BAD_GATEWAY: Final = 502
 RESENT: Final = frozenset({"PUT", "DELETE"})
@@ -35,6 +37,20 @@ class Wanted:
     """How long the agent waits for a decision, if the call is held."""
     is_last: IsLast | None = None
     """Which event of a stream its reader may take for the end; without it any may be."""
+
+
+class Performs(Protocol):
+    """Where all ways in end: `Exchange`, or `Passing` in the modes that decide nothing."""
+
+    async def perform(self, binding: Binding, wanted: Wanted, *, reply: AgentReply) -> None:
+        """Answer the agent. Raises `Refusal` before `reply.start`, nothing after it."""
+
+
+def clear(wanted: Wanted) -> None:
+    """Nobody sends it any more."""
+    body = wanted.outgoing.body
+    if isinstance(body, Path):
+        body.unlink(missing_ok=True)
 
 
 def outgoing(wanted: Wanted, go: Go) -> Outgoing:

@@ -119,7 +119,7 @@ class Requests:
         body = {
             "protocol": min(highest, PROTOCOL_VERSIONS[1]),
             "sidecar": _release(),
-            "mode": "enforce",
+            "mode": self._sidecar.mode,
             "limits": limits,
         }
         return Answered(body)
