@@ -132,6 +132,11 @@ class World:
         self._processes.append(process)
         return process
 
+    def process_of(self, owner: str) -> Process | None:
+        """The sidecar that an owner's name is of, unless it is gone."""
+        living = [pod.process for pod in self.pods if pod.process is not None]
+        return next((process for process in living if process.name == owner), None)
+
     # Pods
 
     def new_pod(self, agents: int) -> Pod:
@@ -215,10 +220,11 @@ class World:
             return
         self.note("freeze", process=process.name, s=round(delay_s, 3))
         process.is_frozen = True
-        self.loop.call_later(delay_s, self._thaw, process)
+        self.loop.call_later(delay_s, self.thaw, process)
 
-    def _thaw(self, process: Process) -> None:
-        if not process.is_dead:
+    def thaw(self, process: Process) -> None:
+        """It goes on; a second thaw of the same process does nothing."""
+        if process.is_frozen and not process.is_dead:
             self.note("thaw", process=process.name)
             self.loop.thaw(process)
 
