@@ -12,11 +12,12 @@ from rich.table import Table
 
 from bench.measure import Bar, Line
 
-WORKLOADS = ("step", "conc", "chat", "crash", "restore", "sidecar", "client")
+WORKLOADS = ("step", "conc", "chat", "crash", "restore", "sidecar", "client", "proxy")
 BARS = {
     Bar.OURS_MOST: "≤ {limit:g} {unit}",
     Bar.OURS_LEAST: "≥ {limit:g} {unit}",
     Bar.RATIO_MOST: "≤ {limit:g} x floor",
+    Bar.RATIO_LEAST: "≥ {limit:g} x floor",
     Bar.OVER_FLOOR_MOST: "≤ floor + {limit:g} {unit}",
 }
 

@@ -15,6 +15,7 @@ class Bar(Enum):
     OURS_MOST = "at most"
     OURS_LEAST = "at least"
     RATIO_MOST = "at most x floor"
+    RATIO_LEAST = "at least x floor"
     OVER_FLOOR_MOST = "at most, above the floor"
 
 
@@ -50,6 +51,8 @@ class Line:
                 return self.ours >= self.limit
             case Bar.RATIO_MOST:
                 return self.ratio is not None and self.ratio <= self.limit
+            case Bar.RATIO_LEAST:
+                return self.ratio is not None and self.ratio >= self.limit
             case Bar.OVER_FLOOR_MOST:
                 return self.ours - (self.floor or 0.0) <= self.limit
 

@@ -72,6 +72,19 @@ class Pod:
             except OSError:
                 return False
 
+    def until_ready(self) -> None:
+        """Wait for the rest of it: metrics and HTTP come after its first answer to an agent."""
+        until_s = time.perf_counter() + READY_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self._admin_port), READY_S).close()
+            except OSError:
+                if time.perf_counter() > until_s:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                return
+
     @property
     def pid(self) -> int:
         assert self.process is not None
@@ -115,6 +128,7 @@ def pod(env: Mapping[str, str] | None = None, *, is_started: bool = True) -> Ite
         try:
             if is_started:
                 made.start()
+                made.until_ready()
             yield made
         finally:
             made.end()

@@ -71,8 +71,8 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def ministack() -> Iterator[S3Server]:
-    """Raises `ServerUnavailableError`."""
+def ministack(*, services: str = "s3") -> Iterator[S3Server]:
+    """Raises `ServerUnavailableError`. `services` are more of AWS's, with commas."""
     with _folder() as folder:
         (port,) = free_ports(1)
         env = {
@@ -80,7 +80,7 @@ def ministack() -> Iterator[S3Server]:
             "GATEWAY_PORT": str(port),
             "LOG_LEVEL": "WARNING",
             "S3_DATA_DIR": str(folder / "s3"),
-            "SERVICES": "s3",
+            "SERVICES": services,
             "TMPDIR": str(folder),
         }
         argv = [sys.executable, "-m", "ministack"]

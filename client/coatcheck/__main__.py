@@ -17,8 +17,10 @@ Install them with: pip install 'coatcheck[sidecar]'"""
 
 def main() -> int | None:
     """Run the command line; the exit status, where `None` is 0."""
+    # What runs beside the agent needs no more than the client.
+    home = "coatcheck._exec" if sys.argv[1:2] == ["exec"] else "coatcheck_sidecar.cli.main"
     try:
-        cli = importlib.import_module("coatcheck_sidecar.cli.main")
+        cli = importlib.import_module(home)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("coatcheck.", "coatcheck_sidecar.")):
             raise  # a hole in this distribution, which no extra would fill

@@ -2,10 +2,11 @@
 
 import asyncio
 import inspect
+from collections.abc import Coroutine
 from functools import cached_property
 from typing import Any, cast
 
-from coatcheck._desk import HANDSHAKE_S, Desk
+from coatcheck._desk import HANDSHAKE_S, Desk, performed
 from coatcheck._ops import Command, ToolOp
 from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
@@ -29,20 +30,9 @@ class Connection(asyncio.Protocol):
         self._ended: asyncio.Future[Exception] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    async def perform(self, operation: ToolOp[Value]) -> Value:
+    def perform(self, operation: ToolOp[Value]) -> Coroutine[Any, Any, Value]:
         """Do what `operation` yields until it returns. Raises what it raises."""
-        try:
-            command = next(operation)
-            while True:
-                try:
-                    reply = await self._do(command)
-                except BaseException as error:
-                    command = operation.throw(error)
-                else:
-                    command = operation.send(reply)
-        except StopIteration as stop:
-            result: Value = stop.value
-            return result
+        return performed(operation, self._do)
 
     async def _do(self, command: Command) -> Any:
         if isinstance(command, Invoke):
@@ -63,7 +53,9 @@ class Connection(asyncio.Protocol):
 
     def _request(self, ask: Ask) -> asyncio.Future[Message]:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._send(self._desk.asked(ask, future))
+        frames = self._desk.asked(ask, future)
+        if not future.done():
+            self._send(frames)
         return future
 
     def _send(self, frames: list[bytes]) -> None:

@@ -2,15 +2,15 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Required, TypedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Generic, Required, TypedDict, TypeVar
 
 from coatcheck import _ops, errors
 from coatcheck._codec import encode
-from coatcheck._ops import ToolOp
+from coatcheck._ops import UNSET, ToolOp
 from coatcheck._session import UNOPENED, Ask, Session
-from coatcheck._tool import Durability, refuse_unknown
-from coatcheck.wire import Request
+from coatcheck._tool import HERE, Durability, Here, refuse_unknown
+from coatcheck.wire import Request, Retry
 
 SOCKET_PATH: Final = "/run/coatcheck/agent.sock"
 """Where the injected sidecar listens."""
@@ -18,8 +18,9 @@ CLAIM_WAIT_S: Final = 60.0
 """One long poll; short enough that a queue's claimer is seen to live."""
 NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Run and queue names are part of an object's name."""
-ERROR_CHARS_MAX: Final = 1_000
-"""What a release says of an exception: enough to know it by."""
+
+Done = TypeVar("Done")
+"""What a method without a value returns: `None`, or with asyncio what is to be awaited."""
 
 
 class ClaimOptions(TypedDict, total=False):
@@ -93,11 +94,34 @@ def _named(kind: str, name: str) -> str:
     return name
 
 
-class RunBase:
-    """What is known of a run, and the bodies of what is done with it."""
+class StepBase(Generic[Done]):
+    """The work between two checkpoints."""
 
-    def __init__(self, opening: Ask, on_close: Callable[[], None]) -> None:
+    def __init__(self, run: "RunBase[Done]") -> None:
+        self._run = run
+        self.number = run.step_number
+        """From 1; the same when the step is done again."""
+
+    def commit(self, state: Any, *, durability: Durability = "node") -> Done:
+        """End the step with a checkpoint; durable when it returns.
+
+        Raises `NotEncodable` with the path of what can't be stored, `StepOver` if the step was
+        committed before, `InFlight` while a guarded call is open, `TooLarge`, `Fenced`.
+        """
+        return self._run._end(self._run._commit(self.number, state, level=durability))
+
+
+class RunBase(Generic[Done]):
+    """What is known of a run, and what is done with it."""
+
+    _driver: Callable[[Session, str], Any]
+    """The class of its connection."""
+    _end: Callable[[ToolOp[None]], Done]
+    """As `_perform`, for what has no value."""
+
+    def __init__(self, opening: Ask, on_close: Callable[[], None] = lambda: None) -> None:
         self._session = Session(opening)
+        self._perform = self._end = self._driver(self._session, socket_path()).perform
         self._on_close = on_close
         self._is_looping = False
         self.state: Any = None
@@ -142,8 +166,63 @@ class RunBase:
         """The pod stops: commit, and leave."""
         return self._session.is_draining
 
+    def proxy_url(self, tool: str) -> str:
+        """A tool's URL, for this run: `OpenAI(base_url=run.proxy_url("openai"))`.
+
+        Calls that go there are decided by the sidecar: replayed, sent once, or held. In mode `off`
+        it is the upstream's, from `COATCHECK_UPSTREAM_<TOOL>`. Raises `Unavailable` if there is
+        none.
+        """
+        session, name = self._session, "COATCHECK_UPSTREAM_" + re.sub(r"\W", "_", tool).upper()
+        proxied = session.proxy and f"{session.proxy}/{tool}"
+        url = os.environ.get(name) if session.is_off else proxied
+        if not url:
+            why = f"set {name}" if session.is_off else "is the run open? has its sidecar HTTP?"
+            raise errors.Unavailable(f"no URL for {tool}: {why}", retry=Retry.NEVER, run=self.id)
+        return url
+
+    def _environ(self) -> dict[str, str]:
+        """By what a process finds this run and its tools. Raises `Unavailable`."""
+        found = {} if self._session.is_off else {"COATCHECK_PROXY_URL": self.proxy_url("")[:-1]}
+        return {**self._session.environ, **found, "COATCHECK_RUN_ID": self.id}
+
+    def commit(self, state: Any, *, durability: Durability = "node") -> Done:
+        """End the step under way; as `Step.commit`.
+
+        Outside `steps()` it raises `Draining` when the state is safe and the pod stops, which ends
+        the loop and is absorbed by `with`.
+        """
+        return StepBase(self).commit(state, durability=durability)
+
+    def wait_for(self, name: str, payload: Any = None) -> Any:
+        """The value of a signal. Raises `Parked` if it has not come: leave, and be woken by it.
+
+        `payload` is shown to whoever is to send the signal.
+        """
+        return self._perform(_ops.wait_for(self._session, name, payload=payload))
+
+    def finish(self, result: Any = None, *, state: Any = UNSET) -> Done:
+        """End the run with a result, and a last checkpoint in the same append."""
+        return self._end(self._finish(result, state))
+
+    def fail(self, error: str | BaseException) -> Done:
+        """End the run as failed, for good."""
+        return self._end(_ops.fail(self._session, str(error)))
+
+    def _turns(self) -> Iterator[None]:
+        """Once for each step, until the run ends or the pod drains."""
+        self._is_looping = True
+        try:
+            while self._session.has_next_step:
+                HERE.set(Here(self._session, self.step_number))
+                yield
+        finally:
+            self._is_looping = False
+            HERE.set(Here(self._session))
+
     def _enter(self) -> ToolOp[None]:
         """Open it, if it isn't: a run that was claimed is open before it is entered."""
+        HERE.set(Here(self._session))
         if self.status != UNOPENED:
             return
         try:
@@ -155,9 +234,8 @@ class RunBase:
 
     def _leave(self, error: BaseException | None) -> ToolOp[bool]:
         """Release it, unless it ended; true for what is no failure."""
-        reason, said = self._exit_reason(error), None
-        if reason not in ("left", "draining"):
-            said = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+        reason = self._exit_reason(error)
+        said = None if reason in ("left", "draining") else _ops.said_of(error)
         try:
             yield from _ops.leave(self._session, reason, error=said)
         except (errors.CoatcheckError, TimeoutError) as failure:
@@ -166,6 +244,7 @@ class RunBase:
             if error is None and not isinstance(failure, errors.Unavailable | TimeoutError):
                 raise
         finally:
+            HERE.set(None)
             self._on_close()
             yield None
         return isinstance(error, errors.Draining | errors.Parked)

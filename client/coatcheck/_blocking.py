@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from coatcheck import _clock
-from coatcheck._desk import HANDSHAKE_S, Desk
+from coatcheck._desk import HANDSHAKE_S, Desk, performed
 from coatcheck._ops import Command, ToolOp
 from coatcheck._session import Ask, Session, Value
 from coatcheck._tool import Invoke
@@ -39,19 +39,13 @@ class Connection:
     def perform(self, operation: ToolOp[Value]) -> Value:
         """Do what `operation` yields until it returns. Raises what it raises."""
         try:
-            command = next(operation)
-            while True:
-                try:
-                    reply = self._do(command)
-                except BaseException as error:
-                    command = operation.throw(error)
-                else:
-                    command = operation.send(reply)
+            performed(operation, self._do).send(None)
         except StopIteration as stop:
             result: Value = stop.value
             return result
+        raise AssertionError("an operation without asyncio awaits nothing that suspends it")
 
-    def _do(self, command: Command) -> Any:
+    async def _do(self, command: Command) -> Any:
         if isinstance(command, Invoke):
             with command:
                 return command.start()

@@ -124,9 +124,8 @@ def _parts(value: Any, path: str) -> Iterator[tuple[Any, str]]:
         yield from ((item, f"{path}[{at}]") for at, item in enumerate(value))
     elif not isinstance(value, _NO_PARTS):
         with suppress(TypeError):
-            fields = _plain(value)
-            names = fields if isinstance(fields, dict) else ()
-            yield from ((fields[name], f"{path}.{name}") for name in names)
+            if isinstance(fields := _plain(value), dict):
+                yield from ((item, f"{path}.{name}") for name, item in fields.items())
 
 
 def typed(value: Any, function: Callable[..., Any]) -> Any:

@@ -4,10 +4,11 @@ Both drivers stand on it. It greets, resumes, sends again what a break left unan
 how long to wait before the next try.
 """
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from coatcheck import _clock, _ops, errors, wire
-from coatcheck._session import STATUS_AFTER, UNOPENED, Ask, Op, Session, outcome
+from coatcheck._session import STATUS_AFTER, UNOPENED, Ask, Op, Session, Value, outcome
 
 if TYPE_CHECKING:
     import asyncio  # an agent without it doesn't pay for its import
@@ -23,6 +24,24 @@ BACK_OFF_S_MAX: Final = 2.0
 """At most this much is lost when the sidecar is back."""
 
 Future: TypeAlias = "asyncio.Future[wire.Message] | concurrent.futures.Future[wire.Message]"
+
+
+async def performed(
+    operation: _ops.ToolOp[Value], do: Callable[[_ops.Command], Awaitable[Any]]
+) -> Value:
+    """Do what `operation` yields until it returns. Raises what it raises."""
+    try:
+        command = next(operation)
+        while True:
+            try:
+                reply = await do(command)
+            except BaseException as error:
+                command = operation.throw(error)
+            else:
+                command = operation.send(reply)
+    except StopIteration as stop:
+        result: Value = stop.value
+        return result
 
 
 class Desk:
@@ -55,6 +74,8 @@ class Desk:
             self._session.refused(ask)
             raise self._error
         number = self._next_id()
+        if self._session.is_off:
+            return self._settle(self._session.answer_off(number, ask), (ask, future))
         self._waiting[number] = (ask, future)
         return _frames(number, ask) if self.is_ready else []
 
@@ -71,6 +92,8 @@ class Desk:
                     frames += self._take(message)
         except wire.WireError as error:
             raise errors.ProtocolError(f"the sidecar sent what is no frame: {error}") from error
+        if self._session.is_draining or self._session.fenced is not None:
+            self._session.on_stop()
         if self._session.fenced is not None:
             raise self._session.fenced
         return frames
@@ -82,7 +105,7 @@ class Desk:
         that waits is told.
         """
         self.is_ready = False
-        if not (self._session.is_open or self._waiting):
+        if self._session.is_off or not (self._session.is_open or self._waiting):
             return None
         now_s = _clock.monotonic()
         if self._give_up_at_s is None:
@@ -136,6 +159,9 @@ class Desk:
         if not (self._session.is_open or self._session.status == UNOPENED):
             self._end()
         frames: list[bytes] = []
+        if self._session.is_off:
+            waiting, self._waiting = self._waiting, {}
+            return [frame for entry in waiting.values() for frame in self.asked(*entry)]
         for number, (ask, future) in self._waiting.items():
             self._waiting[number] = (ask.whole or ask, future)
             frames += _frames(number, ask.whole or ask)
@@ -144,9 +170,8 @@ class Desk:
     def _end(self) -> None:
         """The run came to its end meanwhile: by what was asked for here, or by somebody else."""
         run, status = self._session.run, self._session.status
-        done = [
-            id_ for id_, (ask, _) in self._waiting.items() if STATUS_AFTER.get(ask.type) == status
-        ]
+        waiting = self._waiting.items()
+        done = [number for number, (ask, _) in waiting if STATUS_AFTER.get(ask.type) == status]
         for number in done:
             self._take(wire.Message(wire.Reply.OK, number, {}, None))
         error = errors.Fenced(f"run {run} is {status}; nobody goes on with it", run=run)

@@ -8,18 +8,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from coatcheck import _codec, errors, wire
-from coatcheck._session import (
-    CALL_REQUESTS_SHARE,
-    OWNED,
-    Ask,
-    CallPhase,
-    Op,
-    Session,
-    Value,
-    field,
-    incarnation,
-    outcome,
-)
+from coatcheck._session import Ask, CallPhase, Op, Session, Value, field, incarnation, outcome
 from coatcheck._tool import Call, Invoke, TooLate
 from coatcheck.wire import Message, Request
 
@@ -33,6 +22,8 @@ RESUME_WAIT_S: Final = 10.0
 """How long a sidecar may take to find a run again; less than the handshake may take."""
 RELEASE_S: Final = 20.0
 """Leaving a run waits this long for the sidecar, and no longer: a lease ends it otherwise."""
+ERROR_CHARS_MAX: Final = 1_000
+"""What the sidecar is told of an exception: enough to know it by."""
 CLIENT_NAME: Final = "coatcheck-python"
 UNSET: Final[Any] = object()
 
@@ -54,10 +45,9 @@ def handshake(session: Session) -> Op[None]:
     if not lowest <= version <= highest:
         speaks = f"the sidecar speaks protocol {version}, this client {lowest} to {highest}"
         raise errors.ProtocolError(f"{speaks}: upgrade the older one")
-    limits = field(reply, "limits", kind=dict)
-    session.state_bytes_max = int(limits.get("state_bytes", session.state_bytes_max))
-    session.calls_max = max(1, limits.get("requests", wire.REQUESTS_MAX) // CALL_REQUESTS_SHARE)
-    if session.is_open:
+    session.greeted(field(reply, "limits", kind=dict))
+    session.is_off |= reply.body.get("mode") == "off"
+    if session.is_open and not session.is_off:
         session.base = None
         known = {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
         again = {**session.opening.body, **known, "resume": session.report()}
@@ -66,26 +56,23 @@ def handshake(session: Session) -> Op[None]:
 
 def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
     """Create or claim a run, or the next of its queue: its state, its input, how it stands."""
-    reply = yield from _opened(session)
+    reply: Message | None = None
+    while reply is None:
+        try:
+            reply = yield session.opening
+        except errors.Unavailable as error:
+            if session.run or "socket" in error.details:
+                raise
     session.run = field(reply, "run", kind=str)
     session.step = field(reply, "step", kind=int)
     session.opened(reply)
     stands = _stands(reply, session.status)
-    if session.status != OWNED:
+    if not session.is_open:
         return None, None, stands
     given, data, seq = reply.body.get("input"), reply.attachment, reply.body.get("seq")
     if data is not None and seq is not None:
         session.base = (seq, data)
     return _codec.decode(data), _codec.decode(given), stands
-
-
-def _opened(session: Session) -> Op[Message]:
-    while True:
-        try:
-            return (yield session.opening)
-        except errors.Unavailable as error:
-            if session.run or "socket" in error.details:
-                raise
 
 
 def _stands(reply: Message, status: str) -> RunResult:
@@ -105,8 +92,7 @@ def finish(session: Session, result: Any, *, state: Any) -> Op[None]:
     """End the run with a result, and a last checkpoint unless `state` is `UNSET`."""
     tail = _codec.encode(result, "result")
     session.check(session.step)
-    body: dict[str, Any] = {"step": session.step}
-    data = b""
+    body, data = {"step": session.step}, b""
     if state is not UNSET:
         data = _encoded(session, state)
         body |= {"schema": session.opening.body["schema"], "state_length": len(data)}
@@ -199,27 +185,18 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
             case other:
                 raise errors.ProtocolError(f"{call.name}: the decision is {other!r:.40}")
         reply = None
-    raise errors.Unavailable(
-        f"{call.name} missed {STARTS_MAX} windows to start in: is this process starved of CPU?"
-    )
+    missed = f"{call.name} missed {STARTS_MAX} windows to start in"
+    raise errors.Unavailable(f"{missed}: is this process starved of CPU?")
 
 
 def _call_body(call: Call) -> dict[str, Any]:
-    tool = call.tool
-    body = {
-        "step": call.step,
-        "tool": call.name,
-        "effect": call.effect,
-        "key": call.explicit_key(),
-        "business": call.business,
-        "identity": tool.get("identity", "content"),
-        "repeats": tool.get("repeats") or None,
-        "level": tool.get("durability"),
-        "probe": True if tool.get("probe") else None,
-        "settle_s": tool.get("probe_settle_s"),
-        "key_lifetime_s": tool.get("key_lifetime_s"),
-        "unresolved_ok": tool.get("unresolved_ok") or None,
-    }
+    has = call.tool.get
+    body = {"step": call.step, "tool": call.name, "effect": call.effect}
+    body |= {"key": call.explicit_key(), "business": call.business}
+    body |= {"identity": has("identity", "content"), "level": has("durability")}
+    body |= {"settle_s": has("probe_settle_s"), "key_lifetime_s": has("key_lifetime_s")}
+    body |= {name: has(name) or None for name in ("repeats", "unresolved_ok")}
+    body["probe"] = True if has("probe") else None
     return {key: value for key, value in body.items() if value is not None}
 
 
@@ -228,29 +205,29 @@ def _made(session: Session, call: Call, *, go: Message) -> ToolOp[bytes]:
     number = field(go, "call", kind=int)
     session.calls[number] = CallPhase.UNSTARTED
     try:
-        return _codec.encode(
-            (yield Invoke(call, session, said=go.body)), f"the result of {call.name}"
-        )
+        value = yield Invoke(call, session, said=go.body)
+        return _codec.encode(value, f"the result of {call.name}")
     except errors.NotApplied as error:
         yield from _told(session, call, ask=outcome(go, "not_applied", reason=str(error)))
         raise
     except Exception as error:
-        yield from _told(session, call, ask=outcome(go, "failed", reason=_said(error)))
+        yield from _told(session, call, ask=outcome(go, "failed", reason=said_of(error)))
         if call.effect == "once":
-            raise _doubt(session, call, number=number, why=_said(error)) from error
+            raise _doubt(session, call, number=number, why=said_of(error)) from error
         raise
     except BaseException as error:
         # The agent is being stopped: say what is known, and don't hold it up.
-        failed = outcome(go, "failed", reason=_said(error))
+        failed = outcome(go, "failed", reason=said_of(error))
         with suppress(TimeoutError):
-            yield _done(session, failed._replace(within_s=0.0))
+            yield from _told(session, call, ask=failed._replace(within_s=0.0))
         raise
 
 
 def _told(session: Session, call: Call, *, ask: Ask) -> ToolOp[bool]:
     """Say what became of a call; false if a sidecar that began anew no longer knows this read."""
+    session.calls[ask.body["call"]] = CallPhase.DONE
     try:
-        yield _done(session, ask)
+        yield ask
     except errors.NotFound:
         if call.effect != "read":
             raise
@@ -258,22 +235,16 @@ def _told(session: Session, call: Call, *, ask: Ask) -> ToolOp[bool]:
     return True
 
 
-def _done(session: Session, ask: Ask) -> Ask:
-    session.calls[ask.body["call"]] = CallPhase.DONE
-    return ask
-
-
 def _probe(session: Session, call: Call, *, reply: Message) -> ToolOp[Message]:
     number, probe = field(reply, "call", kind=int), call.tool.get("probe")
     if probe is None:
         raise _doubt(session, call, number=number, why="it has no probe to ask")
-    asked = call._replace(function=probe)
     try:
-        value = yield Invoke(asked, session, said=reply.body)
+        value = yield Invoke(call._replace(function=probe), session, said=reply.body)
     except errors.NotApplied:
         value = None
     except Exception as error:
-        why = f"its probe raised {_said(error)}"
+        why = f"its probe raised {said_of(error)}"
         raise _doubt(session, call, number=number, why=why) from error
     applied = value is not None and value is not False
     body = {"call": number, "attempt": field(reply, "attempt", kind=int), "applied": applied}
@@ -303,5 +274,6 @@ def _about(session: Session, call: Call, *, number: Any) -> dict[str, Any]:
     return {"run": session.run, "call": number, "tool": call.name, "step": call.step}
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:1000]
+def said_of(error: BaseException | None) -> str:
+    """An exception in a line."""
+    return f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]

@@ -6,30 +6,17 @@ from typing import Any, Self, Unpack, overload
 
 from coatcheck import _base, _ops
 from coatcheck._aio import Connection
-from coatcheck._base import RunBase, socket_path
-from coatcheck._ops import UNSET, RunResult
-from coatcheck._session import Ask, Session, Value
-from coatcheck._tool import Call, Durability, Params, ToolOptions, current_key, declare, tool
+from coatcheck._base import RunBase, StepBase, socket_path
+from coatcheck._ops import RunResult
+from coatcheck._session import Session, Value
+from coatcheck._tool import Call, Params, ToolOptions, current_key, declare, tool
 from coatcheck.errors import Draining
 
 __all__ = ["Run", "RunResult", "Step", "claim_runs", "current_key", "open_run", "result", "tool"]
 
 
-class Step:
+class Step(StepBase[Coroutine[Any, Any, None]]):
     """The work between two checkpoints."""
-
-    def __init__(self, run: "Run") -> None:
-        self._run = run
-        self.number = run.step_number
-        """From 1; the same when the step is done again."""
-
-    async def commit(self, state: Any, *, durability: Durability = "node") -> None:
-        """End the step with a checkpoint; durable when it returns.
-
-        Raises `NotEncodable` with the path of what can't be stored, `StepOver` if the step was
-        committed before, `InFlight` while a guarded call is open, `TooLarge`, `Fenced`.
-        """
-        await self._run._perform(self._run._commit(self.number, state, level=durability))
 
     @overload
     def tool(
@@ -57,12 +44,10 @@ class Step:
         return guarded
 
 
-class Run(RunBase):
+class Run(RunBase[Coroutine[Any, Any, None]]):
     """A run that this process owns, or will: `async with` it, or take it from `claim_runs`."""
 
-    def __init__(self, opening: Ask, on_close: Callable[[], None] = lambda: None) -> None:
-        super().__init__(opening, on_close)
-        self._perform = Connection(self._session, socket_path()).perform
+    _driver = Connection
 
     async def __aenter__(self) -> Self:
         """Open it, if it isn't. Raises `OwnedElsewhere`, `Unavailable`, `SchemaMismatch`, ..."""
@@ -71,7 +56,7 @@ class Run(RunBase):
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:  # noqa: PLR0917 - the language's own
         """Release it, unless it ended. `Draining` and `Parked` end here; they are no failure."""
-        return await self._perform(self._leave(error))
+        return bool(await self._perform(self._leave(error)))
 
     @property
     def step(self) -> Step:
@@ -83,35 +68,8 @@ class Run(RunBase):
 
         A step that was not committed is given again.
         """
-        self._is_looping = True
-        try:
-            while self._session.has_next_step:
-                yield self.step
-        finally:
-            self._is_looping = False
-
-    async def commit(self, state: Any, *, durability: Durability = "node") -> None:
-        """End the step under way; as `Step.commit`.
-
-        Outside `steps()` it raises `Draining` when the state is safe and the pod stops, which ends
-        the loop and is absorbed by `async with`.
-        """
-        await self.step.commit(state, durability=durability)
-
-    async def wait_for(self, name: str, payload: Any = None) -> Any:
-        """The value of a signal. Raises `Parked` if it has not come: leave, and be woken by it.
-
-        `payload` is shown to whoever is to send the signal.
-        """
-        return await self._perform(_ops.wait_for(self._session, name, payload=payload))
-
-    async def finish(self, result: Any = None, *, state: Any = UNSET) -> None:
-        """End the run with a result, and a last checkpoint in the same append."""
-        await self._perform(self._finish(result, state))
-
-    async def fail(self, error: str | BaseException) -> None:
-        """End the run as failed, for good."""
-        await self._perform(_ops.fail(self._session, str(error)))
+        for _ in self._turns():
+            yield self.step
 
 
 def open_run(run: str | None = None, **options: Unpack[_base.OpenOptions]) -> Run:

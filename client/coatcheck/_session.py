@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
@@ -16,21 +16,13 @@ CALL_REQUESTS_SHARE: Final = 2
 """Calls that wait for an equal one take 1 / this of the requests; outcomes need the others."""
 UNOPENED: Final = "unopened"
 OWNED: Final = "owned"
-STATUS_AFTER: Final = {
-    Request.FINISH: "finished",
-    Request.FAIL: "failed",
-    Request.RELEASE: "released",
-}
+STATUS_AFTER: Final = {"finish": "finished", "fail": "failed", "release": "released"}
 
 Value = TypeVar("Value")
 
 
-class CallPhase(StrEnum):
-    """How far a call got that the sidecar said `go` to; told when a connection is resumed."""
-
-    UNSTARTED = "unstarted"
-    RUNNING = "running"
-    DONE = "done"
+CallPhase = StrEnum("CallPhase", "UNSTARTED RUNNING DONE")
+"""How far a call got that the sidecar said `go` to; told when a connection is resumed."""
 
 
 class Ask(NamedTuple):
@@ -76,9 +68,15 @@ class Session:
         """Calls of the step under way whose answer is known here."""
         self.signals: list[int] = []
         """Those that this step received; its commit consumes them."""
-        self.state_bytes_max = wire.STATE_BYTES_MAX
-        self.calls_max = wire.REQUESTS_MAX // CALL_REQUESTS_SHARE
-        """How many `call` requests may wait for their reply at once."""
+        self.greeted({})
+        self.proxy: str | None = None
+        """What stands before a tool's name in its URL; this life of the agent's alone."""
+        self.environ: dict[str, str] = {}
+        """Variables by which clients of other makers find their tool's URL."""
+        self.is_off = os.environ.get("COATCHECK_MODE") == "off"
+        """Nothing is kept, and nobody asked."""
+        self.on_stop: Callable[[], object] = lambda: None
+        """Called, more than once perhaps, when the agent must stop."""
         self._phases = threading.Lock()
 
     @property
@@ -107,10 +105,9 @@ class Session:
     def begin(self, number: int) -> bool:
         """Note that call `number` starts now; false if its `go` was given back meanwhile."""
         with self._phases:
-            if number not in self.calls:
-                return False
-            self.calls[number] = CallPhase.RUNNING
-            return True
+            if number in self.calls:
+                self.calls[number] = CallPhase.RUNNING
+            return number in self.calls
 
     def report(self) -> dict[str, Any]:
         """How the run stands here, for a sidecar that came back: a `resume`.
@@ -119,24 +116,35 @@ class Session:
         """
         with self._phases:
             calls = dict(self.calls)
-            for number in [n for n, phase in calls.items() if phase is CallPhase.UNSTARTED]:
-                del self.calls[number]
+            self.calls = {n: p for n, p in calls.items() if p is not CallPhase.UNSTARTED}
             return {"epoch": self.epoch, "calls": calls, "answered": sorted(self.answered)}
+
+    def greeted(self, limits: dict[str, int]) -> None:
+        """Note what a sidecar takes at most."""
+        self.state_bytes_max = limits.get("state_bytes", wire.STATE_BYTES_MAX)
+        requests = limits.get("requests", wire.REQUESTS_MAX)
+        self.calls_max = max(1, requests // CALL_REQUESTS_SHARE)
+        """How many `call` requests may wait for their reply at once."""
 
     def opened(self, reply: Message) -> None:
         """Note what an `open` gave: the run, or that it is over."""
         self.status = reply.body.get("status", OWNED)
         self.epoch = field(reply, "epoch", kind=int)
+        self.proxy = reply.body.get("proxy", self.proxy)
+        self.environ = reply.body.get("env", self.environ)
 
     def settle(self, ask: Ask, message: Message) -> None:
         """Note what a reply tells, in order of arrival; raise it if it is an error."""
         self.refused(ask)
         if message.type == Reply.ERROR:
-            raise self._noted(errors.from_wire(message.body))
+            error = errors.from_wire(message.body)
+            self.fenced = error if isinstance(error, errors.Fenced) else self.fenced
+            self.status = "parked" if isinstance(error, errors.Parked) else self.status
+            self.is_draining |= isinstance(error, errors.Draining)
+            raise error
         if message.type != Reply.OK:
             raise errors.ProtocolError(f"{ask.type} was answered by {message.type:.40}")
-        if message.body.get("draining") is True:
-            self.is_draining = True
+        self.is_draining |= message.body.get("draining") is True
         if "result" in (message.body.get("kind"), ask.body.get("kind")):
             self.answered.add(message.body.get("call") or ask.body["call"])
         if ask.type is Request.COMMIT:
@@ -154,20 +162,19 @@ class Session:
         elif ask.type is Request.OUTCOME:
             self.calls.pop(ask.body["call"], None)
 
-    def _noted(self, error: errors.CoatcheckError) -> errors.CoatcheckError:
-        if isinstance(error, errors.Fenced):
-            self.fenced = error
-        elif isinstance(error, errors.Parked):
-            self.status = "parked"
-        elif isinstance(error, errors.Draining):
-            self.is_draining = True
-        return error
+    def answer_off(self, number: int, ask: Ask) -> Message:
+        """What a sidecar would say that keeps nothing: go on."""
+        if ask.type in (Request.WAIT, Request.RESULT) or "run" not in self.opening.body:
+            text = f"{ask.type} needs a sidecar, and coatcheck is off (COATCHECK_MODE)"
+            return Message(Reply.ERROR, number, {"code": "not_found", "message": text})
+        body = {"run": self.run, "epoch": 0, "seq": 0, "step": self.step + 1, "attempt": 1}
+        body |= {"upstream_key": f"{incarnation().hex()}-{number}", "call": number}
+        return Message(Reply.OK, number, {**body, "decision": "go", "input": ask.attachment})
 
     def push(self, message: Message) -> None:
         """Note what the sidecar says unasked. What needs no answer from here is ignored."""
-        if message.type == Push.DRAIN:
-            self.is_draining = True
-        elif message.type == Push.FENCED:
+        self.is_draining |= message.type == Push.DRAIN
+        if message.type == Push.FENCED:
             epoch = message.body.get("epoch")
             text = f"run {self.run} has a newer owner, of epoch {epoch}"
             self.fenced = errors.Fenced(text, run=self.run, epoch=epoch)

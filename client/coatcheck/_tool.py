@@ -1,6 +1,7 @@
 """What a tool says of itself, and one call of it as the sidecar sees it."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, get_args
@@ -16,7 +17,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Params = ParamSpec("Params")
 
 _ATTRIBUTE: Final = "__coatcheck_tool__"
-_KEY: ContextVar[str | None] = ContextVar("coatcheck_key", default=None)
+
+
+class Here(NamedTuple):
+    """What is under way: known to the tasks that are begun here, and to `asyncio.to_thread`."""
+
+    session: Session
+    step: int | None = None
+    key: str | None = None
+    """Under which the running tool call goes upstream."""
+    is_named: bool = False
+    """The tool has a key of its own: it is that of the request that the call makes, too."""
+
+
+HERE: ContextVar[Here | None] = ContextVar("coatcheck_here", default=None)
 
 
 class TooLate(NotApplied):
@@ -176,25 +190,25 @@ class Invoke:
         self.call = call
         self._session = session
         self._said = said
-        self._token: Token[str | None] | None = None
 
     def start(self) -> Any:
         """Call it: a value, or something to await. Raises `TooLate`, or what it raises."""
-        until_boot_s = self._said.get("until_boot_s")
-        if until_boot_s is not None and _clock.boottime() >= until_boot_s:
-            raise TooLate("it could not start in time")
-        if self._said.get("decision") == "go" and not self._session.begin(self._said["call"]):
+        is_late = _clock.boottime() >= self._said.get("until_boot_s", math.inf)
+        is_go = self._said.get("decision") == "go"
+        if is_late or (is_go and not self._session.begin(self._said["call"])):
             raise TooLate("it could not start in time")
         return self.call.function(*self.call.args, **self.call.kwargs)
 
     def __enter__(self) -> None:
         """Make the key known to `current_key`."""
-        self._token = _KEY.set(self._said.get("upstream_key"))
+        is_named = self._said.get("decision") == "go" and "key" in self.call.tool
+        key: str | None = self._said.get("upstream_key")
+        here = Here(self._session, self.call.step, key, is_named)
+        self._token: Token[Here | None] = HERE.set(here)
 
     def __exit__(self, *exc_info: object) -> None:
         """Forget it."""
-        if self._token is not None:
-            _KEY.reset(self._token)
+        HERE.reset(self._token)
 
 
 def current_key() -> str:
@@ -202,7 +216,7 @@ def current_key() -> str:
 
     Raises `LookupError` outside a tool, and in a `read` that isn't recorded: there is no key.
     """
-    key = _KEY.get()
-    if key is None:
+    here = HERE.get()
+    if here is None or here.key is None:
         raise LookupError("there is no tool call here: call the tool by step.tool(...)(...)")
-    return key
+    return here.key

@@ -29,10 +29,10 @@ class CoatcheckError(Exception):
         super().__init__(message)
         self.retry = retry or self.retry
         self.details = details
-        for name in details.keys() & _ATTRIBUTES:
-            setattr(self, name, details[name])
+        vars(self).update({name: details[name] for name in details.keys() & _ATTRIBUTES})
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, retry: Retry | None = None) -> None:
+        cls.retry = retry or cls.retry
         if cls.__module__ == __name__ and not cls.__name__.startswith("_"):
             cls.code = ErrorCode(re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower())
             _BY_CODE[cls.code] = cls
@@ -61,19 +61,15 @@ class Conflict(_OfCall):
     """The run is open already, or a key was used before with other arguments."""
 
 
-class OwnedElsewhere(CoatcheckError):
+class OwnedElsewhere(CoatcheckError, retry=Retry.LATER):
     """Another pod owns the run, and lives. `address` is where, if it said so."""
-
-    retry = Retry.LATER
 
     address: str | None = None
     """What the owner gave as its address, for a redirect."""
 
 
-class InFlight(_OfCall):
+class InFlight(_OfCall, retry=Retry.SAME_KEY):
     """A guarded call is still under way; its outcome must come first."""
-
-    retry = Retry.SAME_KEY
 
 
 class InDoubt(_OfCall):
@@ -88,16 +84,12 @@ class ReplayDivergence(_OfCall):
     """The step asks for something else than it did before it was restored."""
 
 
-class Parked(CoatcheckError):
+class Parked(CoatcheckError, retry=Retry.LATER):
     """The run waits for a signal; it is released, and ready again when the signal comes."""
 
-    retry = Retry.LATER
 
-
-class Draining(CoatcheckError):
+class Draining(CoatcheckError, retry=Retry.LATER):
     """The pod stops; the run goes on elsewhere."""
-
-    retry = Retry.LATER
 
 
 class Fenced(CoatcheckError):
@@ -123,16 +115,12 @@ class Damaged(CoatcheckError):
     """What was read is not what was written."""
 
 
-class StoreUnavailable(CoatcheckError):
+class StoreUnavailable(CoatcheckError, retry=Retry.LATER):
     """The store does not answer."""
 
-    retry = Retry.LATER
 
-
-class Unavailable(CoatcheckError):
+class Unavailable(CoatcheckError, retry=Retry.LATER):
     """The sidecar can't be reached, or can't serve this now."""
-
-    retry = Retry.LATER
 
 
 class ProtocolError(CoatcheckError):

@@ -10,27 +10,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self, Unpack
 
 from coatcheck import _base, _ops
-from coatcheck._base import RunBase, socket_path
+from coatcheck._base import RunBase, StepBase, socket_path
 from coatcheck._blocking import Connection
-from coatcheck._ops import UNSET, RunResult
-from coatcheck._session import Ask, Session, Value
-from coatcheck._tool import Call, Durability, Params, ToolOptions, current_key, declare, tool
+from coatcheck._ops import RunResult
+from coatcheck._session import Session, Value
+from coatcheck._tool import Call, Params, ToolOptions, current_key, declare, tool
 from coatcheck.errors import Draining
 
 __all__ = ["Run", "RunResult", "Step", "claim_runs", "current_key", "open_run", "result", "tool"]
 
 
-class Step:
+class Step(StepBase[None]):
     """The work between two checkpoints."""
-
-    def __init__(self, run: "Run") -> None:
-        self._run = run
-        self.number = run.step_number
-        """From 1; the same when the step is done again."""
-
-    def commit(self, state: Any, *, durability: Durability = "node") -> None:
-        """End the step with a checkpoint; durable when it returns. Errors as in `coatcheck`."""
-        self._run._perform(self._run._commit(self.number, state, level=durability))
 
     def tool(
         self, function: Callable[Params, Value], **options: Unpack[ToolOptions]
@@ -48,12 +39,10 @@ class Step:
         return guarded
 
 
-class Run(RunBase):
+class Run(RunBase[None]):
     """A run that this process owns, or will: `with` it, or take it from `claim_runs`."""
 
-    def __init__(self, opening: Ask, on_close: Callable[[], None] = lambda: None) -> None:
-        super().__init__(opening, on_close)
-        self._perform = Connection(self._session, socket_path()).perform
+    _driver = Connection
 
     def __enter__(self) -> Self:
         """Open it, if it isn't. Raises `OwnedElsewhere`, `Unavailable`, `SchemaMismatch`, ..."""
@@ -62,7 +51,7 @@ class Run(RunBase):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:  # noqa: PLR0917 - the language's own
         """Release it, unless it ended. `Draining` and `Parked` end here; they are no failure."""
-        return self._perform(self._leave(error))
+        return bool(self._perform(self._leave(error)))
 
     @property
     def step(self) -> Step:
@@ -71,28 +60,8 @@ class Run(RunBase):
 
     def steps(self) -> Iterator[Step]:
         """One step after another, until the run ends or the pod drains. Raises `Fenced`."""
-        self._is_looping = True
-        try:
-            while self._session.has_next_step:
-                yield self.step
-        finally:
-            self._is_looping = False
-
-    def commit(self, state: Any, *, durability: Durability = "node") -> None:
-        """End the step under way. Outside `steps()` raises `Draining` once the state is safe."""
-        self.step.commit(state, durability=durability)
-
-    def wait_for(self, name: str, payload: Any = None) -> Any:
-        """The value of a signal. Raises `Parked` if it has not come: leave, and be woken by it."""
-        return self._perform(_ops.wait_for(self._session, name, payload=payload))
-
-    def finish(self, result: Any = None, *, state: Any = UNSET) -> None:
-        """End the run with a result, and a last checkpoint in the same append."""
-        self._perform(self._finish(result, state))
-
-    def fail(self, error: str | BaseException) -> None:
-        """End the run as failed, for good."""
-        self._perform(_ops.fail(self._session, str(error)))
+        for _ in self._turns():
+            yield self.step
 
 
 def open_run(run: str | None = None, **options: Unpack[_base.OpenOptions]) -> Run:

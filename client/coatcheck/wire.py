@@ -29,6 +29,8 @@ PUSH_ID: Final = 0
 """The id of what the sidecar says unasked."""
 PAGE_BYTES: Final = 4_096
 """A patch compares pages of this size: a change of a few bytes costs one page, a look 0.1 us."""
+LOOK_BYTES: Final = 16 * PAGE_BYTES
+"""Compared at once first: most of a state is as it was, and a look costs more than its bytes."""
 PATCH_STATE_BYTES_MIN: Final = 8 * PAGE_BYTES
 """Below this a whole state is as quick as a patch."""
 PATCH_RANGES_MAX: Final = 1_024
@@ -42,67 +44,24 @@ PART: Final = "part"
 _LENGTH: Final = struct.Struct(">I")
 
 
-class Request(StrEnum):
-    """What a client asks."""
-
-    HELLO = "hello"
-    OPEN = "open"
-    COMMIT = "commit"
-    CALL = "call"
-    OUTCOME = "outcome"
-    PROBED = "probed"
-    WAIT = "wait"
-    FINISH = "finish"
-    FAIL = "fail"
-    RELEASE = "release"
-    RESULT = "result"
-
-
-class Reply(StrEnum):
-    """What the sidecar answers."""
-
-    OK = "ok"
-    ERROR = "error"
-
-
-class Push(StrEnum):
-    """What the sidecar says unasked, with id 0."""
-
-    DRAIN = "drain"
-    FENCED = "fenced"
-    CHECKPOINT_PLEASE = "checkpoint_please"
-    DEADLINE = "deadline"
-    SIGNAL = "signal"
-
-
-class ErrorCode(StrEnum):
-    """The stable names of what can go wrong."""
-
-    NOT_FOUND = "not_found"
-    CONFLICT = "conflict"
-    OWNED_ELSEWHERE = "owned_elsewhere"
-    IN_FLIGHT = "in_flight"
-    IN_DOUBT = "in_doubt"
-    HELD = "held"
-    REPLAY_DIVERGENCE = "replay_divergence"
-    PARKED = "parked"
-    DRAINING = "draining"
-    FENCED = "fenced"
-    DEADLINE_EXCEEDED = "deadline_exceeded"
-    SCHEMA_MISMATCH = "schema_mismatch"
-    TOO_LARGE = "too_large"
-    DAMAGED = "damaged"
-    STORE_UNAVAILABLE = "store_unavailable"
-    UNAVAILABLE = "unavailable"
-    PROTOCOL_ERROR = "protocol_error"
-
-
-class Retry(StrEnum):
-    """What a caller may do about an error."""
-
-    NEVER = "never"
-    SAME_KEY = "same_key"
-    LATER = "later"
+# The values are the names in lower case, as StrEnum has it.
+Request = StrEnum(
+    "Request", "HELLO OPEN COMMIT CALL OUTCOME PROBED WAIT FINISH FAIL RELEASE RESULT"
+)
+"""What a client asks."""
+Reply = StrEnum("Reply", "OK ERROR")
+"""What the sidecar answers."""
+Push = StrEnum("Push", "DRAIN FENCED CHECKPOINT_PLEASE DEADLINE SIGNAL")
+"""What the sidecar says unasked, with id 0."""
+ErrorCode = StrEnum(
+    "ErrorCode",
+    "NOT_FOUND CONFLICT OWNED_ELSEWHERE IN_FLIGHT IN_DOUBT HELD REPLAY_DIVERGENCE PARKED DRAINING "
+    "FENCED DEADLINE_EXCEEDED SCHEMA_MISMATCH TOO_LARGE DAMAGED STORE_UNAVAILABLE UNAVAILABLE "
+    "PROTOCOL_ERROR",
+)
+"""The stable names of what can go wrong."""
+Retry = StrEnum("Retry", "NEVER SAME_KEY LATER")
+"""What a caller may do about an error."""
 
 
 class Message(NamedTuple):
@@ -140,8 +99,7 @@ class AttachmentTooLarge(WireError):  # noqa: N818 - names what it is
 
     def __init__(self, message: Message, *, limit_bytes: int) -> None:
         """Keep the message (without its attachment), so that it can be answered."""
-        name = f"{message.type} {message.id}"
-        super().__init__(f"the attachment of {name} passes the limit of {limit_bytes} bytes")
+        super().__init__(f"{message.type} {message.id} passes the limit of {limit_bytes} bytes")
         self.refused = message
         self.limit_bytes = limit_bytes
 
@@ -169,8 +127,7 @@ def encode_message(  # noqa: PLR0917 - in the order of the message
     view = memoryview(attachment)
     parts = range(0, len(view), PART_BYTES_MAX)
     frames = [encode_frame(PART, id, view[at : at + PART_BYTES_MAX]) for at in parts]
-    frames.append(encode_frame(type, id, body))
-    return frames
+    return [*frames, encode_frame(type, id, body)]
 
 
 class FrameReader:
@@ -261,38 +218,27 @@ class Assembler:
         parts = self._parts.setdefault(part.id, [])
         if len(self._parts) > REQUESTS_MAX:
             raise WireError(f"parts of more than {REQUESTS_MAX} requests came, and no request")
-        if parts is None:
-            return
-        if self._held_bytes + len(part.body) > self.bytes_max:
+        if parts is not None and self._held_bytes + len(part.body) > self.bytes_max:
             self._held_bytes -= sum(map(len, parts))
             self._parts[part.id] = None
-            return
-        self._held_bytes += len(part.body)
-        parts.append(part.body)
+        elif parts is not None:
+            self._held_bytes += len(part.body)
+            parts.append(part.body)
 
 
 def make_patch(old: bytes, new: bytes) -> Patch | None:
     """What turns `old` into `new`; `None` if sending `new` whole is as good."""
-    length = len(new)
-    if length < PATCH_STATE_BYTES_MIN:
+    length, view = len(new), memoryview(new)
+    # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
+    blocks = range(0, length, LOOK_BYTES)
+    looks = (at for at in blocks if not old.startswith(view[at : at + LOOK_BYTES], at))
+    pages = (at for look in looks for at in range(look, min(look + LOOK_BYTES, length), PAGE_BYTES))
+    changed = [at for at in pages if not old.startswith(view[at : at + PAGE_BYTES], at)]
+    if length < PATCH_STATE_BYTES_MIN or len(changed) * PAGE_BYTES > length * PATCH_SHARE_MAX:
         return None
     ranges: list[tuple[int, int]] = []
-    changed_bytes = end = 0
-    view = memoryview(new)
-    # `startswith` at an offset is a memcmp without a copy; comparing two memoryviews is a loop.
-    is_same = old.startswith
-    for at in range(0, length, PAGE_BYTES):
-        page = view[at : at + PAGE_BYTES]
-        if is_same(page, at):
-            continue
-        changed_bytes += len(page)
-        if changed_bytes > length * PATCH_SHARE_MAX:
-            return None
-        if ranges and end == at:
-            ranges[-1] = (ranges[-1][0], ranges[-1][1] + len(page))
-        else:
-            ranges.append((at, len(page)))
-        end = at + len(page)
-    if len(ranges) > PATCH_RANGES_MAX:
-        return None
-    return Patch(length, ranges, b"".join(view[at : at + size] for at, size in ranges))
+    for at in changed:
+        start = ranges.pop()[0] if ranges and sum(ranges[-1]) == at else at
+        ranges.append((start, min(at + PAGE_BYTES, length) - start))
+    data = b"".join(view[at : at + size] for at, size in ranges)
+    return Patch(length, ranges, data) if len(ranges) <= PATCH_RANGES_MAX else None

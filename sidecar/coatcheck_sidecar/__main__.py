@@ -7,24 +7,32 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.engine.bindings import Bindings
+from coatcheck_sidecar.engine.bypass import BypassSampler
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
-from coatcheck_sidecar.servers.admin import HttpServer, admin_server, local_server
+from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.routes import Routes, read_secret, reserve
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
+from coatcheck_sidecar.sockets import read_bypass
 from coatcheck_sidecar.stores.journal_folder import FolderInUse
 from coatcheck_sidecar.stores.probe import probe
 from coatcheck_sidecar.stores.spool import Spool
 from coatcheck_sidecar.stores.sqlite import JournalSettings, SqliteJournal
 from coatcheck_sidecar.stores.sqlite_file import JournalFromFuture
 from coatcheck_sidecar.stores.url import open_store
+
+if TYPE_CHECKING:
+    from coatcheck_sidecar.engine.watch import Watch
+    from coatcheck_sidecar.servers.proxy import Listener
 
 EX_FAILED: Final = 1
 EX_CONFIG: Final = 78
@@ -42,10 +50,12 @@ class Parts:
     """A sidecar at work."""
 
     sidecar: Sidecar
-    local: HttpServer
+    local: "Listener"
     admin: HttpServer
     unfit: "asyncio.Future[StoreUnfit]"
     """Done when the store turns out to be none that fences."""
+    watch: "Watch | None" = None
+    """What mode `observe` sees."""
 
 
 def _pod_uid(config: Config, clock: Clock) -> str:
@@ -102,6 +112,26 @@ async def build(
     return sidecar, view, store
 
 
+def _sampler(config: Config, sidecar: Sidecar, *, view: EngineView) -> BypassSampler | None:
+    """Looks for traffic past the proxy, where there is anything to go through it."""
+    if config.mode == "off" or not (config.tools or config.forward or config.mode == "observe"):
+        return None
+    doors = sidecar.doors
+    sampler = BypassSampler(read_bypass, clock=doors.clock, observer=doors.observer)
+    view.bypass = lambda: sampler.connections
+    return sampler
+
+
+def _watch(sidecar: Sidecar, sampler: BypassSampler) -> "Watch":
+    """Let all calls pass, and note them."""
+    from coatcheck_sidecar.engine.watch import Watch  # only for mode `observe`
+
+    watch = Watch(sidecar.doors.clock, owned=lambda: sidecar.keepers, bypass=lambda: sampler.most)
+    sampler.on_sample = watch.look
+    sidecar.make_calls = watch.calls
+    return watch
+
+
 def _import_the_rest() -> None:
     """What no agent waits for: it takes as long to import as all before.
 
@@ -110,6 +140,7 @@ def _import_the_rest() -> None:
     logs.load()
     import_module("aiohttp.web")
     import_module("coatcheck_sidecar.metrics")
+    import_module("coatcheck_sidecar.listening")
 
 
 @asynccontextmanager
@@ -131,11 +162,29 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         await asyncio.wait([probing], timeout=PROBE_WAIT_S)
         if unfit.done():
             raise unfit.result()
+        sidecar.mode = config.mode
+        sampler = _sampler(config, sidecar, view=view)
+        watch = _watch(sidecar, sampler) if sampler and config.mode == "observe" else None
         await sidecar.start()
-        control = ControlServer(sidecar, config.socket, allowed_uids=frozenset(config.allowed_uids))
+        reserved = reserve(config.listen.host, config.listen.port)
+        stack.callback(reserved.close)
+        bindings = Bindings(read_secret(config.data, sidecar.doors.clock))
+        sidecar.on_let_go = bindings.unbind
+        address = config.listen._replace(port=reserved.getsockname()[1])
+        routes = Routes(bindings, f"http://{address}", tools=config.tools.values())
+        control = ControlServer(
+            sidecar,
+            config.socket,
+            allowed_uids=frozenset(config.allowed_uids),
+            routes=routes,
+        )
         await control.start()
         stack.push_async_callback(control.close)
         await asyncio.to_thread(_import_the_rest)
+        from coatcheck_sidecar.listening import listen_for_agents
+
+        if sampler is not None:
+            tasks.start(sampler.run(), name="bypass")
         metrics = events.metrics()
         metrics.watch(view.figures)
         admin = admin_server(
@@ -143,11 +192,18 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         await admin.start()
         stack.push_async_callback(admin.close)
-        local = local_server(view, host=config.listen.host, port=config.listen.port)
-        await local.start()
-        stack.push_async_callback(local.close)
+        local = await listen_for_agents(
+            config,
+            sidecar,
+            store=store,
+            bindings=bindings,
+            routes=routes,
+            reserved=reserved,
+            watch=watch,
+            stack=stack,
+        )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
-        yield Parts(sidecar, local, admin, unfit)
+        yield Parts(sidecar, local, admin, unfit, watch)
 
 
 def _spare_the_collector() -> None:
@@ -168,6 +224,8 @@ async def serve(config: Config) -> int:
         stop = group.create_task(signals.get())
         parts.unfit.add_done_callback(lambda _: stop.cancel())
         await asyncio.wait([stop])
+        if parts.watch is not None:  # now, before the drain saves what would be lost
+            parts.watch.tell(parts.sidecar.doors.observer)
         drain = group.create_task(parts.sidecar.drain(deadline_s=config.grace_s))
         again = group.create_task(signals.get())
         await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)

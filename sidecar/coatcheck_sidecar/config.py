@@ -7,27 +7,38 @@ pydantic's core without pydantic's models: those take 0.1 s to import, the core 
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 
+from coatcheck_sidecar.config_sources import (
+    ENVIRONMENT,
+    PREFIX,
+    SECTIONS,
+    ConfigError,
+    Entry,
+    Given,
+    Mistake,
+    dotted,
+    from_environ,
+    from_file,
+    near,
+    tree,
+)
 from coatcheck_sidecar.core.head import FORMAT
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.stores.url import QUERY_KEYS
 
+if TYPE_CHECKING:
+    from coatcheck_sidecar.core.completions import Price
+    from coatcheck_sidecar.core.forward import Forward
+    from coatcheck_sidecar.core.tool import Tool
+
 EX_USAGE: Final = 64
 """EX_USAGE of sysexits.h: the exit status for mistakes in the settings."""
-CONFIG_FILE: Final = "/etc/coatcheck/config.yaml"
-PREFIX: Final = "COATCHECK_"
-KNOWN_ELSEWHERE: Final = frozenset(
-    {"COATCHECK_CONFIG", "COATCHECK_RUN_ID", "COATCHECK_CODE_VERSION", "COATCHECK_PROXY_URL"}
-)
-"""Variables under our prefix that are no settings: the file's place, and the client's own."""
-SERVICE_LINK: Final = re.compile(r"COATCHECK_(SERVICE_|PORT|.*_SERVICE_|.*_PORT).*")
-"""What Kubernetes puts into every container for services named `coatcheck` or `coatcheck-...`."""
 BYTES_MIN: Final = 1_048_576
 """A limit below 1 MiB is a slip of the unit."""
 BYTES_CAP: Final = 2**46
@@ -36,12 +47,11 @@ SECONDS_MAX: Final = 86_400.0
 """A day: every wait of the sidecar is far shorter."""
 COUNT_MAX: Final = 10_000
 """More puts, heads or crashes than this is a slip too."""
+MODES: Final = ("enforce", "observe", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("auto", "json", "text")
 SECRETS: Final = frozenset({"store"})
 """Whoever put a password into one of these should not find it in a log."""
-CLOSE: Final = 0.6
-"""How like a name must be to be suggested, from 0 to 1 (difflib's own default)."""
 
 
 class Address(NamedTuple):
@@ -57,25 +67,6 @@ class Address(NamedTuple):
 
 LISTEN: Final = Address("127.0.0.1", 7070)
 ADMIN_LISTEN: Final = Address("0.0.0.0", 7071)  # noqa: S104 - kubelet and scraper come from outside
-
-
-class Mistake(NamedTuple):
-    """One thing wrong with the settings: where it was said, what it is called, how to mend it."""
-
-    source: str
-    key: str
-    problem: str
-
-
-class ConfigError(Exception):
-    """All mistakes of the settings; whoever starts the program exits with `EX_USAGE`."""
-
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        """There is at least one."""
-        lines = [f"  {m.source}: {m.key}: {m.problem}" for m in mistakes]
-        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        super().__init__("\n".join([f"{count} in the settings:", *lines]))
-        self.mistakes = mistakes
 
 
 def _address(text: str) -> Address:
@@ -105,12 +96,8 @@ def _store(text: str) -> str:
     return text
 
 
-def _mode(text: str) -> str:
-    if text in ("observe", "off"):
-        raise ValueError(f"mode {text} is not in this release; take enforce, or leave it out")
-    if text != "enforce":
-        raise ValueError("must be enforce")
-    return text
+def _mode(value: object) -> object:
+    return "off" if value is False else value  # YAML 1.1 reads `off` so
 
 
 def _uids(value: object) -> object:
@@ -130,6 +117,7 @@ _BYTES: Final = core_schema.int_schema(ge=BYTES_MIN, le=BYTES_CAP)
 _POD_UID: Final = core_schema.str_schema(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _URL: Final = core_schema.str_schema(max_length=1024)
 _STORE_FORMAT: Final = core_schema.int_schema(ge=max(1, FORMAT - 1), le=FORMAT)
+_MODE: Final = core_schema.no_info_before_validator_function(_mode, _words(*MODES))
 _UIDS: Final = core_schema.no_info_before_validator_function(
     _uids, core_schema.tuple_schema([core_schema.int_schema(ge=0)], variadic_item_index=0)
 )
@@ -147,7 +135,9 @@ class Config(Settings):
     allowed_uids: Annotated[
         tuple[int, ...], _UIDS, "user ids that may use the socket, with commas; none: any"
     ] = ()
-    mode: Annotated[str, _parsed(_mode), "enforce"] = "enforce"
+    mode: Annotated[
+        str, _MODE, "enforce; observe: watch and report, hold nothing; off: out of the way"
+    ] = "enforce"
     log_level: Annotated[str, _words(*LOG_LEVELS), ", ".join(LOG_LEVELS)] = "info"
     log_format: Annotated[str, _words(*LOG_FORMATS), "json, text; auto: text on a terminal"] = (
         "auto"
@@ -165,6 +155,12 @@ class Config(Settings):
     """256 MiB of rows not yet shipped: hours of deltas while the store is away."""
     spool_bytes_max: Annotated[int, _BYTES, "big values that the spool keeps"] = 1_073_741_824
     """1 GiB: sixteen states of the largest size."""
+    tools: Mapping[str, "Tool"] = field(default_factory=dict)
+    """By name; this and the next two are maps of their own in the file, see `config_tools.py`."""
+    prices: Mapping[str, "Price"] = field(default_factory=dict)
+    """By model."""
+    forward: "Forward | None" = None
+    """Off if absent."""
 
 
 ENGINE_HELP: Final[Mapping[str, str]] = {
@@ -176,6 +172,7 @@ ENGINE_HELP: Final[Mapping[str, str]] = {
     "breaker_crashes": "crashes without progress after which a run is held",
     "claim_poll_s": "how often a queue with idle agents is listed",
     "agent_wait_s": "how long a run waits here for a new agent",
+    "agent_silence_s": "how long an agent over HTTP may ask for nothing",
     "orphan_wait_s": "how long a new call waits for recorded ones to be asked for",
     "join_wait_s": "how long an equal call waits for the one in flight",
     "puts_max": "objects on their way to the store at once",
@@ -184,9 +181,11 @@ ENGINE_HELP: Final[Mapping[str, str]] = {
     "scan_heads": "heads read each heartbeat in search of lost markers",
 }
 ENGINE: Final = tuple(f.name for f in fields(Settings))
-SETTINGS: Final[Mapping[str, Field[Any]]] = {f.name: f for f in fields(Config)}
-"""All settings by name."""
-_NOTES: Final = get_type_hints(Config, include_extras=True)
+SETTINGS: Final[Mapping[str, Field[Any]]] = {
+    f.name: f for f in fields(Config) if f.name not in SECTIONS
+}
+"""All settings with one value, by name."""
+_NOTES: Final = Config.__annotations__
 
 
 def release() -> str:
@@ -227,14 +226,6 @@ def _validator() -> SchemaValidator:
     return SchemaValidator(core_schema.typed_dict_schema(entries))
 
 
-class _Given(NamedTuple):
-    """A value, and where it came from: the source, and what the key is called there."""
-
-    source: str
-    key: str
-    value: object
-
-
 def load_config(
     flags: Mapping[str, object], *, environ: Mapping[str, str], config_file: str | None = None
 ) -> Config:
@@ -244,24 +235,36 @@ def load_config(
     if named, here or by COATCHECK_CONFIG.
     """
     mistakes: list[Mistake] = []
-    given: dict[str, _Given] = {}
-    for name, entry in [
-        *_from_file(config_file or environ.get("COATCHECK_CONFIG"), mistakes),
-        *_from_environ(environ),
-        *((name, _Given("flag", _flag(name), value)) for name, value in flags.items()),
+    given: dict[str, Given] = {}
+    nested: list[Entry] = []
+    for path, entry in [
+        *from_file(config_file or environ.get("COATCHECK_CONFIG"), mistakes),
+        *from_environ(environ),
+        *(((name,), Given("flag", _flag(name), value)) for name, value in flags.items()),
     ]:
-        if name in SETTINGS:
-            given[name] = entry
+        if path[0] in SECTIONS:
+            nested.append((path, entry))
+        elif dotted(path) in SETTINGS:
+            given[dotted(path)] = entry
         else:
-            mistakes.append(Mistake(entry.source, entry.key, _unknown(name, entry)))
+            mistakes.append(Mistake(entry.source, entry.key, _unknown(path, entry)))
     values, wrong = _check({name: entry.value for name, entry in given.items()})
     for name, problem in wrong.items():
         mistakes.append(Mistake(given[name].source, given[name].key, problem))
-    config = Config(**values)
+    config = Config(**values, **_sections(nested, mistakes))
     mistakes += _check_together(config, given, wrong=wrong)
     if mistakes:
         raise ConfigError(mistakes)
     return replace(config, store=config.store or (config.data.absolute() / "store").as_uri())
+
+
+def _sections(entries: list[Entry], mistakes: list[Mistake]) -> dict[str, Any]:
+    if not entries:
+        return {}
+    from coatcheck_sidecar.config_tools import read_sections  # only where there is something
+
+    found = read_sections(tree(entries), mistakes)
+    return {name: getattr(found, name) for name in SECTIONS}
 
 
 def to_engine(config: Config) -> Settings:
@@ -273,60 +276,11 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _from_environ(environ: Mapping[str, str]) -> list[tuple[str, _Given]]:
-    return [
-        (_lower(key), _Given("environment", key, value))
-        for key, value in sorted(environ.items())
-        if key.startswith(PREFIX) and key not in KNOWN_ELSEWHERE and not SERVICE_LINK.match(key)
-    ]
-
-
-def _lower(variable: str) -> str:
-    return variable.removeprefix(PREFIX).lower().replace("__", ".")
-
-
-def _from_file(named: str | None, mistakes: list[Mistake]) -> list[tuple[str, _Given]]:
-    path = named or CONFIG_FILE
-    source = f"file {path}"
-    try:
-        text = Path(path).read_text()
-    except FileNotFoundError:
-        if named:
-            mistakes.append(Mistake(source, "(file)", "there is none; correct the path"))
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(Mistake(source, "(file)", f"can't be read: {error}"))
-        return []
-    import yaml  # only where there is a file: 15 ms
-
-    try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe
-    except yaml.YAMLError as error:
-        mistakes.append(Mistake(source, "(file)", f"is not YAML: {' '.join(str(error).split())}"))
-        return []
-    if not isinstance(content, dict | None):
-        mistakes.append(Mistake(source, "(file)", "must be a map of settings, `name: value`"))
-        return []
-    return [(key, _Given(source, key, value)) for key, value in _flat(content or {}, "")]
-
-
-def _flat(content: Mapping[Any, object], above: str) -> list[tuple[str, object]]:
-    """Nested maps as dotted keys."""
-    pairs: list[tuple[str, object]] = []
-    for key, value in content.items():
-        name = f"{above}{key}"
-        pairs += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
-    return pairs
-
-
-def _unknown(name: str, entry: _Given) -> str:
-    import difflib  # only for a mistake
-
-    near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=CLOSE)
-    if not near:
+def _unknown(path: tuple[str, ...], entry: Given) -> str:
+    called = near(dotted(path), SETTINGS) or near(path[0], SECTIONS)
+    if called is None:
         return "no such setting; `coatcheck sidecar --help` lists them"
-    called = near[0]
-    if entry.source == "environment":
+    if entry.source == ENVIRONMENT:
         called = PREFIX + called.upper()
     elif entry.source == "flag":
         called = _flag(called)
@@ -350,7 +304,7 @@ def _check(values: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, str]
 
 
 def _check_together(
-    config: Config, given: Mapping[str, _Given], *, wrong: Mapping[str, str]
+    config: Config, given: Mapping[str, Given], *, wrong: Mapping[str, str]
 ) -> list[Mistake]:
     """What no setting shows alone."""
     rules = [

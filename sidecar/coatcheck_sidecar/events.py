@@ -83,6 +83,18 @@ TABLE: Final[Mapping[str, Line]] = {
         (Spread("claim_seconds", "Time of a claim.", "seconds", CLAIM_BUCKETS_S, ("cause",)),),
     ),
     "call": _count("debug", "calls", "tool", "decision", help="Decisions on tool calls."),
+    "completion_replayed": Line(
+        "debug",
+        (
+            Count("completions_replayed", "Model answers given from the log.", ("tool",)),
+            Count("replayed_input_tokens", "Tokens of their prompts.", ("tool",), "input_tokens"),
+            Count("replayed_output_tokens", "Tokens in them.", ("tool",), "output_tokens"),
+            Count("replayed_dollars", "What they did not cost again.", ("tool",), "dollars"),
+        ),
+    ),
+    "bypass": Line("warning"),
+    "observed": Line("info"),
+    "observed_call": Line("info"),
     "heartbeat_failed": _count(
         "warning", "heartbeat_failures", help="Heartbeats not acknowledged."
     ),
@@ -105,6 +117,9 @@ TABLE: Final[Mapping[str, Line]] = {
     "look_failed": _count("warning", "look_failures", help="Reads that failed and are repeated."),
     "passed_over": Line("debug"),
     "adopt_failed": Line("warning"),
+    "unprotected": _count(
+        "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."
+    ),
     "drain_cut": _count("error", "drains_cut", help="Drains that the deadline ended."),
     "drain": _count("info", "drains", help="Drains begun."),
 }
@@ -128,6 +143,8 @@ class Figures:
     is_unfenced: bool = False
     """The store lies inside the data folder: no other pod can be fenced by it."""
     is_draining: bool = False
+    bypass: Mapping[str, int] = field(default_factory=dict)
+    """Connections of the pod that do not go through the proxy, by remote host; few hosts."""
 
 
 class Events:

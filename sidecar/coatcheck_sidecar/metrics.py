@@ -48,6 +48,14 @@ class _FiguresCollector(Collector):
         for status, count in sorted(figures.runs.items()):
             runs.add_metric([status], count)
         yield runs
+        bypass = GaugeMetricFamily(
+            "coatcheck_bypass_connections",
+            "Open connections of the pod that do not go through the proxy.",
+            labels=["host"],
+        )
+        for host, count in sorted(figures.bypass.items()):
+            bypass.add_metric([host], count)
+        yield bypass
         for name, attribute, help in GAUGES:
             yield GaugeMetricFamily(
                 f"coatcheck_{name}", help, value=float(getattr(figures, attribute))

@@ -9,17 +9,14 @@ from hypothesis import strategies as st
 
 from coatcheck_sidecar.config import (
     ENGINE_HELP,
-    KNOWN_ELSEWHERE,
-    SERVICE_LINK,
     SETTINGS,
     Address,
     Config,
-    ConfigError,
-    Mistake,
     help_of,
     load_config,
     to_engine,
 )
+from coatcheck_sidecar.config_sources import KNOWN_ELSEWHERE, SERVICE_LINK, ConfigError, Mistake
 from coatcheck_sidecar.engine.settings import Settings
 
 IMPORT_MS_MAX = 60
@@ -76,11 +73,11 @@ def test_the_environment_names_the_file(tmp_path: Path) -> None:
 
 
 def test_every_mistake_is_told_at_once_with_its_source_and_a_mend(tmp_path: Path) -> None:
-    file = written(tmp_path, "heart_beat_s: 3\ntools:\n  charge: {effect: once}\n")
+    file = written(tmp_path, "heart_beat_s: 3\nstores:\n  charge: {effect: once}\ntools: 3\n")
     environ = {
         "COATCHECK_LEASE": "3",
         "COATCHECK_SHIP_INTERVAL_S": "soon",
-        "COATCHECK_MODE": "observe",
+        "COATCHECK_MODE": "watch",
         "COATCHECK_LISTEN": "0.0.0.0:7070",
         "COATCHECK_ADMIN_LISTEN": "7071",
         "COATCHECK_JOURNAL_BYTES_MAX": "256",
@@ -89,17 +86,18 @@ def test_every_mistake_is_told_at_once_with_its_source_and_a_mend(tmp_path: Path
     found = {m.key: m for m in mistakes(environ, file=file, puts_maxx=3)}
     assert found["heart_beat_s"].source == f"file {file}"
     assert found["heart_beat_s"].problem.endswith("did you mean heartbeat_s?")
-    assert "no such setting" in found["tools.charge.effect"].problem
+    assert "no such setting" in found["stores.charge.effect"].problem
+    assert "must be a map" in found["tools"].problem
     assert found["COATCHECK_LEASE"].problem.endswith("did you mean COATCHECK_LEASE_S?")
     assert found["--puts-maxx"].problem.endswith("did you mean --puts-max?")
     assert "number" in found["COATCHECK_SHIP_INTERVAL_S"].problem
     assert "'soon'" in found["COATCHECK_SHIP_INTERVAL_S"].problem
-    assert "not in this release" in found["COATCHECK_MODE"].problem
+    assert "'enforce', 'observe' or 'off'" in found["COATCHECK_MODE"].problem
     assert "loopback" in found["COATCHECK_LISTEN"].problem
     assert "host:port" in found["COATCHECK_ADMIN_LISTEN"].problem
     assert "1048576" in found["COATCHECK_JOURNAL_BYTES_MAX"].problem
     assert "no such setting" in found["COATCHECK_X__Y"].problem
-    assert len(found) == 10
+    assert len(found) == 11
 
 
 @pytest.mark.parametrize(
@@ -115,7 +113,7 @@ def test_every_mistake_is_told_at_once_with_its_source_and_a_mend(tmp_path: Path
         ({"COATCHECK_ALLOWED_UIDS": "1,-1"}, "COATCHECK_ALLOWED_UIDS", "greater than or equal"),
         ({"COATCHECK_LOG_LEVEL": "INFO"}, "COATCHECK_LOG_LEVEL", "'info'"),
         ({"COATCHECK_SOCKET": ""}, "COATCHECK_SOCKET", "at least 1 character"),
-        ({"COATCHECK_MODE": "on"}, "COATCHECK_MODE", "must be enforce"),
+        ({"COATCHECK_MODE": "on"}, "COATCHECK_MODE", "must be 'enforce'"),
     ],
 )
 def test_each_rule(environ: dict[str, str], key: str, part: str) -> None:
@@ -174,6 +172,7 @@ LINKS = [
 def test_service_links_and_the_clients_variables_are_passed_over() -> None:
     environ = {f"COATCHECK_{link}": "tcp://10.0.0.1:80" for link in LINKS}
     environ |= dict.fromkeys(KNOWN_ELSEWHERE - {"COATCHECK_CONFIG"}, "x")
+    environ["COATCHECK_UPSTREAM_OPENAI"] = "https://api.openai.com/v1"
     assert load(environ | {"COATCHECKED": "1", "PATH": "/bin"}) == load()
 
 

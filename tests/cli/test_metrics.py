@@ -35,6 +35,11 @@ EVENTS: dict[str, dict[str, object]] = {
     "passed_over": {"run": "r", "error": "pinned"},
     "adopt_failed": {"run": "r", "error": "schema"},
     "drain_cut": {"runs": 2},
+    "completion_replayed": {"tool": "t", "input_tokens": 9, "output_tokens": 2, "dollars": 0.1},
+    "bypass": {"host": "192.0.2.1", "connections": 1},
+    "observed": {"doubled": 1},
+    "observed_call": {"tool": "t", "pattern": "POST /", "effect": "once"},
+    "unprotected": {"host": "db.internal", "how": "connect"},
 }
 
 

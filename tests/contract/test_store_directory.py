@@ -230,10 +230,11 @@ async def test_a_network_file_system_is_refused(
 async def test_the_loop_goes_on_while_the_disk_works(store: Store) -> None:
     body = bytes(32 * 1024 * 1024)
     put = asyncio.gather(store.put("a", body), store.put("b", body))
-    longest_s, last_s = 0.0, time.perf_counter()
+    began_s = last_s = time.perf_counter()
+    longest_s = 0.0
     while not put.done():
         await asyncio.sleep(0)
         now_s = time.perf_counter()
         longest_s, last_s = max(longest_s, now_s - last_s), now_s
     await put
-    assert longest_s < 0.05
+    assert longest_s < (time.perf_counter() - began_s) / 4

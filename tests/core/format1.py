@@ -17,6 +17,7 @@ from typing import Any, Final
 from coatcheck_sidecar.core.command import Command, decode_command, encode_command
 from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delta
 from coatcheck_sidecar.core.head import (
+    MAGIC,
     Head,
     Kind,
     PackRef,
@@ -39,6 +40,9 @@ from coatcheck_sidecar.core.ownership import (
     encode_heartbeat,
     encode_summary,
 )
+from coatcheck_sidecar.core.pages import Paged
+from coatcheck_sidecar.core.patch import apply_patch
+from coatcheck_sidecar.core.patch_delta import NewState, draft, next_state
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
@@ -65,6 +69,9 @@ ROOT: Final = Path(__file__).parents[2]
 VECTORS: Final = ROOT / "tests" / "vectors" / "format1"
 DOC: Final = ROOT / "docs" / "format.md"
 STATES: Final = (b'{"n":0}', b'{"n":0,"text":"' + b"ab" * 700 + b'"}')
+BIG_STATE: Final = bytes(range(256)) * 300
+PATCH: Final = ((4_096, 5), (76_800, 6))
+"""Of the big state: five bytes of its second page, and six behind its end."""
 
 
 def ref(name: str, length: int) -> ObjectRef:
@@ -180,6 +187,17 @@ def _opened(kind: Kind, before: bytes) -> Callable[[bytes], object]:
     return opened
 
 
+def _patch_delta() -> bytes:
+    state = apply_patch(BIG_STATE, 76_806, PATCH, b"hello world")
+    return draft(Paged(BIG_STATE), NewState(state, BIG_STATE, PATCH)).delta
+
+
+def _patched(delta: bytes) -> object:
+    state = next_state(Paged(BIG_STATE), delta, bytes_max=100_000)
+    digest = hashlib.sha256(state.data).hexdigest()
+    return {"length": len(state.data), "page_sum": state.page_sum, "sha256": digest}
+
+
 OBJECTS: Final[dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]]] = {
     "head": (lambda: encode_head(HEAD), lambda data: decode_head("vector", data)),
     "head-small": (lambda: encode_head(SMALL_HEAD), lambda data: decode_head("vector", data)),
@@ -193,13 +211,14 @@ OBJECTS: Final[dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]]]
         lambda data: decode_heartbeat("vector", data),
     ),
     "command": (lambda: encode_command(COMMAND), lambda data: decode_command("vector", data)),
+    "patch-delta": (_patch_delta, _patched),
     "journal-row": (
         lambda: encode_record(Record(3, 1, 5, Checkpoint(step=1, step_high=1, delta=Body(b"z")))),
         decode_record,
     ),
 }  # fmt: skip
 """By name: how this release writes the object, and how it reads it."""
-DUMPED: Final = ("body", "head-small")
+DUMPED: Final = ("body", "head-small", "patch-delta")
 
 
 def jsonable(value: Any) -> Any:
@@ -234,10 +253,11 @@ def dump(data: bytes) -> str:
     """Each value of an object on a line: offset, bytes, meaning."""
     lines: list[str] = []
     at = 0
-    for size, meaning in ENVELOPE:
+    is_object = data.startswith(MAGIC)
+    for size, meaning in ENVELOPE if is_object else ():
         lines += _rows(at, data[at : at + size], meaning)
         at += size
-    if data[4:5] == Kind.HEAD.value:
+    if data[4:5] == Kind.HEAD.value or not is_object:
         for start, end, meaning in _values(data, at, depth=0):
             lines += _rows(start, data[start:end], meaning)
     else:

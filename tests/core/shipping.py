@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from coatcheck_sidecar.core import delta, runlog
+from coatcheck_sidecar.core import delta, patch_delta, runlog
 from coatcheck_sidecar.core.delta import decode_delta
 from coatcheck_sidecar.core.head import (
     Head,
@@ -23,6 +23,8 @@ from coatcheck_sidecar.core.head import (
     unseal,
 )
 from coatcheck_sidecar.core.model import Body, CallClass, CallState
+from coatcheck_sidecar.core.pages import Paged
+from coatcheck_sidecar.core.patch_delta import NewState, next_state
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
@@ -55,11 +57,13 @@ BODY_BYTES_MAX = 20
 
 @contextmanager
 def small_limits() -> Iterator[None]:
-    """Packs, merges and seals after a few records."""
+    """Packs, merges and seals after a few records; patches of small states."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runlog, "TAIL_BYTES_MAX", 250)
         patch.setattr(runlog, "PACKS_MAX", 2)
         patch.setattr(delta, "HEAD_DELTAS_BYTES_MAX", 200)
+        patch.setattr(patch_delta, "STATE_BYTES_MIN", 0)
+        patch.setattr(patch_delta, "TOUCHED_SHARE_MAX", 100)
         yield
 
 
@@ -81,9 +85,12 @@ class Shipping(History):
         if isinstance(event, Claimed):
             record = self.log.claim(event, at_ms=at_ms)
         elif isinstance(event, Checkpoint):
-            state = self.log.checkpoint_bytes[-300:] + self.chance() * 3
-            event = replace(event, length=len(state), delta=Body(self.log.delta_to(state)))
-            record = self.log.commit(event, state, at_ms=at_ms)
+            before = self.log.checkpoint_bytes
+            state = before[-300:] + self.chance() * 3
+            old = before if self.count % 2 else None
+            draft = self.log.draft(NewState(state, old, [(0, len(state))]))
+            event = replace(event, length=len(state), delta=Body(draft.delta))
+            record = self.log.commit(event, draft.state, at_ms=at_ms)
             self.states[record.seq] = state
         else:
             record = self.log.append(event, at_ms=at_ms)
@@ -159,11 +166,9 @@ class Shipping(History):
         log = restore(head, tag="tag", packs=packs, bodies=bodies)
         for ref, kind in ((head.chain.base, Kind.BASE), (head.chain.mid, Kind.MID)):
             if ref is not None:
-                log.checkpoint_bytes = self.sealed(ref.name, kind, log.checkpoint_bytes)
+                log.checkpoint = Paged(self.sealed(ref.name, kind, log.checkpoint_bytes))
         for change in head.chain.deltas:
-            log.checkpoint_bytes = decode_delta(
-                log.checkpoint_bytes, change.data, bytes_max=STATE_BYTES_MAX
-            )
+            log.checkpoint = next_state(log.checkpoint, change.data, bytes_max=STATE_BYTES_MAX)
         return log
 
     def tombstones(self) -> list[Tombstone]:

@@ -61,8 +61,8 @@ def test_a_patch_makes_the_new_state(changes: list[tuple[int, bytes]], length: i
         (9, [[0, 5], [4, 1]], b"123456", "at 4, after a range that ends at 5"),
         (9, [[8, 2]], b"12", "to 10 in a state of 9"),
         (9, [[2**63, 2**63]], b"12", "in a state of 9"),
-        (9, [[0, 3]], b"12", "need more than its 2"),
-        (9, [[0, 1]], b"12", "take 1 of its 2"),
+        (9, [[0, 3]], b"12", "take 3 bytes, its data has 2"),
+        (9, [[0, 1]], b"12", "take 1 bytes, its data has 2"),
     ],
 )
 def test_a_patch_out_of_bounds_is_named(length: Any, ranges: Any, data: bytes, why: str) -> None:

@@ -14,6 +14,7 @@ from coatcheck_sidecar.core.head import (
     encode_head,
 )
 from coatcheck_sidecar.core.model import NO_BODY, Body, CallState, Status
+from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -179,9 +180,9 @@ def state_of(seed: int, size: int) -> bytes:
 
 
 def commit(run: Shipping, state: bytes) -> None:
-    step, delta = run.state.step + 1, Body(run.log.delta_to(state))
-    event = Checkpoint(step=step, step_high=step, length=len(state), delta=delta)
-    record = run.log.commit(event, state, at_ms=0)
+    step, draft = run.state.step + 1, run.log.draft(NewState(state))
+    event = Checkpoint(step=step, step_high=step, length=len(state), delta=Body(draft.delta))
+    record = run.log.commit(event, draft.state, at_ms=0)
     run.records.append(record)
     run.states[record.seq] = state
 

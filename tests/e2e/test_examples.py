@@ -88,6 +88,32 @@ async def test_a_minimal_agent_goes_on_at_the_step_where_it_was_killed(
     assert len(lines) == len(set(lines)) == 3
 
 
+async def test_an_agent_behind_the_proxy_buys_each_completion_once(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    model = env.pop("OPENAI_BASE_URL")
+    upstream = {"COATCHECK_TOOLS__OPENAI__UPSTREAM": model, "COATCHECK_TOOLS__OPENAI__PRIVATE": "1"}
+    folder = tmp_path / "pod"
+    options = ["--config", str(ROOT / "examples" / "proxy_agent.yaml")]
+    command = [sys.executable, str(ROOT / "examples" / "proxy_agent.py"), "order-1"]
+    argv = python("coatcheck", "run", *options, "--", *command)
+    killed = Child(argv, env=pod_env(env | upstream, folder), log=folder / "first.log")
+    await until_said(killed, r"(?m)^step 3$")
+    killed.kill()
+    again = Child(argv, env=pod_env(env | upstream, folder), log=folder / "second.log")
+    assert await asyncio.to_thread(again.wait, LONG_S) == 0, again.last_words()
+    said = again.last_words(100_000)
+    assert steps_in(said) == [3, 4]
+    assert "in all." in said
+    lines = (folder / "parcels.txt").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 3
+    async with aiohttp.ClientSession() as http, http.get(f"{model[:-3]}/count") as answer:
+        count = await answer.json()
+    # The sidecar died with the agent here: the completion that was cut may have been asked twice.
+    assert count["distinct"] == 4
+    assert count["completions"] <= 5
+
+
 class ServedPod:
     """A sidecar and a chat service."""
 

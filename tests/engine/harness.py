@@ -21,6 +21,7 @@ from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import Clock, Journal, Listed, Store, Stored, StoreError
 from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.routes import Routes
 from coatcheck_sidecar.stores.memory import MemoryStore
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from coatcheck_sidecar.stores.spool import Spool
@@ -278,6 +279,7 @@ class Yard:
         settings: Settings = FAST,
         clock: Clock | None = None,
         store: Store | None = None,
+        routes: Routes | None = None,
     ) -> Pod:
         """Start a sidecar; pods of the same name share a socket path and a spool."""
         notes = Notes()
@@ -293,7 +295,7 @@ class Yard:
             observer=notes,
         )
         await sidecar.start()
-        server = ControlServer(sidecar, self.folder / f"{uid}.sock")
+        server = ControlServer(sidecar, self.folder / f"{uid}.sock", routes=routes)
         await server.start()
         pod = Pod(sidecar, server, self.folder / f"{uid}.sock", notes, kept)
         self.pods.append(pod)

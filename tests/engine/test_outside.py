@@ -11,6 +11,7 @@ from coatcheck_sidecar.core.command import Command, decide_command, decode_comma
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.model import Body, CallClass, Status
 from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat, summary_of
+from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
@@ -83,8 +84,9 @@ async def owned(store: Store, run: str = "r1", *, owner: str = OWNER, queue: str
     """A run with a checkpoint, as its owner has it."""
     log = await ship(store, RunLog(RunState(run)), Created(queue=queue), Claimed(owner=owner))
     state = b"state of " + run.encode()
-    step = Checkpoint(step=1, step_high=1, delta=Body(log.delta_to(state)))
-    log.commit(step, state, at_ms=SENT_MS)
+    draft = log.draft(NewState(state))
+    step = Checkpoint(step=1, step_high=1, delta=Body(draft.delta))
+    log.commit(step, draft.state, at_ms=SENT_MS)
     return await ship(store, log)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 import coatcheck
 from coatcheck.errors import CoatcheckError, InDoubt, NotApplied
@@ -28,6 +29,9 @@ QUOTE_S_MAX: Final = 1.0
 """Of a recorded read."""
 FILLER_CHARS: Final = (0, 0, 40, 400)
 """Answers of several sizes, so that some are bodies of their own."""
+BALLAST: Final = "x" * 80_000
+"""Makes some states big enough for patches, which big ones are sent and kept as."""
+BALLAST_EVERY: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,11 @@ class RunPlan:
     @property
     def acts(self) -> list[Act]:
         return [act for step in self.steps for act in step.acts]
+
+
+def _ballast(run: str) -> dict[str, str]:
+    is_big = crc32(run.encode()) % BALLAST_EVERY == 0
+    return {"ballast": BALLAST} if is_big else {}
 
 
 def plan_run(run: str, random: Random, *, has_signals: bool) -> RunPlan:
@@ -128,7 +137,7 @@ class AgentProcess:
     async def _work(self, run: coatcheck.Run) -> None:
         plan = self._world.plans[run.id]
         async with run:
-            state = given = run.state or {"log": []}
+            state = given = run.state or {**_ballast(run.id), "log": []}
             async for step in run.steps():
                 number = step.number
                 if state is given:
@@ -136,7 +145,7 @@ class AgentProcess:
                 assert number == len(state["log"]) + 1, (number, state)
                 await asyncio.sleep(self._random.uniform(0.0, plan.think_s))
                 entry = await self._step(run, step, plan.steps[number - 1])
-                state = {"log": [*state["log"], [self._world.token(), *entry]]}
+                state = {**state, "log": [*state["log"], [self._world.token(), *entry]]}
                 if number == len(plan.steps):
                     await run.finish({"steps": number}, state=state)
                     self._judge.finished(run.id, run.epoch)

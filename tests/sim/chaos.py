@@ -245,12 +245,17 @@ class Chaos:
         self._world.weather.away_until_s = self._world.loop.now_s + delay_s
 
     def _kill_journal(self, pod: Pod) -> None:
+        """An I/O error meets a process; the next one opens the file anew."""
+        if pod.process is None or pod.process.is_dead:
+            return
         self._world.note("journal dies", pod=pod.uid)
         pod.disk.die("EIO")
 
     def _deploy(self, pod: Pod) -> None:
         """The pod is told to go, and is gone when its grace is over."""
         if pod.process is None or pod.process.is_dead or pod.sidecar is None:
+            return
+        if not pod.sidecar.is_started:  # a signal is looked at once it has
             return
         self._world.note("deploy", pod=pod.uid)
         self._world.loop.start(pod.process, self._drain(pod))

@@ -17,6 +17,8 @@ from coatcheck_sidecar.core.head import (
     unseal,
 )
 from coatcheck_sidecar.core.model import Body, Call
+from coatcheck_sidecar.core.pages import Paged
+from coatcheck_sidecar.core.patch_delta import next_state
 from coatcheck_sidecar.core.record import BadRecord
 from coatcheck_sidecar.core.runlog import restore
 from coatcheck_sidecar.core.runstate import RunState
@@ -51,11 +53,12 @@ def restored_checkpoint(head: Head, peek: Peek) -> bytes | str:
                 whole = check(sealed, peek(sealed.name))
                 _, data = decode_sealed(sealed.name, whole, kind=kind)
                 state = decode_delta(state, data, bytes_max=STATE_BYTES_MAX)
+        last = Paged(state)
         for delta in head.chain.deltas:
-            state = decode_delta(state, delta.data, bytes_max=STATE_BYTES_MAX)
+            last = next_state(last, delta.data, bytes_max=STATE_BYTES_MAX)
     except (BadObject, BadDelta) as error:
         return str(error)
-    return state
+    return last.data
 
 
 def differences(found: RunState, wanted: RunState) -> Iterator[str]:

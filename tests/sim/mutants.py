@@ -23,9 +23,8 @@ from coatcheck_sidecar.core.ownership import encode_summary, summary_of
 from coatcheck_sidecar.core.record import CallOutcome, Claimed, Record
 from coatcheck_sidecar.core.runlog import RunLog, Snapshot, Verdict, Written, head_name
 from coatcheck_sidecar.core.runstate import RunState
-from coatcheck_sidecar.engine.calls import READS_FROM, Calls
+from coatcheck_sidecar.engine.attempts import READS_FROM, Reads
 from coatcheck_sidecar.engine.fleet import Fleet
-from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.shipper import MARKED, Shipper, marker_name
 from coatcheck_sidecar.engine.tasks import TaskSet
@@ -225,13 +224,13 @@ def letting_go_half_way() -> AbstractContextManager[Any]:
 
 def reads_numbered_alike() -> AbstractContextManager[Any]:
     """A sidecar that comes back numbers reads in flight as its former life did."""
-    begin = Calls.__init__
+    begin = Reads.__init__
 
-    def init(self: Calls, keeper: Keeper) -> None:
-        begin(self, keeper)
-        self._next_read = READS_FROM
+    def init(self: Reads, epoch: int) -> None:
+        begin(self, epoch)
+        self._last = READS_FROM
 
-    return patch.object(Calls, "__init__", init)
+    return patch.object(Reads, "__init__", init)
 
 
 def commands_forgotten() -> AbstractContextManager[Any]:

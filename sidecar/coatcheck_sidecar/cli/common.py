@@ -209,13 +209,14 @@ def print_table(
         table.add_row(*(Text(_visible(cell)) for cell in row))
     console = Console(highlight=False, stderr=is_aside)
     if not console.is_terminal:
-        console.width = _width(rows)
+        console.width = _width([columns, *rows])
     console.print(table)
 
 
 def _width(rows: Sequence[Sequence[object]]) -> int:
     """Where no terminal cuts lines, nothing is cut."""
-    return max(80, *(sum(len(_visible(cell)) + 3 for cell in row) for row in rows))
+    columns = zip(*rows, strict=True)
+    return max(80, sum(3 + max(len(_visible(cell)) for cell in column) for column in columns))
 
 
 def _visible(cell: object) -> str:

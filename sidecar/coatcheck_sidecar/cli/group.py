@@ -9,10 +9,12 @@ import click
 COMMANDS: Final[Mapping[str, str]] = {
     "sidecar": "Run the sidecar of a pod.",
     "run": "Run an agent with a sidecar of its own, no cluster needed.",
+    "exec": "Run an agent that can't be changed, in a run of its own.",
     "submit": "Make a run that the next idle agent takes.",
     "runs": "List runs.",
     "show": "Show a run: its state, calls and signals.",
     "log": "Show the records of a run that still count.",
+    "observe": "Show what a deploy now would lose and double (mode observe).",
     "doubts": "List calls in doubt.",
     "signal": "Send a run a value that it waits for.",
     "resolve": "Decide what became of a call in doubt.",

@@ -16,10 +16,14 @@ import click
 
 from coatcheck_sidecar.__main__ import Parts, guarded, running
 from coatcheck_sidecar.cli.common import HOME
-from coatcheck_sidecar.config import EX_USAGE, Config, ConfigError, load_config
+from coatcheck_sidecar.cli.exec import exec_args
+from coatcheck_sidecar.cli.observe import show
+from coatcheck_sidecar.config import EX_USAGE, Config, load_config
+from coatcheck_sidecar.config_sources import ConfigError
 
 EXAMPLE: Final = """\b
 Example: coatcheck run -- python agent.py
+Example: coatcheck run --run order-4711 -- ./agent-without-the-sdk.sh
 """
 EX_NOT_FOUND: Final = 127
 """As a shell says that there is no such command."""
@@ -33,11 +37,22 @@ STOP_S: Final = 5.0
 @click.option("--data", metavar="FOLDER", help=f"Journal, and the store.  [{HOME}]")
 @click.option("--store", metavar="URL", envvar="COATCHECK_STORE", help="[a folder in the data's]")
 @click.option("--config", "config_file", metavar="FILE", help="Other settings, as YAML.")
+@click.option("--run", metavar="RUN", help="Open this run for an agent that doesn't by itself.")
+@click.option("--queue", metavar="QUEUE", help="Likewise, whichever run of it is ready next.")
 @click.argument("command_line", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
-    *, data: str | None, store: str | None, config_file: str | None, command_line: Sequence[str]
+    *,
+    data: str | None,
+    store: str | None,
+    config_file: str | None,
+    run: str | None,
+    queue: str | None,
+    command_line: Sequence[str],
 ) -> None:
     """Run an agent beside a sidecar of its own; the exit status is the agent's.
+
+    With --run or --queue the agent needs no SDK: as by `coatcheck exec`, its run is opened for it,
+    and it finds its tools by COATCHECK_PROXY_URL and the variables that they name.
 
     On SIGTERM or SIGINT the agent's runs stop at their next step boundary and are released; then
     the agent gets the signal. A second one ends both at once.
@@ -49,7 +64,10 @@ def command(
     folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))  # short: a socket's path has 107 bytes
     try:
         config = _config(folder, data=data, store=store, config_file=config_file)
-        sys.exit(_run(config, [program, *command_line[1:]]))
+        args = [program, *command_line[1:]]
+        if run or queue:
+            args = exec_args(args, run=run, queue=queue)
+        sys.exit(_run(config, args))
     except ConfigError as error:
         click.echo(f"coatcheck: {error}", err=True)
         sys.exit(EX_USAGE)
@@ -101,6 +119,8 @@ async def _until_gone(
         gone = group.create_task(agent.wait())
         told = group.create_task(signals.get())
         await asyncio.wait([gone, told], return_when=asyncio.FIRST_COMPLETED)
+        if parts.watch is not None:
+            show(parts.watch.tell(parts.sidecar.doors.observer), is_aside=True)
         if told.done():
             drain = group.create_task(parts.sidecar.drain(deadline_s=grace_s))
             again = group.create_task(signals.get())

@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Mapping
 
-from coatcheck_sidecar.config import EX_USAGE, ConfigError, load_config
+from coatcheck_sidecar.config import EX_USAGE, load_config
+from coatcheck_sidecar.config_sources import ConfigError
 
 
 def start(flags: Mapping[str, object], *, config_file: str | None = None) -> int:

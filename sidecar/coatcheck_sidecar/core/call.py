@@ -114,6 +114,7 @@ TABLE: Final[Mapping[Ending, tuple[Action, Action, Action, Action, Action]]] = {
 }  # fmt: skip
 COLUMN: Final = {call_class: place for place, call_class in enumerate(CallClass)}
 
+KEPT: Final = frozenset({KEEP, KEEP_PART, KEEP_UNKNOWN})
 RESENDABLE: Final = frozenset({CallClass.READ, CallClass.IDEMPOTENT})
 """Sending these again does no harm, whatever became of earlier attempts."""
 
@@ -129,6 +130,11 @@ class _Now:
 
     def unsettled_s(self, call: Call) -> float:
         return unsettled_s(call, at_ms=self.now_ms, rules=self.rules)
+
+
+def is_kept(ending: Ending, call_class: CallClass) -> bool:
+    """An attempt that ends so ends its call: the answer is the agent's, and nothing is retried."""
+    return TABLE[ending][COLUMN[call_class]] in KEPT
 
 
 def decide(
@@ -228,16 +234,16 @@ def _replay(call: Call, event: Asked, *, now: _Now) -> Decision:
 
 def _ended(call: Call, event: Ended, *, now: _Now) -> Decision:
     action = TABLE[event.ending][COLUMN[call.call_class]]
-    is_kept = action in (KEEP, KEEP_PART, KEEP_UNKNOWN)
+    keeps = action in KEPT
     is_ours = event.attempt == call.attempt
     is_later_sent = call.call_class.is_guarded and event.attempt < call.attempt
     match call.state:
-        case CallState.NOT_APPLIED if is_kept and event.ending is not Ending.REJECTED:
+        case CallState.NOT_APPLIED if keeps and event.ending is not Ending.REJECTED:
             kept = _keep(call, event, action=action, now=now)
             return _with_alarm(kept) if is_ours or is_later_sent else kept
-        case CallState.DISPATCHED | CallState.IN_DOUBT if is_kept and is_later_sent:
+        case CallState.DISPATCHED | CallState.IN_DOUBT if keeps and is_later_sent:
             return _with_alarm(Decision(call, (AGAIN,)))
-        case CallState.DISPATCHED | CallState.IN_DOUBT if is_kept:
+        case CallState.DISPATCHED | CallState.IN_DOUBT if keeps:
             return _keep(call, event, action=action, now=now)
         case CallState.DISPATCHED | CallState.IN_DOUBT if is_ours:
             return _not_kept(call, event, action=action, now=now)

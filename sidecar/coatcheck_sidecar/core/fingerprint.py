@@ -48,6 +48,8 @@ class HttpRequest:
     headers: Sequence[tuple[str, str]] = ()
     account: str = ""
     body: bytes = b""
+    body_digest: bytes = b""
+    """SHA-256 of a body too big for memory, in place of `body`: then only equal bytes are equal."""
 
 
 def of_arguments(tool: str, arguments: bytes) -> bytes:
@@ -73,10 +75,16 @@ def of_request(
     )
     place = (request.scheme.lower(), request.authority.lower(), request.path, request.query)
     texts = (request.method.upper(), *place, request.account, str(len(kept)), *kept)
+    parts = _body_parts(request, ignored_pointers)
+    return _digest(b"http", *(text.encode("utf-8", "surrogateescape") for text in texts), *parts)
+
+
+def _body_parts(request: HttpRequest, ignored_pointers: Iterable[str]) -> tuple[bytes, bytes]:
+    if request.body_digest:
+        return b"digest", request.body_digest
     is_json = any(n.lower() == "content-type" and JSON_TYPE.match(v) for n, v in request.headers)
     body = _canonical_body(request.body, ignored_pointers) if is_json else None
-    parts = (b"raw", request.body) if body is None else (b"canonical", body)
-    return _digest(b"http", *(text.encode("utf-8", "surrogateescape") for text in texts), *parts)
+    return (b"raw", request.body) if body is None else (b"canonical", body)
 
 
 def decode_arguments(arguments: bytes) -> object:
@@ -182,6 +190,25 @@ def _without(value: Any, names: Sequence[str]) -> Any:
         case list() if INDEX.fullmatch(name) and int(name) < len(value):
             place = int(name)
             return [*value[:place], _without(value[place], rest), *value[place + 1 :]]
+        case _:
+            return value
+
+
+def blanked(value: Any, path: str) -> Any:
+    """`value` with what `path` names made empty, of its own type; unchanged if nothing is there."""
+    return _blanked(value, _names(path))
+
+
+def _blanked(value: Any, names: Sequence[str]) -> Any:
+    if not names:
+        return type(value)() if value is not None else None
+    name, *rest = names
+    match value:
+        case dict() if name in value:
+            return value | {name: _blanked(value[name], rest)}
+        case list() if INDEX.fullmatch(name) and int(name) < len(value):
+            place = int(name)
+            return [*value[:place], _blanked(value[place], rest), *value[place + 1 :]]
         case _:
             return value
 

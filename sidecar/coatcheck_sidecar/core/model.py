@@ -148,6 +148,8 @@ class Call:
     key_lifetime_s: float | None = None
     summary: str = ""
     """A short rendering of the arguments for an operator; never credentials."""
+    is_relayed: bool = False
+    """The sidecar makes the attempts: no agent can say how they stand."""
 
     @property
     def is_unsettled(self) -> bool:

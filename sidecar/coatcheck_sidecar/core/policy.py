@@ -170,7 +170,8 @@ def identify(
     so_far = asked or AskedSoFar()
     key = own or _same_call(ask, so_far) or _next_key(ask, so_far)
     found = calls.get(key)
-    unasked = [] if asked is None else _unasked(ask, asked, calls=calls.values())
+    matters = asked is not None and ask.call_class in MATTERS
+    unasked = [] if asked is None or not matters else _unasked(ask, asked, calls=calls.values())
     refusal = None
     if found is None:
         refusal = _may_not_begin(ask, unasked, calls=calls.values(), waited_s=waited_s)

@@ -81,6 +81,7 @@ class Birth:
     settle_s: float | None = None
     key_lifetime_s: float | None = None
     summary: str = ""
+    is_relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

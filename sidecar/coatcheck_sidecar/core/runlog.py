@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delta, needs_new_base
+from coatcheck_sidecar.core.delta import Chain, Delta, encode_delta, needs_new_base
 from coatcheck_sidecar.core.head import (
     Head,
     Kind,
@@ -27,6 +27,8 @@ from coatcheck_sidecar.core.head import (
     reference,
 )
 from coatcheck_sidecar.core.model import CallState, ObjectRef
+from coatcheck_sidecar.core.pages import Paged
+from coatcheck_sidecar.core.patch_delta import Draft, NewState, draft, draft_bytes, next_state
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -115,13 +117,18 @@ class RunLog:
         self._sealed: tuple[ObjectRef | None, ObjectRef | None] = (None, None)
         self._deltas: list[Delta] = []
         self.packs: tuple[PackRef, ...] = ()
-        self.checkpoint_bytes = b""
+        self.checkpoint = Paged(b"")
         self.shipped_seq = 0
         self.tag: str | None = None
         self.nonce: bytes | None = None
         """Of the head that stands in the store, as far as we know."""
         self.written: dict[bytes, Written] = {}
         """By nonce: what we tried to write since then."""
+
+    @property
+    def checkpoint_bytes(self) -> bytes:
+        """The state of the last checkpoint."""
+        return self.checkpoint.data
 
     @property
     def chain(self) -> Chain:
@@ -154,7 +161,7 @@ class RunLog:
         """Take in a record from the journal of a former life, with the state it makes."""
         if isinstance(record.event, Checkpoint):
             delta = record.event.delta.data or b""
-            self.checkpoint_bytes = decode_delta(self.checkpoint_bytes, delta, bytes_max=bytes_max)
+            self.checkpoint = next_state(self.checkpoint, delta, bytes_max=bytes_max)
         self.take(record)
 
     def attach(self, seq: int, ref: ObjectRef) -> None:
@@ -164,14 +171,18 @@ class RunLog:
             (body,) = bodies_of(kept)
             self.state.records[seq] = with_body(kept, replace(body, ref=ref))
 
-    def delta_to(self, state: bytes) -> bytes:
+    def draft(self, state: NewState) -> Draft:
         """What `commit` of this state will add; may run in a thread, between two commits."""
-        return encode_delta(self.checkpoint_bytes, state)
+        return draft(self.checkpoint, state)
 
-    def commit(self, event: Checkpoint, state: bytes, *, at_ms: int) -> Record:
-        """Append a checkpoint that makes `state` of the one before."""
+    def draft_bytes(self, state: NewState) -> int:
+        """How much `draft` has to look at."""
+        return draft_bytes(self.checkpoint, state)
+
+    def commit(self, event: Checkpoint, state: Paged, *, at_ms: int) -> Record:
+        """Append a checkpoint that makes `state`, as drafted, of the one before."""
         record = self.append(event, at_ms=at_ms)
-        self.checkpoint_bytes = state
+        self.checkpoint = state
         return record
 
     @property

@@ -14,6 +14,9 @@ from coatcheck_sidecar.engine.keeper import Keeper
 TOKEN_CHARS: Final = 32
 """128 bits of a SHA-256, as hex."""
 
+OVER_MAX: Final = 10_000
+"""Tokens remembered whose run is over here, so that their agents are told so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:
@@ -31,11 +34,13 @@ class Bindings:
         """`secret` has 32 bytes and stays with the data folder."""
         self._secret = secret
         self._bound: dict[str, Binding] = {}
+        self._over: dict[str, None] = {}
 
     def bind(self, keeper: Keeper, calls: Calls, *, incarnation: bytes) -> str:
         """The token for this life of the run's agent; an earlier life's ends with it."""
         self.unbind(keeper.run)
         token = self._token(keeper.run, incarnation)
+        self._over.pop(token, None)
         self._bound[token] = Binding(keeper, calls, incarnation)
         return token
 
@@ -44,6 +49,13 @@ class Bindings:
         gone = [token for token, bound in self._bound.items() if bound.keeper.run == run]
         for token in gone:
             del self._bound[token]
+            self._over[token] = None
+        while len(self._over) > OVER_MAX:
+            del self._over[next(iter(self._over))]
+
+    def was_bound(self, token: str) -> bool:
+        """It was given out here, and is over."""
+        return token in self._over
 
     def find(self, token: str) -> Binding | None:
         """What a token stands for; `None` for one that is made up or over."""

@@ -1,6 +1,7 @@
 """The tool calls of one owned run: performs what `core/call.py` decides, in its order."""
 
 import asyncio
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -43,45 +44,22 @@ from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, identify,
 from coatcheck_sidecar.core.record import Event
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.writes import event_of
+from coatcheck_sidecar.engine.attempts import (
+    READS_FROM,
+    Answer,
+    AskUpstream,
+    Follows,
+    Go,
+    Reads,
+    Recorded,
+    Turn,
+    refusal_of,
+)
 from coatcheck_sidecar.engine.keeper import Keeper
 
 KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
-READS_FROM: Final = 2**40
-"""Numbers above it name reads that are under way: no log is that long."""
-READS_OF_EPOCH: Final = 2**20
-"""Each ownership has its own of them, so that an outcome meant for a sidecar that died is not taken
-for that of another read."""
 NOTHING_ASKED: Final = AskedSoFar()
-SUMMARIES_MAX: Final = 20
-"""Calls that a refusal lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Go:
-    """Make the attempt; guarded ones not after `until_boot_s`."""
-
-    call: Call
-    upstream_key: str
-    until_boot_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The call was made; this came back."""
-
-    call: Call
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class AskUpstream:
-    """The call may have been made: probe, and say what the upstream answered."""
-
-    call: Call
-
-
-Answer = Go | Recorded | AskUpstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +81,10 @@ class Calls:
         settings = keeper.doors.settings
         self._rules = Rules(pause_max_s=settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
         self._asked = NOTHING_ASKED
-        self._reads: dict[int, Call] = {}
-        self._reads_by_key: dict[str, Call] = {}
-        self._next_read = READS_FROM + self._state.epoch * READS_OF_EPOCH
+        self._reads = Reads(self._state.epoch)
         self._probing: dict[int, _Pending] = {}
+        self._in_flight: set[int] = set()
+        """Calls that this process is sending itself."""
         self._waiters: list[asyncio.Future[None]] = []
         keeper.on_new_step = self.begin
 
@@ -114,9 +92,13 @@ class Calls:
         """A new step, or a new life of the agent: ordinals begin anew."""
         self._asked = NOTHING_ASKED
         self._reads.clear()
-        self._reads_by_key.clear()
         self._probing.clear()
         self.changed()
+
+    @property
+    def step(self) -> int:
+        """The step under way."""
+        return self._state.step + 1
 
     def changed(self) -> None:
         """Whoever waits for a call looks again."""
@@ -138,8 +120,10 @@ class Calls:
         One that it does not name never reached it. `answered` are the calls of its step whose
         answer it has, `is_known` says that this process heard all its askings.
         """
+        await self.adopt()
         for call in list(self._state.calls.values()):
-            if call.epoch == epoch and call.state is CallState.IN_DOUBT:
+            is_its_own = call.epoch == epoch and not call.is_relayed
+            if is_its_own and call.state is CallState.IN_DOUBT:
                 life = lives.get(call.number, Life.UNSTARTED)
                 report = Reported(life, self._state.epoch)
                 await self._perform(self._decide(call, report), call.key)
@@ -152,17 +136,29 @@ class Calls:
                 answered=answered,
             )
 
+    async def adopt(self) -> None:
+        """The run was claimed anew: what this process is sending goes on under the new epoch."""
+        for number in sorted(self._in_flight):
+            call = self._state.calls.get(number)
+            if call is not None and call.state is CallState.IN_DOUBT:
+                report = Reported(Life.RUNNING, self._state.epoch)
+                await self._perform(self._decide(call, report), call.key)
+
     async def ask(self, ask: Ask, *, level: Level) -> Answer:
         """What to do about a call before it is made; raises `Refusal`."""
-        draft = await self._identify(ask)
-        return await self._ask(draft, level)
+        draft = await self.identify(ask)
+        return await self.ask_for(draft, level=level)
 
-    async def _identify(self, ask: Ask) -> Call:
+    async def identify(self, ask: Ask, *, is_relayed: bool = False) -> Call:
+        """Which call is asked for, as a draft of it; raises `Refusal`.
+
+        `is_relayed`: this process makes the attempts.
+        """
         clock = self._keeper.doors.clock
         began_s = clock.monotonic()
         while True:
             self._keeper.check_owned()
-            calls = {**self._state.by_key, **self._reads_by_key}
+            calls = ChainMap(self._reads.by_key, self._state.by_key)
             waited_s = clock.monotonic() - began_s
             found = identify(
                 ask, self._asked, calls=calls, epoch=self._state.epoch, waited_s=waited_s
@@ -171,25 +167,44 @@ class Calls:
                 case Identified(draft, asked):
                     self._asked = asked
                     self.changed()
-                    return draft
+                    return replace(draft, is_relayed=is_relayed)
                 case Wait(delay_s):
-                    await self._wait_for_change(delay_s)
+                    await self.wait_for_change(delay_s)
                 case Hold() | Refuse():
                     raise self._refusal(found, ask.tool)
                 case None:
                     raise AssertionError("an SDK's asking always has an incarnation")
 
-    async def _ask(self, draft: Call, level: Level) -> Answer:
+    async def ask_for(
+        self,
+        draft: Call,
+        *,
+        level: Level,
+        turn: Turn | None = None,
+        patience_s: float | None = None,
+    ) -> Answer:
+        """What to do about the call that `identify` named, now; raises `Refusal`.
+
+        `patience_s` is how long the agent waits for an equal call that is in flight.
+        """
         clock = self._keeper.doors.clock
-        until_s = clock.monotonic() + self._keeper.doors.settings.join_wait_s
+        join_s = self._keeper.doors.settings.join_wait_s if patience_s is None else patience_s
+        until_s = clock.monotonic() + join_s
+        is_joined = False
         while True:
             self._keeper.check_owned()
-            call = self._reads_by_key.get(draft.key) or self._state.by_key.get(draft.key)
+            if turn is not None:
+                await turn(self._known(draft.key))
+                self._keeper.check_owned()
+            call = self._known(draft.key)
             draft = replace(draft, number=self._number(draft, call), epoch=self._state.epoch)
             decision = self._decide(call, Asked(draft, level))
+            is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)
             answer = await self._perform(decision, draft.key)
             if isinstance(answer, AskUpstream):
                 self._probing[draft.number] = _Pending(draft, level, self._keeper.now_ms())
+            elif isinstance(answer, Recorded):
+                answer = replace(answer, is_joined=is_joined)
             if answer is not None:
                 self._keeper.doors.observer.note(
                     "call", tool=draft.tool, decision=type(answer).__name__.lower()
@@ -202,6 +217,9 @@ class Calls:
                     retry=Retry.LATER,
                 )
 
+    def _known(self, key: str) -> Call | None:
+        return self._reads.by_key.get(key) or self._state.by_key.get(key)
+
     def _number(self, draft: Call, call: Call | None) -> int:
         if call is not None:
             return 0 if call.number > READS_FROM else call.number
@@ -211,19 +229,60 @@ class Calls:
         self, number: int, attempt: int, *, ending: Ending, body: bytes | None, reason: str
     ) -> int:
         """An attempt is over; returns when that is durable, with the log's sequence number."""
-        call = self._find(number)
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
-        decision = self._decide(call, Ended(attempt, ending, outcome))
         try:
-            await self._perform(decision, call.key)
+            await self.over(number, Ended(attempt, ending, outcome), patience_s=0, level=Level.NODE)
         except Refusal as error:
             # That it is in doubt now is what the agent just told: an answer to its next asking.
             if error.code not in (ErrorCode.IN_DOUBT, ErrorCode.HELD):
                 raise
         return self._state.seq
 
+    async def over(
+        self,
+        number: int,
+        event: Ended,
+        *,
+        patience_s: float,
+        level: Level,
+        is_heard: bool = True,
+    ) -> Follows:
+        """An attempt is over; returns what follows, when that is durable at `level`.
+
+        Raises `Refusal` if the call is held now. Unless it `is_heard`, no agent gets the answer.
+        """
+        call = self._find(number)
+        self._in_flight.discard(number)
+        decision = self._decide(call, event, patience_s=patience_s)
+        await self._record(decision, call.key, level=level)
+        follows: Follows = Wait(0.0)
+        for effect in decision.effects:
+            if isinstance(effect, Wait | Deliver):
+                follows = effect
+            if not isinstance(effect, Wait) and (is_heard or not isinstance(effect, Deliver)):
+                await self._act(effect, decision.state, key=call.key)
+        return follows
+
+    async def rest(self, key: str, delay_s: float) -> None:
+        """Wait, but no longer than until something becomes of the call under `key`."""
+        clock = self._keeper.doors.clock
+        until_s = clock.monotonic() + delay_s
+        call = self._known(key)
+        while (left_s := until_s - clock.monotonic()) > 0 and self._known(key) is call:
+            await self.wait_for_change(left_s)
+
+    def left_open(self, key: str) -> None:
+        """The answer under `key` did not reach the agent: the next equal asking is this call."""
+        self._asked = self._asked.left_open(key)
+
     async def probed(
-        self, number: int, attempt: int, *, applied: bool, body: bytes | None
+        self,
+        number: int,
+        attempt: int,
+        *,
+        applied: bool,
+        body: bytes | None,
+        patience_s: float | None = None,
     ) -> Answer:
         """The upstream was asked; what to do now.
 
@@ -233,11 +292,11 @@ class Calls:
         pending = self._probing.pop(number, _Pending(call, Level.NODE, sent_ms=0))
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         event = Probed(attempt, applied, pending.sent_ms, outcome)
-        await self._perform(self._decide(call, event), call.key)
-        return await self._ask(pending.draft, pending.level)
+        await self._perform(self._decide(call, event, patience_s=patience_s), call.key)
+        return await self.ask_for(pending.draft, level=pending.level, patience_s=patience_s)
 
     def _find(self, number: int) -> Call:
-        call = self._reads.get(number) or self._state.calls.get(number)
+        call = self._reads.find(number) or self._state.calls.get(number)
         if call is None:
             raise Refusal(
                 ErrorCode.NOT_FOUND,
@@ -247,22 +306,32 @@ class Calls:
             )
         return call
 
-    def _decide(self, call: Call | None, event: CallEvent) -> Decision:
+    def _decide(
+        self, call: Call | None, event: CallEvent, *, patience_s: float | None = None
+    ) -> Decision:
         if call is not None and call.number > READS_FROM:
             call = replace(call, number=0)
         return decide(
             call,
             event,
             now_ms=self._keeper.now_ms(),
-            patience_s=self._keeper.doors.settings.join_wait_s if _is_waiting(event) else 0.0,
+            patience_s=self._keeper.doors.settings.join_wait_s
+            if patience_s is None
+            else patience_s,
             rules=self._rules,
         )
 
     async def _perform(self, decision: Decision, key: str) -> Answer | None:
         """Write what is to be written, wait until it is durable, then act; `None`: ask again."""
+        await self._record(decision, key, level=Level.NODE)
+        answer = None
+        for effect in decision.effects:
+            answer = await self._act(effect, decision.state, key=key) or answer
+        return answer
+
+    async def _record(self, decision: Decision, key: str, *, level: Level) -> None:
         number = (decision.state.number if decision.state else 0) or self._state.seq + 1
         events: list[Event] = []
-        level = Level.NODE
         for effect in decision.effects:
             event = event_of(effect, call=number)
             if event is not None:
@@ -271,11 +340,8 @@ class Calls:
                 level = effect.level
         if events:
             await self._write(events, level=level, decision=decision)
-        self._remember_read(decision.state, is_recorded=bool(events), key=key)
-        answer = None
-        for effect in decision.effects:
-            answer = await self._act(effect, decision.state, key=key) or answer
-        return answer
+        self._reads.remember(decision.state, is_recorded=bool(events), key=key)
+        self.changed()
 
     async def _write(self, events: list[Event], *, level: Level, decision: Decision) -> None:
         records = self._keeper.append(*events)
@@ -283,94 +349,64 @@ class Calls:
         try:
             await self._keeper.durable(records, level)
         except asyncio.CancelledError:
-            self._take_back(decision)
+            if decision.state is not None and _sends(decision):
+                self.take_back(decision.state)
             raise
-        self.changed()
 
-    def _take_back(self, decision: Decision) -> None:
+    def take_back(self, call: Call) -> None:
         """Nobody waits for the `go` any more: the attempt is known not to have left."""
-        call = decision.state
-        if call is None or not any(isinstance(effect, Send) for effect in decision.effects):
+        self._in_flight.discard(call.number)
+        if call.number > READS_FROM or self._keeper.is_over:
             return
-        taken_back = self._decide(
-            self._state.calls.get(call.number), Ended(call.attempt, Ending.NOT_SENT)
-        )
+        ended = Ended(call.attempt, Ending.NOT_SENT)
+        taken_back = self._decide(self._state.calls.get(call.number), ended)
         events = [event_of(effect, call=call.number) for effect in taken_back.effects]
         wanted = [event for event in events if event is not None]
-        if wanted and not self._keeper.is_over:
+        if wanted:
             self._keeper.write_later(self._keeper.append(*wanted))
             self.changed()
-
-    def _remember_read(self, call: Call | None, *, is_recorded: bool, key: str) -> None:
-        """Reads are in the log once they are answered; until then they have numbers of ours."""
-        known = self._reads_by_key.pop(key, None)
-        if known is not None:
-            self._reads.pop(known.number, None)
-        is_read = call is not None and call.call_class is CallClass.READ
-        if call is not None and is_read and not is_recorded and call.state is not CallState.DONE:
-            self._next_read += 1
-            call = replace(call, number=self._next_read)
-            self._reads[call.number] = call
-            self._reads_by_key[key] = call
-        self.changed()
 
     async def _act(self, effect: CallEffect, call: Call | None, *, key: str) -> Answer | None:
         match effect:
             case Send(_, upstream_key) if call is not None:
-                return Go(self._reads_by_key.get(key, call), upstream_key, self._until(call))
+                return self._go(self._reads.by_key.get(key, call), upstream_key)
             case Replay(outcome) if call is not None:
                 return Recorded(call, outcome)
             case Probe() if call is not None:
                 return AskUpstream(call)
             case Join():
-                await self._wait_for_change(self._keeper.doors.settings.join_wait_s)
-            case Wait(delay_s) if delay_s > 0:
-                await self._wait_for_change(delay_s)
-            case Deliver(final=False):
-                self._asked = self._asked.left_open(key)
-            case Deliver(final=True):
-                self._asked = self._asked.settled(key)
+                await self.rest(key, self._keeper.doors.settings.join_wait_s)
+            case Wait(delay_s):
+                await self.rest(key, delay_s)
+            case Deliver(final):
+                self._asked = self._asked.settled(key) if final else self._asked.left_open(key)
             case Alarm(reason):
-                number = call.number if call else 0
-                self._keeper.doors.observer.note(
-                    "alarm", run=self._keeper.run, call=number, reason=reason
-                )
+                number, run = call.number if call else 0, self._keeper.run
+                self._keeper.doors.observer.note("alarm", run=run, call=number, reason=reason)
             case Hold() | Refuse():
-                self._asked = self._asked.left_open(key)
+                self.left_open(key)
                 raise self._refusal(effect, call.tool if call else "")
             case _:
                 pass
         return None
 
-    def _until(self, call: Call) -> float | None:
-        if not call.call_class.is_guarded:
-            return None
-        return self._keeper.shipper.owned_from_s + self._keeper.doors.settings.lease_s
+    def _go(self, call: Call, upstream_key: str) -> Go:
+        if call.is_relayed and call.number < READS_FROM:
+            self._in_flight.add(call.number)
+        until_s = None
+        if call.call_class.is_guarded:
+            until_s = self._keeper.shipper.owned_from_s + self._keeper.doors.settings.lease_s
+        return Go(call, upstream_key, until_s)
 
-    async def _wait_for_change(self, delay_s: float) -> None:
+    async def wait_for_change(self, delay_s: float) -> None:
+        """Until something of any call of the run changes, or the delay is over."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await asyncio.wait([waiter], timeout=delay_s)
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
-        numbers = effect.calls if isinstance(effect, Hold) else ()
-        calls = [self._state.calls[n] for n in numbers[:SUMMARIES_MAX] if n in self._state.calls]
-        listed = "; ".join(f"call {c.number} {c.tool}({c.summary})" for c in calls)
-        run = self._keeper.run
-        mend = f"; see `coatcheck doubts {run}`, decide with `coatcheck resolve`" if calls else ""
-        return Refusal(
-            ErrorCode(effect.code.value),
-            f"{tool} of run {run}: {effect.reason}{': ' if listed else ''}{listed}{mend}",
-            retry=Retry.LATER if isinstance(effect, Refuse) else Retry.NEVER,
-            run=run,
-            tool=tool,
-            reason=effect.reason,
-            calls=[
-                {"call": c.number, "tool": c.tool, "step": c.step, "first_sent_ms": c.first_sent_ms}
-                for c in calls
-            ],
-        )
+        return refusal_of(effect, run=self._keeper.run, tool=tool, calls=self._state.calls)
 
 
-def _is_waiting(event: CallEvent) -> bool:
-    return isinstance(event, Asked | Probed)
+def _sends(decision: Decision) -> bool:
+    return any(isinstance(effect, Send) for effect in decision.effects)

@@ -1,35 +1,176 @@
-"""One tool call over HTTP, from the agent's request to the end of its answer."""
+"""Tool calls over HTTP, from the agent's request to the end of its answer: all ways end here."""
 
-from dataclasses import dataclass
-from typing import Protocol
+import asyncio
+from collections.abc import Callable
+from typing import Final
 
-from coatcheck_sidecar.core.model import Level
-from coatcheck_sidecar.core.policy import Ask
+from coatcheck_sidecar.core.call import decide, is_kept
+from coatcheck_sidecar.core.call_events import Asked, Decision, Ended, Send, Wait
+from coatcheck_sidecar.core.doubt import Rules
+from coatcheck_sidecar.core.http_outcome import ending
+from coatcheck_sidecar.core.model import Call, CallClass, CallState
+from coatcheck_sidecar.core.problem import DECISION
+from coatcheck_sidecar.core.relay import header
 from coatcheck_sidecar.core.tool import Tool
+from coatcheck_sidecar.engine.accounts import Accounts
+from coatcheck_sidecar.engine.answers import Came, Taking, nothing
+from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.bindings import Binding
-from coatcheck_sidecar.ports import AgentReply, Outgoing
+from coatcheck_sidecar.engine.errand import Errand
+from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.engine.turns import Turns
+from coatcheck_sidecar.engine.wanted import Wanted, clear, no_answer, outgoing
+from coatcheck_sidecar.ports import AgentReply, Clock, Lost, NotSent, Observer, Upstream
+
+__all__ = ["Exchange", "Wanted"]
+
+PASSED: Final = Call(
+    number=0,
+    key="",
+    step=0,
+    tool="",
+    call_class=CallClass.READ,
+    fingerprint=b"",
+    state=CallState.INTENT,
+    is_relayed=True,
+)
+"""Stands for every read that is passed on and forgotten."""
+NO_DOUBT: Final = Rules(pause_max_s=0.0, key_margin_s=0.0)
+"""A read is in none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """A request that was taken in whole, and which call it is."""
+class Exchange:
+    """Performs what the call table says."""
 
-    tool: Tool
-    ask: Ask
-    """`ask.call_class` says how it is treated."""
-    outgoing: Outgoing
-    """Without the upstream key, which is put on when it is sent."""
-    is_recorded: bool
-    """False for a read that is passed on and forgotten."""
-    level: Level
+    def __init__(
+        self,
+        upstream_of: Callable[[Tool], Upstream],
+        *,
+        clock: Clock,
+        observer: Observer,
+        accounts: Accounts,
+    ) -> None:
+        """`upstream_of` gives a tool's connections."""
+        self._upstream_of = upstream_of
+        self._accounts = accounts
+        self._clock = clock
+        self._observer = observer
+        self._turns: dict[str, Turns] = {}
+        self._tasks = TaskSet(self._task_failed)
 
-
-class Exchange(Protocol):
-    """Performs what the call table says; every way in ends here."""
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self._observer.note("task_failed", name=name, error=repr(error))
 
     async def perform(self, binding: Binding, wanted: Wanted, *, reply: AgentReply) -> None:
         """Answer the agent, from the log or from the upstream. Raises `Refusal` before `start`.
 
         After `reply.start` nothing is raised: an answer that can't be completed is `cut`. If the
-        agent hangs up, the upstream's answer is still taken in whole.
+        agent hangs up (the caller is cancelled), the upstream's answer is still taken in whole.
         """
+        if not wanted.is_recorded:
+            try:
+                await self._pass(wanted, reply)
+            finally:
+                clear(wanted)
+            return
+        tool = wanted.tool
+        errand = Errand(
+            binding,
+            wanted,
+            reply=reply,
+            upstream=self._upstream_of(tool),
+            turns=self._turns_of(wanted),
+            clock=self._clock,
+            observer=self._observer,
+            accounts=self._accounts,
+        )
+        try:
+            await self._tasks.whole(self._run(errand, wanted), name=f"call of {tool.name}")
+        except asyncio.CancelledError:
+            errand.abandon()
+            raise
+
+    async def _run(self, errand: Errand, wanted: Wanted) -> None:
+        began_s = self._clock.monotonic()
+        try:
+            await errand.run()
+        finally:
+            clear(wanted)
+            added_s = self._clock.monotonic() - began_s - errand.upstream_s
+            self._observer.note(
+                "exchange", tool=wanted.tool.name, decision=errand.decision, added_s=added_s
+            )
+
+    def _turns_of(self, wanted: Wanted) -> Turns:
+        tool = wanted.tool
+        turns = self._turns.get(tool.name)
+        if turns is None:
+            turns = self._turns[tool.name] = Turns(tool)
+        return turns
+
+    # Reads that nobody keeps
+
+    async def _pass(self, wanted: Wanted, reply: AgentReply) -> None:
+        tool, turns = wanted.tool, self._turns_of(wanted)
+        upstream = self._upstream_of(tool)
+        until_s = self._clock.monotonic() + tool.patience_s
+        call = PASSED
+        while True:
+            asked = self._decide(call, Asked(call))
+            sent = next(effect for effect in asked.effects if isinstance(effect, Send))
+            go = Go(asked.state or call, sent.upstream_key, None)
+            await turns.take()
+            try:
+                came = await self._relay(upstream, wanted, go=go, reply=reply)
+            finally:
+                turns.give_back()
+            if came is None:
+                break
+            left_s = max(0.0, until_s - self._clock.monotonic())
+            ended = Ended(go.call.attempt, came.ending, retry_after_s=came.retry_after_s)
+            patience_s = 0.0 if reply.is_gone else left_s
+            after = self._decide(go.call, ended, patience_s=patience_s)
+            wait = next((effect for effect in after.effects if isinstance(effect, Wait)), None)
+            if wait is None:
+                if not came.status:
+                    raise no_answer(tool, came)
+                await came.deliver(reply)
+                break
+            await self._clock.sleep(wait.delay_s)
+            call = after.state or call
+        self._observer.note("call", tool=tool.name, decision="passed")
+
+    def _decide(self, call: Call, event: Asked | Ended, *, patience_s: float = 0.0) -> Decision:
+        return decide(call, event, now_ms=1, patience_s=patience_s, rules=NO_DOUBT)
+
+    async def _relay(
+        self, upstream: Upstream, wanted: Wanted, *, go: Go, reply: AgentReply
+    ) -> Came | None:
+        """One attempt; `None` if the agent has its answer, or the beginning of one that was cut."""
+        tool = wanted.tool
+        try:
+            async with upstream.send(outgoing(wanted, go)) as answer:
+                headers = answer.headers
+                found = ending(
+                    answer.status,
+                    profile=tool.profile,
+                    has_retry_after=bool(header(headers, "retry-after")),
+                )
+                if not is_kept(found, CallClass.READ):
+                    taking = Taking(tool, CallClass.READ, reply=reply, clock=self._clock)
+                    return await taking.take(answer)
+                await reply.start(answer.status, (*headers, (DECISION, "sent")))
+                try:
+                    async for data in answer.pieces():
+                        await reply.write(data)
+                except Lost:
+                    reply.cut()
+                    return None
+                await reply.end()
+        except (NotSent, Lost) as error:
+            return nothing(error)
+        return None
+
+    async def close(self) -> None:
+        """Stop what is under way: what was sent and not answered is in doubt."""
+        await self._tasks.close()

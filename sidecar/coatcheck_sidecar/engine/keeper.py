@@ -8,6 +8,7 @@ from coatcheck.wire import ErrorCode, Push, Retry
 from coatcheck_sidecar.core.head import Kind, reference, seal
 from coatcheck_sidecar.core.model import Body, Level, ObjectRef, Status
 from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
+from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
     Checkpoint,
     Claimed,
@@ -31,7 +32,7 @@ from coatcheck_sidecar.ports import JournalDead, StoreError
 RETRY_BASE_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 BIG_STATE_BYTES: Final = 1_048_576
-"""A delta of more takes over a millisecond: it is made beside the loop."""
+"""A delta that looks at more takes over a millisecond: it is made beside the loop."""
 
 PushTo = Callable[[Push, dict[str, Any]], None]
 
@@ -159,7 +160,7 @@ class Keeper:
 
     # The agent's side
 
-    async def commit(self, *, step: int, level: Level, schema: int, state: bytes,
+    async def commit(self, *, step: int, level: Level, schema: int, state: NewState,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
         """End a step with its checkpoint; the sequence number. Safe to repeat."""
         async with self._committing:
@@ -183,7 +184,7 @@ class Keeper:
             await self.shipper.shipped(seq)
 
     async def _checkpoint(
-        self, *, step: int, schema: int, state: bytes, signals: tuple[int, ...]
+        self, *, step: int, schema: int, state: NewState, signals: tuple[int, ...]
     ) -> Record:
         self.check_owned()
         at = self.log.state
@@ -193,21 +194,21 @@ class Keeper:
                 f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
             )
         self.check_nothing_open("commit")
-        if len(state) + len(self.log.checkpoint_bytes) > BIG_STATE_BYTES:
-            delta = await asyncio.to_thread(self.log.delta_to, state)
+        if self.log.draft_bytes(state) > BIG_STATE_BYTES:
+            draft = await asyncio.to_thread(self.log.draft, state)
             self.check_owned()
         else:
-            delta = self.log.delta_to(state)
+            draft = self.log.draft(state)
         event = Checkpoint(
             step=step,
             step_high=max(step, at.checkpoint.step_high),
             schema=schema,
             code_version=self.agent.code_version if self.agent else "",
-            length=len(state),
+            length=len(state.data),
             consumed=signals,
-            delta=Body(delta),
+            delta=Body(draft.delta),
         )
-        record = self.log.commit(event, state, at_ms=self.now_ms())
+        record = self.log.commit(event, draft.state, at_ms=self.now_ms())
         self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
         return record
@@ -240,7 +241,7 @@ class Keeper:
         self.check_nothing_open("wait_for")
         await self._let_go(Parked(name=name, payload=Body(payload)))
 
-    async def finish(self, *, step: int, schema: int, state: bytes | None, result: bytes,
+    async def finish(self, *, step: int, schema: int, state: NewState | None, result: bytes,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
         """The last checkpoint, if there is a state, and the result, in one append."""
         async with self._committing:

@@ -89,6 +89,8 @@ class Outside:
         self._store = store
         self._clock = clock
         self._settings = settings or Settings()
+        self.on_placed: Callable[[], None] = lambda: None
+        """Told after a command was put into an owner's inbox."""
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
         background = Lane(self._settings.puts_max)
@@ -255,6 +257,7 @@ class Outside:
             name = f"{inbox_prefix(head.owner, command.run)}{command.id}"
             await self._store.put(name, encode_command(command))
             placed[head.owner] = name
+            self.on_placed()
         return None
 
     async def _append(self, command: Command) -> Done | None:

@@ -18,6 +18,8 @@ from coatcheck_sidecar.core.head import (
     unseal,
 )
 from coatcheck_sidecar.core.model import ObjectRef
+from coatcheck_sidecar.core.pages import Paged
+from coatcheck_sidecar.core.patch_delta import next_state
 from coatcheck_sidecar.core.record import BadRecord, Claimed, Record
 from coatcheck_sidecar.core.runlog import RunLog, head_name, restore
 from coatcheck_sidecar.core.session import Refusal
@@ -109,25 +111,21 @@ async def _read_named(store: Store, head: Head, *, tag: str, bytes_max: int) -> 
     state = _checkpoint(head.chain, objects, bytes_max=bytes_max)
     bodies = {name: unseal(name, data, kind=Kind.BODY)[0] for name, data in objects.items()}
     log = restore(head, tag=tag, packs=packs, bodies=bodies)
-    log.checkpoint_bytes = state
+    log.checkpoint = state
     return log
 
 
-def _checkpoint(chain: Chain, objects: dict[str, bytes], *, bytes_max: int) -> bytes:
+def _checkpoint(chain: Chain, objects: dict[str, bytes], *, bytes_max: int) -> Paged:
     """The state at the end of the chain; takes base and mid out of `objects`."""
     state = b""
     for ref, kind in ((chain.base, Kind.BASE), (chain.mid, Kind.MID)):
         if ref is not None:
             _, data = decode_sealed(ref.name, objects.pop(ref.name), kind=kind)
             state = decode_delta(state, data, bytes_max=bytes_max)
-    return replay_deltas(state, [d.data for d in chain.deltas], bytes_max=bytes_max)
-
-
-def replay_deltas(state: bytes, deltas: Sequence[bytes], *, bytes_max: int) -> bytes:
-    """Apply deltas in order; raises `BadDelta`."""
-    for data in deltas:
-        state = decode_delta(state, data, bytes_max=bytes_max)
-    return state
+    last = Paged(state)
+    for delta in chain.deltas:
+        last = next_state(last, delta.data, bytes_max=bytes_max)
+    return last
 
 
 def hold_against(head: Head, rows: Sequence[Record]) -> tuple[list[Record], list[Record]]:

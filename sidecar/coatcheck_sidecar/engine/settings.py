@@ -22,6 +22,8 @@ class Settings:
     """How often a queue with idle agents is listed."""
     agent_wait_s: float = 30.0
     """How long a run whose agent died waits for a new one here before others may have it."""
+    agent_silence_s: float = 60.0
+    """How long an agent over HTTP may ask for nothing before it counts as gone."""
     orphan_wait_s: float = 5.0
     """How long a new call waits for recorded ones of its step to be asked for again."""
     join_wait_s: float = 600.0

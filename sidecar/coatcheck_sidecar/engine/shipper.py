@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from coatcheck.wire import ErrorCode
-from coatcheck_sidecar.core.delta import decode_delta
+from coatcheck_sidecar.core.delta import BadDelta, decode_delta
 from coatcheck_sidecar.core.head import (
     BadObject,
     Head,
@@ -30,7 +31,7 @@ from coatcheck_sidecar.core.runlog import (
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.settings import Settings
-from coatcheck_sidecar.ports import Clock, Observer, Store, StoreError, StoreRefused
+from coatcheck_sidecar.ports import Clock, Observer, Store, Stored, StoreError, StoreRefused
 
 NONCE_BYTES: Final = 16
 RETRY_BASE_S: Final = 0.1
@@ -38,6 +39,8 @@ RETRY_MAX_S: Final = 2.0
 """Back-off while the store is away: short, since guarded calls wait for it."""
 DAMAGED_LOOKS_MAX: Final = 3
 """A head that can't be read so often in a row is damaged, and not only badly read."""
+SEAL_HERE_BYTES_MAX: Final = 262_144
+"""A bigger state takes over half a millisecond to seal: that is done beside the loop."""
 MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED})
 """Statuses in which nobody owns a run and a marker tells where it is."""
 
@@ -265,19 +268,30 @@ class Shipper:
 
     async def _seal(self, snapshot: Snapshot) -> Snapshot:
         """Read the base back, if there is one, and fold the deltas into a mid or a new base."""
-        ref, base_state = snapshot.head.chain.base, None
+        ref, stored = snapshot.head.chain.base, None
         if ref is not None:
-            try:
-                base_state = await read_base(self._doors, ref)
-            except BadObject as error:
-                self._doors.observer.note("damaged", run=self.log.state.run, error=str(error))
+            stored = await self._doors.store.get(ref.name)
+        bytes_max = self._doors.settings.state_bytes_max
         random = self._doors.clock.random_bytes(NAME_RANDOM_BYTES)
-        return seal_state(snapshot, base_state=base_state, random=random)
+        work = partial(_sealed, snapshot, stored, bytes_max=bytes_max, random=random)
+        # A snapshot is frozen through and through: commits may go on beside the thread.
+        is_big = len(snapshot.state) > SEAL_HERE_BYTES_MAX
+        sealed, damage = await asyncio.to_thread(work) if is_big else work()
+        if damage is not None:
+            self._doors.observer.note("damaged", run=self.log.state.run, error=str(damage))
+        return sealed
 
 
-async def read_base(doors: Doors, ref: ObjectRef) -> bytes:
-    """The state that a base holds; raises `BadObject`, `StoreError`."""
-    stored = await doors.store.get(ref.name)
-    data = check(ref, None if stored is None else stored.data)
-    _, state = decode_sealed(ref.name, data, kind=Kind.BASE)
-    return decode_delta(b"", state, bytes_max=doors.settings.state_bytes_max)
+def _sealed(
+    snapshot: Snapshot, stored: Stored | None, *, bytes_max: int, random: bytes
+) -> tuple[Snapshot, Exception | None]:
+    """The snapshot with its deltas folded; and why not against the base, if that is damaged."""
+    ref, base_state, damage = snapshot.head.chain.base, None, None
+    if ref is not None:
+        try:
+            data = check(ref, None if stored is None else stored.data)
+            _, whole = decode_sealed(ref.name, data, kind=Kind.BASE)
+            base_state = decode_delta(b"", whole, bytes_max=bytes_max)
+        except (BadObject, BadDelta) as error:
+            damage = error
+    return seal_state(snapshot, base_state=base_state, random=random), damage

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -63,6 +64,10 @@ class Sidecar:
         self.is_started = False
         self.is_draining = False
         self.journal = journal
+        self.mode = "enforce"
+        """What `hello` tells clients; see docs/protocol.md."""
+        self.make_calls: Callable[[Keeper], Calls] = Calls
+        self.on_let_go: Callable[[str], None] = lambda run: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
@@ -129,7 +134,7 @@ class Sidecar:
 
     def _keep(self, keeper: Keeper) -> None:
         self.keepers[keeper.run] = keeper
-        self._calls[keeper.run] = Calls(keeper)
+        self._calls[keeper.run] = self.make_calls(keeper)
         keeper.on_over = self._let_go
         keeper.on_command = self._calls[keeper.run].changed
         keeper.is_draining = self.is_draining
@@ -139,6 +144,7 @@ class Sidecar:
         if self.keepers.get(keeper.run) is keeper:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
+            self.on_let_go(keeper.run)
             self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
@@ -246,6 +252,7 @@ class Sidecar:
             await self._resume(keeper, wants, lives=lives, is_known=is_known)
         else:
             calls.begin()
+            await calls.adopt()
         return Opened(keeper, calls, None)
 
     def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:

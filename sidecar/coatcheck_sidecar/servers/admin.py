@@ -1,20 +1,17 @@
-"""Two small HTTP servers: health and metrics for the cluster, this pod's runs for itself alone.
+"""A small HTTP server, health and metrics for the cluster; and who may ask on loopback.
 
 aiohttp is imported when a server starts, not before: it takes longer than all else together.
 """
 
 import ipaddress
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
-
-from coatcheck_sidecar.core.ownership import RunSummary
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 SHUTDOWN_S: Final = 1.0
 """How long a request in flight may hold up the end of the process."""
@@ -31,9 +28,6 @@ class SidecarView(Protocol):
     def journal_is_dead(self) -> bool:
         """An I/O error ended the journal."""
 
-    def summaries(self) -> list[RunSummary]:
-        """The runs that this pod owns."""
-
 
 Render = Callable[[str], tuple[bytes, str]]
 """From a scraper's `Accept` to the metrics and their content type."""
@@ -42,10 +36,10 @@ Render = Callable[[str], tuple[bytes, str]]
 class HttpServer:
     """One listener, from `start` to `close`."""
 
-    def __init__(self, app: "web.Application", *, host: str, port: int) -> None:
-        """Port 0 takes any that is free."""
+    def __init__(self, app: "web.Application | Handler", *, host: str, port: int) -> None:
+        """Port 0 takes any that is free. A handler is asked for every request as it came."""
         self._app = app
-        self._runner: web.AppRunner | None = None
+        self._runner: web.BaseRunner | None = None
         self.host = host
         self.port = port
 
@@ -53,7 +47,11 @@ class HttpServer:
         """Listen; `port` is the one taken. Raises `OSError`."""
         from aiohttp import web
 
-        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        if isinstance(self._app, web.Application):
+            self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        else:
+            server = web.Server(self._app, access_log=None, auto_decompress=False)
+            self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port).start()
         self.port = self._runner.addresses[0][1]
@@ -95,43 +93,6 @@ def admin_server(view: SidecarView, render: Render, *, host: str, port: int) -> 
     app.router.add_get("/startupz", startupz)
     app.router.add_get("/metrics", metrics)
     return HttpServer(app, host=host, port=port)
-
-
-def local_server(view: SidecarView, *, host: str, port: int) -> HttpServer:
-    """`GET /v1/runs` and `GET /v1/runs/{run}`, for processes of this pod alone."""
-    from aiohttp import web
-
-    async def runs(_request: web.Request) -> web.Response:
-        return web.json_response({"runs": [asdict(summary) for summary in view.summaries()]})
-
-    async def run(request: web.Request) -> web.Response:
-        wanted = request.match_info["run"]
-        for summary in view.summaries():
-            if summary.run == wanted:
-                return web.json_response(asdict(summary))
-        return problem(404, "not_found", detail=f"run {wanted} is not owned by this pod")
-
-    @web.middleware
-    async def guard(request: web.Request, handler: "Handler") -> web.StreamResponse:
-        refused = foreign(
-            request.headers.getall("Host", []), origins=request.headers.getall("Origin", [])
-        )
-        if refused is not None:
-            return problem(403, "forbidden", detail=refused)
-        return await handler(request)
-
-    app = web.Application(middlewares=[guard])
-    app.router.add_get("/v1/runs", runs)
-    app.router.add_get("/v1/runs/{run}", run)
-    return HttpServer(app, host=host, port=port)
-
-
-def problem(status: int, code: str, *, detail: str) -> "web.Response":
-    """An error as RFC 9457 has it."""
-    from aiohttp import web
-
-    body: dict[str, Any] = {"status": status, "code": code, "detail": detail}
-    return web.json_response(body, status=status, content_type="application/problem+json")
 
 
 def foreign(hosts: list[str], *, origins: list[str]) -> str | None:

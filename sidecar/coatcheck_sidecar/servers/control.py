@@ -29,6 +29,7 @@ from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.ports import StoreError
 from coatcheck_sidecar.servers.requests import Requests
+from coatcheck_sidecar.servers.routes import Routes
 
 SOCKET_MODE: Final = 0o660
 """Owner and group: the pod's containers share the group, nobody else is let in."""
@@ -40,9 +41,18 @@ class ControlServer:
     """Listens on the unix socket."""
 
     def __init__(
-        self, sidecar: Sidecar, path: Path, *, allowed_uids: frozenset[int] = frozenset()
+        self,
+        sidecar: Sidecar,
+        path: Path,
+        *,
+        allowed_uids: frozenset[int] = frozenset(),
+        routes: Routes | None = None,
     ) -> None:
-        """An empty `allowed_uids` lets everybody in whom the socket's mode lets in."""
+        """An empty `allowed_uids` lets everybody in whom the socket's mode lets in.
+
+        Without `routes` there is no proxy.
+        """
+        self._routes = routes
         self._sidecar = sidecar
         self._path = path
         self._allowed_uids = allowed_uids
@@ -72,6 +82,7 @@ class ControlServer:
             tasks=self._tasks,
             known=self._open,
             allowed_uids=self._allowed_uids,
+            routes=self._routes,
         )
 
     async def close(self) -> None:
@@ -93,6 +104,7 @@ class Connection(asyncio.Protocol):
         tasks: TaskSet,
         known: "set[Connection]",
         allowed_uids: frozenset[int],
+        routes: Routes | None = None,
     ) -> None:
         """`known` are the server's open connections."""
         self._sidecar = sidecar
@@ -102,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._assembler = Assembler()
         self._session = Session()
-        self._requests = Requests(sidecar, self.push)
+        self._requests = Requests(sidecar, self.push, routes=routes)
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._transport: asyncio.Transport | None = None
 

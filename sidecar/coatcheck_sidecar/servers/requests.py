@@ -20,15 +20,18 @@ from coatcheck.wire import (
 from coatcheck_sidecar.core.call_events import Ending
 from coatcheck_sidecar.core.model import Level, OutcomeKind, Status
 from coatcheck_sidecar.core.patch import apply_patch
+from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
-from coatcheck_sidecar.engine.calls import Answer, Calls, Go, Recorded
+from coatcheck_sidecar.engine.attempts import Answer, Go, Recorded
+from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Wants
 from coatcheck_sidecar.engine.keeper import Agent, Keeper
 from coatcheck_sidecar.engine.restore import Restored
 from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.servers.fields import ask_of, numbers_of, resume_of, said, versions_of
+from coatcheck_sidecar.servers.routes import Routes
 
 WAIT_S_MAX: Final = 300.0
 """An open answers within this, whatever the client asked for."""
@@ -53,9 +56,16 @@ class Answered:
 class Requests:
     """The requests of one connection."""
 
-    def __init__(self, sidecar: Sidecar, push: Callable[[Push, dict[str, Any]], None]) -> None:
-        """`push` reaches this connection's client."""
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        push: Callable[[Push, dict[str, Any]], None],
+        *,
+        routes: Routes | None = None,
+    ) -> None:
+        """`push` reaches this connection's client. Without `routes` there is no proxy."""
         self._sidecar = sidecar
+        self._routes = routes
         self._push = push
         self._incarnation = b""
         self._agent: Agent | None = None
@@ -109,7 +119,7 @@ class Requests:
         body = {
             "protocol": min(highest, PROTOCOL_VERSIONS[1]),
             "sidecar": _release(),
-            "mode": "enforce",
+            "mode": self._sidecar.mode,
             "limits": limits,
         }
         return Answered(body)
@@ -147,9 +157,9 @@ class Requests:
             return _over(opened.over)
         self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
         opened.keeper.step_timeout_s = body.get("step_timeout_s")
-        return self._opened(opened.keeper)
+        return self._opened(opened.keeper, opened.calls)
 
-    def _opened(self, keeper: Keeper) -> Answered:
+    def _opened(self, keeper: Keeper, calls: Calls) -> Answered:
         state = keeper.log.state
         given = state.created.input
         body: dict[str, Any] = {
@@ -164,6 +174,9 @@ class Requests:
         }
         if given is not None:
             body["input"] = given.data
+        if self._routes is not None:
+            body["proxy"] = self._routes.open(keeper, calls, incarnation=self._incarnation)
+            body["env"] = self._routes.environ(body["proxy"])
         return Answered(body, keeper.log.checkpoint_bytes if state.step > 0 else None)
 
     def _owned(self) -> tuple[Keeper, Calls]:
@@ -184,7 +197,7 @@ class Requests:
         step = keeper.log.state.step + 1
         return Answered({"seq": seq, "step": step, "draining": keeper.is_draining})
 
-    def _state(self, body: dict[str, Any], attachment: bytes | None) -> bytes:
+    def _state(self, body: dict[str, Any], attachment: bytes | None) -> NewState:
         keeper, _ = self._owned()
         if attachment is None:
             raise malformed("the state is missing: send it as parts before the request")
@@ -199,7 +212,7 @@ class Requests:
             )
         at = keeper.log.state
         if patch is None or body["step"] == at.step:
-            return attachment
+            return NewState(attachment)
         if patch.get("base") != at.checkpoint_seq:
             raise Refusal(
                 ErrorCode.CONFLICT,
@@ -207,11 +220,13 @@ class Requests:
                 f"of {at.checkpoint_seq}: send the whole state",
                 retry=Retry.SAME_KEY,
             )
+        old = keeper.log.checkpoint_bytes
         try:
             ranges = [(offset, size) for offset, size in patch.get("ranges", ())]
-            return apply_patch(keeper.log.checkpoint_bytes, length, ranges, attachment)
+            state = apply_patch(old, length, ranges, attachment, length_max=bytes_max)
         except (WireError, TypeError, ValueError) as error:
             raise malformed(f"patch: {error}") from error
+        return NewState(state, old, ranges)
 
     async def _call(self, message: Message) -> Answered:
         keeper, calls = self._owned()

@@ -1,6 +1,7 @@
 """How the sidecar stands, for its servers and gauges: read from the engine, never waited for."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +23,8 @@ class EngineView:
         self._journal = journal
         self._spool = spool
         self._is_unfenced = is_unfenced
+        self.bypass: Callable[[], Mapping[str, int]] = dict
+        """Connections past the proxy, by host."""
 
     @property
     def is_started(self) -> bool:
@@ -52,6 +55,7 @@ class EngineView:
             is_store_reachable=not self._sidecar.heart.is_away,
             is_unfenced=self._is_unfenced,
             is_draining=self._sidecar.is_draining,
+            bypass=self.bypass(),
         )
 
 

@@ -44,6 +44,8 @@ class Files:
     The lock of an object is flock(2) on its folder: no lock files to keep, it dies with its holder,
     and the descriptor also serves to rename into the folder and to fsync it. If the folder is
     removed meanwhile, a rename through the descriptor fails, so a stale lock protects nothing.
+    It is held for a look and a rename, and through no fsync: a process that is stopped while it
+    holds a lock locks the others out until it goes on or dies.
     """
 
     def __init__(self, root: Path, *, clock: Clock) -> None:
@@ -67,11 +69,9 @@ class Files:
     def write(self, name: str, data: bytes) -> None:
         """Put the object there, durable; needs no lock. May raise `FolderGone`."""
         folder, leaf = self._split(name)
-        descriptor = self._open_or_make(folder)
-        try:
-            self._place(data, leaf, folder=descriptor)
-        finally:
-            os.close(descriptor)
+        with _closing(self._open_or_make(folder)) as descriptor, self._written(data) as aside:
+            _rename(aside, leaf, folder=descriptor)
+            os.fsync(descriptor)
 
     def swap(self, name: str, data: bytes, *, expected: str | None) -> str | None:
         """Replace what is tagged `expected`: the new tag, or `None` for a refusal.
@@ -87,10 +87,14 @@ class Files:
             except (FileNotFoundError, NotADirectoryError):
                 self._check_root()
                 return None
-        with _locked(descriptor):
-            if _tag_in(descriptor, leaf) != expected:
-                return None
-            self._place(data, leaf, folder=descriptor)
+        with _closing(descriptor), self._written(data) as aside:
+            with _locked(descriptor):
+                if _tag_in(descriptor, leaf) != expected:
+                    os.unlink(aside)
+                    return None
+                _rename(aside, leaf, folder=descriptor)
+            # Whoever sees it already is of this machine, and would go down with it.
+            os.fsync(descriptor)
         return _tag(data)
 
     def remove(self, name: str) -> None:
@@ -101,7 +105,7 @@ class Files:
         except (FileNotFoundError, NotADirectoryError):
             self._check_root()
             return
-        with _locked(descriptor):
+        with _closing(descriptor), _locked(descriptor):
             try:
                 os.unlink(leaf, dir_fd=descriptor)
             except FileNotFoundError:
@@ -141,8 +145,9 @@ class Files:
         version = f"{found.st_ino:x}-{found.st_mtime_ns:x}"
         return Listed(name, found.st_size, version, found.st_mtime_ns // 1_000_000)
 
-    def _place(self, data: bytes, leaf: str, *, folder: int) -> None:
-        """Write aside, fsync, rename, fsync the folder.
+    @contextlib.contextmanager
+    def _written(self, data: bytes) -> Iterator[str]:
+        """A file aside, synced, to be given a name; removed if that fails.
 
         Below the millisecond the time of change is random: the kernel stamps files in ticks of
         4 ms and gives inodes out again at once, so two writes could look like none to a listing.
@@ -152,12 +157,11 @@ class Files:
         stamp_ns = self._clock.wall_ms() * 1_000_000 + chance
         try:
             _write_file(aside, data, stamp_ns=stamp_ns)
-            _rename(aside, leaf, folder=folder)
+            yield aside
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(aside)
             raise
-        os.fsync(folder)
 
     def _split(self, name: str) -> tuple[str, str]:
         folder, _, leaf = name.rpartition("/")
@@ -271,17 +275,22 @@ def _sync_folder(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    """Hold the folder's lock, and close the descriptor; raises `FolderBusy`."""
+def _closing(descriptor: int) -> Iterator[int]:
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FolderBusy from error
-        try:
-            yield
-        finally:
-            # Said aloud: a forked child would keep the lock alive by its copy of the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    """Hold the folder's lock; raises `FolderBusy`."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FolderBusy from error
+    try:
+        yield
+    finally:
+        # Said aloud: a forked child would keep the lock alive by its copy of the descriptor.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

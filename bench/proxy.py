@@ -1,0 +1,225 @@
+"""proxy: a call of 4 KiB through the tool proxy, beside a plain aiohttp reverse proxy.
+
+Replay is asked for under one key, so that each after the first is answered from the record; calls
+that are sent have keys of their own.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from urllib.parse import urlsplit
+
+import uvloop
+
+import coatcheck
+from bench.measure import Bar, Line, Times
+from bench.pod import pod
+from tests.servers import free_ports
+
+ROUNDS = 10
+CALLS = 200
+CLIENTS = 64
+CALLS_OF_EACH = 20
+BODY_BYTES = 4_096
+READY_S = 10.0
+PASS_MAX, REPLAY_MAX, RECORDED_MAX = 1.15, 1.0, 1.3
+CROWDS = (("quick", "process", 0.6), ("keyed", "node", 0.45))
+COMMIT_S = 0.0005
+"""One group commit, as `step` measures its floor."""
+
+Call = Callable[[str], Awaitable[None]]
+
+
+@contextlib.contextmanager
+def _program(*arguments: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-m", "bench.relay", *arguments])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+class _Client(asyncio.Protocol):
+    """HTTP/1.1 with as little as it takes: its own cost is not what is measured."""
+
+    def __init__(self) -> None:
+        self._seen = b""
+        self._done: asyncio.Future[bytes] | None = None
+
+    @classmethod
+    async def connect(cls, port: int) -> "_Client":
+        loop = asyncio.get_running_loop()
+        until_s = time.monotonic() + READY_S
+        while True:
+            try:
+                transport, client = await loop.create_connection(cls, "127.0.0.1", port)
+            except OSError:
+                if time.monotonic() > until_s:
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                client._transport = transport
+                return client
+
+    _transport: asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        head, blank, body = self._seen.partition(b"\r\n\r\n")
+        if not blank or self._done is None:
+            return
+        low = head.lower()
+        if b"content-length:" in low:
+            length = int(low.split(b"content-length:")[1].split(b"\r\n")[0])
+            is_whole = len(body) >= length
+        else:
+            is_whole = body.endswith(b"0\r\n\r\n")
+        if is_whole:
+            self._seen, done, self._done = b"", self._done, None
+            done.set_result(head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._done is not None:
+            self._done.set_exception(exc or ConnectionError("hung up"))
+
+    async def post(self, path: str, *, key: str = "", body: bytes = b"x" * BODY_BYTES) -> None:
+        self._done = asyncio.get_running_loop().create_future()
+        named = f"Coatcheck-Key: {key}\r\n" if key else ""
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{named}Content-Type: text/plain\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        self._transport.write(head.encode() + body)
+        head_back = await self._done
+        if b" 200 " not in head_back.split(b"\r\n")[0]:
+            raise RuntimeError(head_back.decode())
+
+
+async def _times(call: Call) -> Times:
+    times = []
+    for n in range(CALLS):
+        began = time.perf_counter()
+        await call(str(n))
+        times.append(time.perf_counter() - began)
+    return times
+
+
+async def _rate(clients: list[_Client], path: str, *, keys: Iterator[int] | None) -> float:
+    async def one(client: _Client) -> None:
+        for _ in range(CALLS_OF_EACH):
+            await client.post(path, key=f"r{next(keys)}" if keys else "")
+
+    began = time.perf_counter()
+    await asyncio.gather(*map(one, clients))
+    return len(clients) * CALLS_OF_EACH / (time.perf_counter() - began)
+
+
+def _line(what: str, ours: list[Times], floors: list[Times], limit: float, note: str) -> Line:
+    mine = [statistics.median(times) for times in ours[1:]]
+    bare = [statistics.median(times) for times in floors[1:]]
+    return Line(
+        what=f"proxy, {what}, p50",
+        ours=statistics.median(mine) * 1e3,
+        floor=statistics.median(bare) * 1e3,
+        unit="ms",
+        paired_ratio=statistics.median(a / b for a, b in zip(mine, bare, strict=True)),
+        limit=limit,
+        bar=Bar.RATIO_MOST,
+        note=note,
+    )
+
+
+async def _one_client(plain_port: int, port: int, paths: dict[str, str], rounds: int) -> list[Line]:
+    numbers = itertools.count()
+    plain, ours = await _Client.connect(plain_port), await _Client.connect(port)
+    ways: dict[str, Call] = {
+        "plain": lambda _: plain.post("/x"),
+        "pass": lambda _: ours.post(paths["pass"]),
+        "replay": lambda _: ours.post(paths["model"], key="same"),
+        "record": lambda _: ours.post(paths["model"], key=f"k{next(numbers)}"),
+    }
+    times: dict[str, list[Times]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, call in ways.items():
+            times[name].append(await _times(call))
+    floors = times["plain"]
+    recorded = [[max(0.0, t - COMMIT_S) for t in round_] for round_ in times["record"]]
+    return [
+        _line("pass-through", times["pass"], floors, PASS_MAX, ""),
+        _line("replay", times["replay"], floors, REPLAY_MAX, "no upstream in it"),
+        _line("recorded read", recorded, floors, RECORDED_MAX, "less 0.5 ms of group commit"),
+    ]
+
+
+async def _crowd(plain_port: int, port: int, paths: dict[str, str], rounds: int) -> list[Line]:
+    numbers = itertools.count()
+    crowd = [await _Client.connect(port) for _ in range(CLIENTS)]
+    plain_crowd = [await _Client.connect(plain_port) for _ in range(CLIENTS)]
+    lines = []
+    for tool, level, least in CROWDS:
+        rates, floor_rates = [], []
+        for _ in range(max(3, rounds // 2)):
+            floor_rates.append(await _rate(plain_crowd, "/x", keys=None))
+            rates.append(await _rate(crowd, paths[tool], keys=numbers))
+        shares = [a / b for a, b in zip(rates, floor_rates, strict=True)]
+        lines.append(
+            Line(
+                what=f"proxy, {CLIENTS} clients, idempotent calls at `{level}`",
+                ours=statistics.median(rates[1:]),
+                floor=statistics.median(floor_rates[1:]),
+                unit="calls/s",
+                paired_ratio=statistics.median(shares[1:]),
+                limit=least,
+                bar=Bar.RATIO_LEAST,
+            )
+        )
+    return lines
+
+
+async def _measure(plain_port: int, *, rounds: int) -> list[Line]:
+    run = await coatcheck.open_run("proxy", schema=1).__aenter__()
+    urls = {tool: urlsplit(run.proxy_url(tool)) for tool in ("pass", "model", "keyed", "quick")}
+    port = urls["pass"].port or 80
+    paths = {tool: f"{url.path}/x" for tool, url in urls.items()}
+    lines = await _one_client(plain_port, port, paths, rounds)
+    return lines + await _crowd(plain_port, port, paths, rounds)
+
+
+def _settings(upstream: str) -> dict[str, str]:
+    tools = {
+        "PASS": {"EFFECT": "read"},
+        "MODEL": {"EFFECT": "read", "RECORD": "true"},
+        "KEYED": {"EFFECT": "idempotent", "DURABILITY": "node"},
+        "QUICK": {"EFFECT": "idempotent", "DURABILITY": "process"},
+    }
+    common = {"UPSTREAM": upstream, "PRIVATE": "true"}
+    (port,) = free_ports(1)
+    return {
+        "COATCHECK_LISTEN": f"127.0.0.1:{port}",
+        **{
+            f"COATCHECK_TOOLS__{tool}__{key}": value
+            for tool, settings in tools.items()
+            for key, value in (settings | common).items()
+        },
+    }
+
+
+def run(*, is_quick: bool) -> list[Line]:
+    """Lines of the table."""
+    upstream_port, plain_port = free_ports(2)
+    upstream = f"http://127.0.0.1:{upstream_port}"
+    os.environ.pop("HTTP_PROXY", None)
+    with (
+        _program(str(upstream_port)),
+        _program(str(plain_port), upstream),
+        pod(_settings(upstream)),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(_measure(plain_port, rounds=ROUNDS // 3 if is_quick else ROUNDS))

@@ -1,0 +1,156 @@
+"""An HTTP answer as it is kept in the log, and how it is given again.
+
+The body is kept as it came, encoded or not, with the places where its pieces ended: between events
+of a stream that is read (`text/event-stream`), else where the network cut it. A tool's `redact`
+pointers are blanked before; what can't be looked into is then not kept at all.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from coatcheck_sidecar.core.fingerprint import JSON_TYPE, blanked
+from coatcheck_sidecar.core.relay import Headers, header
+
+VERSION: Final = 1
+"""Of an answer's head in the log."""
+EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+"""HTML, section 9.2.5: a blank line ends an event."""
+ALWAYS: Final = frozenset({"content-encoding"})
+"""Without it nobody can read the body."""
+CUTS_MAX: Final = 10_000
+"""Pieces remembered of one answer; what is beyond comes as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and headers of an answer; `cuts` are offsets in its body where a piece ended."""
+
+    status: int
+    headers: Headers = ()
+    cuts: tuple[int, ...] = ()
+
+
+def encode_head(head: Head) -> bytes:
+    """For the log."""
+    before, steps = 0, []
+    for cut in head.cuts[:CUTS_MAX]:
+        steps.append(cut - before)
+        before = cut
+    packed: bytes = msgpack.packb([VERSION, head.status, head.headers, steps])
+    return packed
+
+
+def decode_head(data: bytes) -> Head:
+    """From the log; raises `ValueError` for what is none."""
+    try:
+        version, status, headers, steps = msgpack.unpackb(data)
+        at, cuts = 0, []
+        for step in steps:
+            at += step
+            cuts.append(at)
+        found = Head(int(status), tuple((str(n), str(v)) for n, v in headers), tuple(cuts))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ValueError(f"a recorded head that can't be read: {error}") from error
+    if version != VERSION:
+        raise ValueError(f"a recorded head of version {version}, known is {VERSION}")
+    return found
+
+
+def kept_headers(headers: Headers, allowed: AbstractSet[str]) -> Headers:
+    """Of an answer's headers those that are recorded."""
+    return tuple((n, v) for n, v in headers if n.lower() in allowed or n.lower() in ALWAYS)
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """The body is a stream of events that can be read."""
+    kind = header(headers, "content-type").partition(";")[0].strip().lower()
+    return kind == "text/event-stream" and not is_encoded(headers)
+
+
+def is_encoded(headers: Headers) -> bool:
+    """The body is compressed."""
+    return header(headers, "content-encoding").strip().lower() not in ("", "identity")
+
+
+def event_cuts(body: bytes) -> tuple[int, ...]:
+    """Where events end."""
+    return tuple(found.end() for found in EVENT_END.finditer(body))
+
+
+def releasable(held: bytes | bytearray) -> int:
+    """How much of a stream's end may go out, if its last event must stay."""
+    ends = [found.end() for found in EVENT_END.finditer(held)]
+    if not ends:
+        return 0
+    if held[ends[-1] :].strip():
+        return ends[-1]
+    return ends[-2] if len(ends) > 1 else 0
+
+
+def pieces(body: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
+    """A body in the pieces it came in."""
+    at = 0
+    for cut in (*cuts, len(body)):
+        if at < cut <= len(body):
+            yield body[at:cut]
+            at = cut
+
+
+def redacted(body: bytes, headers: Headers, *, pointers: Sequence[str]) -> bytes | None:
+    """`body` with what the JSON pointers name blanked; `None` if that can't be done.
+
+    In a stream of events they are pointers into the data of each.
+    """
+    if not pointers or not body:
+        return body
+    if is_encoded(headers):
+        return None
+    if is_event_stream(headers):
+        return _redacted_events(body, pointers)
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        is_json = JSON_TYPE.match(header(headers, "content-type"))
+        return None if is_json else body
+    return _dumps(_blank(value, pointers))
+
+
+def _redacted_events(body: bytes, pointers: Sequence[str]) -> bytes:
+    out = []
+    for event in pieces(body, event_cuts(body)):
+        lines = event.splitlines()
+        data = b"\n".join(
+            line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")
+        )
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            out.append(event)
+            continue
+        others = [line for line in lines if line and not line.startswith(b"data:")]
+        out.append(b"\n".join([*others, b"data: " + _dumps(_blank(value, pointers)), b"", b""]))
+    return b"".join(out)
+
+
+def _blank(value: Any, pointers: Sequence[str]) -> Any:
+    for path in pointers:
+        value = blanked(value, path)
+    return value
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def from_value(body: bytes | None) -> tuple[Head, bytes]:
+    """The answer that an operator or a probe gave, as a msgpack value: JSON, or nothing."""
+    value = None if body is None else msgpack.unpackb(body)
+    if value is None:
+        return Head(204), b""
+    return Head(200, (("Content-Type", "application/json"),)), _dumps(value)

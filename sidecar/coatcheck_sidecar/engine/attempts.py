@@ -1,0 +1,107 @@
+"""What `calls.py` answers, what it remembers of reads under way, and how it refuses."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from coatcheck.wire import ErrorCode, Retry
+from coatcheck_sidecar.core.call_events import Deliver, Hold, Refuse, Wait
+from coatcheck_sidecar.core.model import Call, CallClass, CallState, Outcome
+from coatcheck_sidecar.core.session import Refusal
+
+READS_FROM: Final = 2**40
+"""Numbers above it name reads that are under way: no log is that long."""
+READS_OF_EPOCH: Final = 2**20
+"""Each ownership has its own of them, so that an outcome meant for a sidecar that died is not taken
+for that of another read."""
+SUMMARIES_MAX: Final = 20
+"""Calls that a refusal lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Make the attempt; guarded ones not after `until_boot_s`."""
+
+    call: Call
+    upstream_key: str
+    until_boot_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The call was made; this came back."""
+
+    call: Call
+    outcome: Outcome
+    is_joined: bool = False
+    """An equal call was in flight, and its answer was waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskUpstream:
+    """The call may have been made: probe, and say what the upstream answered."""
+
+    call: Call
+
+
+Answer = Go | Recorded | AskUpstream
+Follows = Wait | Deliver
+"""After an attempt: ask again so much later, or give the agent what came."""
+Turn = Callable[[Call | None], Awaitable[None]]
+"""Waits until the call, as it stands, may be asked for: its tool may be busy."""
+
+
+class Reads:
+    """Reads under way: in the log once they are answered, until then under numbers of ours."""
+
+    def __init__(self, epoch: int) -> None:
+        """`epoch` is the ownership's."""
+        self.by_key: dict[str, Call] = {}
+        self._by_number: dict[int, Call] = {}
+        self._last = READS_FROM + epoch * READS_OF_EPOCH
+
+    def clear(self) -> None:
+        """Nobody asks for any of them again."""
+        self.by_key.clear()
+        self._by_number.clear()
+
+    def find(self, number: int) -> Call | None:
+        """The read of this number, if it is under way."""
+        return self._by_number.get(number)
+
+    def remember(self, call: Call | None, *, is_recorded: bool, key: str) -> None:
+        """What became of the read under `key`; one in the log is none of ours any more."""
+        known = self.by_key.pop(key, None)
+        if known is not None:
+            self._by_number.pop(known.number, None)
+        is_read = call is not None and call.call_class is CallClass.READ
+        if call is not None and is_read and not is_recorded and call.state is not CallState.DONE:
+            self._last += 1
+            call = replace(call, number=self._last)
+            self._by_number[call.number] = call
+            self.by_key[key] = call
+
+
+def refusal_of(effect: Hold | Refuse, *, run: str, tool: str, calls: Mapping[int, Call]) -> Refusal:
+    """What is said to an agent whose call is held or refused, with the calls in the way."""
+    numbers = effect.calls if isinstance(effect, Hold) else ()
+    listed = [calls[number] for number in numbers[:SUMMARIES_MAX] if number in calls]
+    shown = "; ".join(f"call {c.number} {c.tool}({c.summary})" for c in listed)
+    mend = f"; see `coatcheck doubts {run}`, decide with `coatcheck resolve`" if listed else ""
+    return Refusal(
+        ErrorCode(effect.code.value),
+        f"{tool} of run {run}: {effect.reason}{': ' if shown else ''}{shown}{mend}",
+        retry=Retry.LATER if isinstance(effect, Refuse) and _passes(effect) else Retry.NEVER,
+        run=run,
+        tool=tool,
+        reason=effect.reason,
+        calls=[
+            {"call": c.number, "tool": c.tool, "step": c.step, "first_sent_ms": c.first_sent_ms}
+            for c in listed
+        ],
+    )
+
+
+def _passes(effect: Refuse) -> bool:
+    """What is in the way goes by itself."""
+    return effect.http_status == 409

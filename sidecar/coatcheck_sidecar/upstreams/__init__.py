@@ -1,0 +1,1 @@
+"""The way out: attempts at tool calls, and tunnels."""
