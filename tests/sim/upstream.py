@@ -17,6 +17,8 @@ FLIGHT_S: Final = (0.01, 1.4)
 """How long a request may be on its way."""
 LATE_S: Final = (1.2, 1.45)
 """How long one is that something on the way held up."""
+LATE_PROBED: Final = 6.0
+"""So much oftener those of tools with a probe: what that may conclude depends on them."""
 SETTLE_S: Final = 1.5
 """What tools with a probe declare: longer than any flight."""
 BEFORE_WRITE_S: Final = 0.2
@@ -90,7 +92,8 @@ class Upstream:
             raise NotApplied("connection refused")
         answer: asyncio.Future[int] = self._loop.create_future()
         if chance > habits.refused + habits.lost:
-            is_late = self._random.random() < habits.late
+            weight = LATE_PROBED if tool == "probed" else 1.0
+            is_late = self._random.random() < habits.late * weight
             is_answered = not is_late and self._random.random() >= habits.lost_answer
             self._loop.call_later(
                 self._flight_s(is_late=is_late), self._arrive, tool, name, key,

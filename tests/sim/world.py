@@ -8,8 +8,8 @@ from random import Random
 from typing import Any, Final
 from unittest.mock import patch
 
+import coatcheck._base
 import coatcheck._clock
-import coatcheck._run
 import coatcheck._session
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
@@ -303,7 +303,7 @@ def virtual_machine(*, is_small: bool) -> Iterator[None]:
             (clock, "random_bytes", lambda count: this_process().clock.random_bytes(count)),
             (clock, "uniform", lambda low, high: this_process().clock.uniform(low, high)),
             (coatcheck._session, "_incarnation", incarnation_of),
-            (coatcheck._run, "socket_path", lambda: this_process().socket),
+            (coatcheck._base, "socket_path", lambda: this_process().socket),
         ):
             stack.enter_context(patch.object(module, name, value))
         for target, limit in SMALL.items() if is_small else ():
