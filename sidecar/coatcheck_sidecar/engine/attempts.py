@@ -1,5 +1,6 @@
 """What `calls.py` answers, what it remembers of reads under way, and how it refuses."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -49,6 +50,26 @@ Follows = Wait | Deliver
 """After an attempt: ask again so much later, or give the agent what came."""
 Turn = Callable[[Call | None], Awaitable[None]]
 """Waits until the call, as it stands, may be asked for: its tool may be busy."""
+
+
+class Changes:
+    """Wakes whoever waits for something to become of a call."""
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def tell(self) -> None:
+        """Whoever waits for a call looks again."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, delay_s: float) -> None:
+        """Until something of any call of the run changes, or the delay is over."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await asyncio.wait([waiter], timeout=delay_s)
 
 
 class Reads:
