@@ -22,6 +22,7 @@ from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
 from coatcheck_sidecar.servers.mcp import McpProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
+from coatcheck_sidecar.servers.routes import Routes
 from coatcheck_sidecar.servers.runapi import RunApi
 from coatcheck_sidecar.upstreams.http import HttpUpstreams
 
@@ -32,6 +33,7 @@ async def listen_for_agents(
     *,
     store: Store,
     bindings: Bindings,
+    routes: Routes,
     reserved: socket.socket,
     watch: Watch | None,
     stack: AsyncExitStack,
@@ -56,12 +58,14 @@ async def listen_for_agents(
         outside=outside,
         version=release(),
         report=watch.told if watch else None,
+        routes=routes,
         is_for_agents=not config.allowed_uids,
     )
     api.start()
     stack.push_async_callback(api.close)
     tools = {STDIO_TOOL.name: STDIO_TOOL, **config.tools}
     proxy = Proxy(tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle)
+    proxy.busy = api.agents.busy
     mcp = McpProxy(exchange, upstream_of, observer=observer)
     stack.push_async_callback(mcp.close)
     proxy.mcp = mcp.handle
@@ -71,6 +75,7 @@ async def listen_for_agents(
             tools=config.tools.values(),
             bindings=bindings,
             serve=proxy.serve,
+            busy=api.agents.busy,
             observer=observer,
         )
         proxy.forward = forward.handle
