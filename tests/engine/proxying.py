@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.accounts import Accounts
@@ -25,6 +26,7 @@ from coatcheck_sidecar.upstreams.http import HttpUpstreams
 from tests.engine.harness import FAST, Pod, Wire, Yard
 
 SECRET = b"s" * 32
+NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Seen:
     """By name in lower case."""
     body: bytes = b""
     length: int = 0
+    reader: asyncio.StreamReader = field(default_factory=asyncio.StreamReader)
+    """What the connection says after it."""
 
 
 Behaviour = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
@@ -126,6 +130,7 @@ class Far:
         method, path, _ = first.split(" ")
         pairs = (line.split(": ", 1) for line in lines if line)
         seen = Seen(method, path, {name.lower(): value for name, value in pairs})
+        seen.reader = reader
         left = seen.length = int(seen.headers.get("content-length", 0))
         while left:
             data = await reader.read(min(left, 1 << 20))
@@ -156,7 +161,7 @@ class Got:
     """An answer as the agent got it."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     body: bytes
 
     @property
@@ -236,6 +241,7 @@ async def near(
     stack.push_async_callback(listener.close)
     session = aiohttp.ClientSession(auto_decompress=False)
     made = Near(pod, port, proxy, folder, session, _stack=stack)
+    yard.at_end.push_async_callback(made.die)
     return made
 
 
