@@ -8,17 +8,16 @@ from contextlib import AsyncExitStack
 
 from coatcheck_sidecar.config import Config, release
 from coatcheck_sidecar.core.mcp import STDIO_TOOL
-from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
-from coatcheck_sidecar.engine.mcp_upstream import McpUpstream
+from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.passing import Passing
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.wanted import Performs
 from coatcheck_sidecar.engine.watch import Watch
-from coatcheck_sidecar.ports import Store, Upstream
+from coatcheck_sidecar.ports import Store
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
 from coatcheck_sidecar.servers.mcp import McpProxy
@@ -43,11 +42,7 @@ async def listen_for_agents(
     clock, observer = sidecar.doors.clock, sidecar.doors.observer
     upstreams = HttpUpstreams(clock)
     stack.push_async_callback(upstreams.close)
-
-    def upstream_of(tool: Tool) -> Upstream:
-        plain = upstreams.of(tool)
-        return McpUpstream(plain, clock) if tool.mcp else plain
-
+    upstream_of = aware(upstreams.of, clock=clock)
     exchange: Performs
     if config.mode == "enforce":
         accounts = Accounts(observer, config.prices)

@@ -17,6 +17,7 @@ from typing import Final
 
 from coatcheck_sidecar.core import mcp, relay
 from coatcheck_sidecar.core.sse import Event, Events, TooLong
+from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.mcp_call import JSON_TYPE, McpCall, media_of
 from coatcheck_sidecar.ports import (
     Clock,
@@ -38,6 +39,7 @@ IDLE_RESUMES_MAX: Final = 5
 SSE_TYPE: Final = "text/event-stream"
 Local = Callable[[], Awaitable[bytes]]
 """Has a call made, and gives its response; raises `Lost`."""
+UpstreamOf = Callable[[Tool], Upstream]
 NOT_OF_RESUMED: Final = frozenset({"content-type", "content-length", "accept", "last-event-id"})
 
 
@@ -54,6 +56,16 @@ class McpOutgoing(Outgoing):
         """A POST that carries this call."""
         said = {field.name: getattr(request, field.name) for field in fields(Outgoing)}
         return cls(call=call, **said)
+
+
+def aware(upstream_of: UpstreamOf, *, clock: Clock) -> UpstreamOf:
+    """The same connections, for MCP servers by way of `McpUpstream`."""
+
+    def found(tool: Tool) -> Upstream:
+        plain = upstream_of(tool)
+        return McpUpstream(plain, clock) if tool.mcp else plain
+
+    return found
 
 
 @dataclass(frozen=True, slots=True)
