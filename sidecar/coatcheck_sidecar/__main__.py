@@ -171,11 +171,12 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         bindings = Bindings(read_secret(config.data, sidecar.doors.clock))
         sidecar.on_let_go = bindings.unbind
         address = config.listen._replace(port=reserved.getsockname()[1])
+        routes = Routes(bindings, f"http://{address}", tools=config.tools.values())
         control = ControlServer(
             sidecar,
             config.socket,
             allowed_uids=frozenset(config.allowed_uids),
-            routes=Routes(bindings, f"http://{address}", tools=config.tools.values()),
+            routes=routes,
         )
         await control.start()
         stack.push_async_callback(control.close)
@@ -196,6 +197,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             sidecar,
             store=store,
             bindings=bindings,
+            routes=routes,
             reserved=reserved,
             watch=watch,
             stack=stack,

@@ -3,20 +3,29 @@
 import io
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
 from openapi_schema_validator import OAS31Validator
 
+from coatcheck_sidecar.core.forward import Forward
+from coatcheck_sidecar.core.tool import Tool
+from coatcheck_sidecar.engine.accounts import Accounts
+from coatcheck_sidecar.engine.bindings import Bindings
+from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.outside import Outside
-from coatcheck_sidecar.servers.admin import HttpServer
+from coatcheck_sidecar.servers.bodies import Bodies
+from coatcheck_sidecar.servers.forward import ForwardProxy
 from coatcheck_sidecar.servers.openapi import document
 from coatcheck_sidecar.servers.operations import OPERATIONS
 from coatcheck_sidecar.servers.operators import Report
+from coatcheck_sidecar.servers.proxy import Listener, Proxy
+from coatcheck_sidecar.servers.routes import Routes, reserve
 from coatcheck_sidecar.servers.runapi import RunApi
+from coatcheck_sidecar.upstreams.http import HttpUpstreams
 from tests.engine.harness import Pod, Yard
 
 DOCUMENT = document("1")
@@ -62,7 +71,7 @@ class Http:
     """Asks, and checks what comes."""
 
     session: aiohttp.ClientSession
-    api: RunApi
+    url: str
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, headers: Any = None, data: Any = None
@@ -121,17 +130,54 @@ class Agent:
 
 @asynccontextmanager
 async def serving(
-    pod: Pod, yard: Yard, *, report: Report | None = None, is_for_agents: bool = True
+    pod: Pod,
+    yard: Yard,
+    *,
+    report: Report | None = None,
+    is_for_agents: bool = True,
+    tools: Iterable[Tool] = (),
+    forward: Forward | None = None,
 ) -> AsyncIterator[Http]:
-    """The run API of a pod, on a port of its own."""
-    outside = Outside(yard.store, pod.sidecar.doors.clock, settings=pod.sidecar.settings)
-    api = RunApi(
-        pod.sidecar, outside=outside, version="1", report=report, is_for_agents=is_for_agents
-    )
-    api.start()
-    server = HttpServer(api.handle, host="127.0.0.1", port=0)
-    await server.start()
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
-        yield Http(session, api)
-    await server.close()
-    await api.close()
+    """A pod's port of loopback, with all that is behind it."""
+    async with AsyncExitStack() as stack:
+        clock = pod.sidecar.doors.clock
+        reserved = reserve("127.0.0.1", 0)
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        bindings = Bindings(b"s" * 32)
+        pod.sidecar.on_let_go = bindings.unbind
+        upstreams = HttpUpstreams(clock)
+        stack.push_async_callback(upstreams.close)
+        exchange = Exchange(
+            upstreams.of, clock=clock, observer=pod.notes, accounts=Accounts(pod.notes, {})
+        )
+        stack.push_async_callback(exchange.close)
+        bodies = Bodies(yard.folder / "bodies", clock=clock)
+        bodies.clear()
+        api = RunApi(
+            pod.sidecar,
+            outside=Outside(yard.store, clock, settings=pod.sidecar.settings),
+            version="1",
+            routes=Routes(bindings, url),
+            report=report,
+            is_for_agents=is_for_agents,
+        )
+        api.start()
+        stack.push_async_callback(api.close)
+        by_name = {tool.name: tool for tool in tools}
+        proxy = Proxy(
+            by_name, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle
+        )
+        proxy.busy = api.agents.busy
+        proxy.forward = ForwardProxy(
+            forward,
+            tools=by_name.values(),
+            bindings=bindings,
+            serve=proxy.serve,
+            busy=api.agents.busy,
+            observer=pod.notes,
+        ).handle
+        listener = Listener(proxy, reserved)
+        stack.push_async_callback(listener.close)
+        await listener.start()
+        session = await stack.enter_async_context(aiohttp.ClientSession(url))
+        yield Http(session, url)

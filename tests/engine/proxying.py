@@ -18,9 +18,11 @@ from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
+from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.ports import Journal
 from coatcheck_sidecar.servers.bodies import Bodies
+from coatcheck_sidecar.servers.mcp import McpProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
 from coatcheck_sidecar.servers.routes import Routes, reserve
 from coatcheck_sidecar.upstreams.http import HttpUpstreams
@@ -229,14 +231,18 @@ async def near(
     clock = pod.sidecar.doors.clock
     upstreams = HttpUpstreams(clock)
     stack.push_async_callback(upstreams.close)
+    upstream_of = aware(upstreams.of, clock=clock)
     exchange = Exchange(
-        upstreams.of, clock=clock, observer=pod.notes, accounts=Accounts(pod.notes, {})
+        upstream_of, clock=clock, observer=pod.notes, accounts=Accounts(pod.notes, {})
     )
     stack.push_async_callback(exchange.close)
     folder = yard.folder / "bodies"
     bodies = Bodies(folder, clock=clock)
     bodies.clear()
     proxy = Proxy(tools, bindings=bindings, exchange=exchange, bodies=bodies, local=_local)
+    mcp = McpProxy(exchange, upstream_of, observer=pod.notes)
+    stack.push_async_callback(mcp.close)
+    proxy.mcp = mcp.handle
     listener = Listener(proxy, reserved)
     await listener.start()
     stack.push_async_callback(listener.close)

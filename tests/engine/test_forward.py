@@ -150,7 +150,14 @@ async def proxy(pod: Pod, far: Far) -> AsyncIterator[Proxy]:
         Tool(name="root", upstream="http://root.example:81"),
         Tool(name="search", mcp="http://mcp.example/mcp"),
     ]
-    handler = ForwardProxy(forward, tools=tools, bindings=bindings, serve=serve, observer=pod.notes)
+    handler = ForwardProxy(
+        forward,
+        tools=tools,
+        bindings=bindings,
+        serve=serve,
+        busy=lambda _: contextlib.nullcontext(),
+        observer=pod.notes,
+    )
     server = HttpServer(handler.handle, host="127.0.0.1", port=0)
     await server.start()
     made = Proxy(server.port, token, pod.notes, handler, served)
@@ -167,19 +174,20 @@ async def proxy(pod: Pod, far: Far) -> AsyncIterator[Proxy]:
         ("http://mail.example/api?x", "mail", "http://mail.example/api", "?x"),
         ("http://mail.example/api/v2/a", "mail2", "http://mail.example/api/v2/", "/a"),
         ("http://root.example:81/a%2Fb", "root", "http://root.example:81", "/a%2Fb"),
-        ("http://allowed.example/x?y=http://z/", "allowed.example", "http://allowed.example",
+        ("http://allowed.example/x?y=http://z/", "allowed.example:80", "http://allowed.example",
          "/x?y=http://z/"),
-        ("http://allowed.example:8080", "allowed.example", "http://allowed.example:8080", "/"),
-        ("https://allowed.example", "allowed.example", "https://allowed.example", "/"),
-        ("http://a.below.example:8080?q", "a.below.example", "http://a.below.example:8080", "/?q"),
-        ("http://2130706433:9/x", "127.0.0.1", "http://127.0.0.1:9", "/x"),
+        ("http://allowed.example:8080", "allowed.example:8080", "http://allowed.example:8080", "/"),
+        ("https://allowed.example", "allowed.example:443", "https://allowed.example", "/"),
+        ("http://a.below.example:8080?q", "a.below.example:8080", "http://a.below.example:8080",
+         "/?q"),
+        ("http://2130706433:9/x", "127.0.0.1:9", "http://127.0.0.1:9", "/x"),
     ],
 )  # fmt: skip
 async def test_a_plain_request_is_a_call_of_the_tool_that_has_its_upstream(
     proxy: Proxy, url: str, tool: str, upstream: str, rest: str
 ) -> None:
     assert await proxy.status(f"POST {url} HTTP/1.1\r\nHost: whatever\r\nContent-Length: 0") == 200
-    is_private = tool == "127.0.0.1"
+    is_private = tool == "127.0.0.1:9"
     assert proxy.served == [(tool, upstream, rest, is_private)]
 
 

@@ -3,12 +3,17 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
 import pytest
+from aiohttp import web
 
+from coatcheck_sidecar.core.forward import Forward, place
+from coatcheck_sidecar.core.tool import Tool
+from coatcheck_sidecar.servers.admin import HttpServer
 from tests.engine.harness import FAST, Pod, Yard, until
 from tests.engine.http_agent import Agent, Http, ProblemError, serving
 
@@ -229,12 +234,76 @@ async def test_a_request_under_way_is_a_sign_of_life(yard: Yard) -> None:
 
 async def test_a_tool_call_through_the_proxy_is_a_sign_of_life(yard: Yard) -> None:
     pod = await yard.pod(settings=replace(FAST, agent_silence_s=0.2))
-    async with serving(pod, yard) as http:
-        agent = await Agent.open(http)
-        with http.api.agents.busy(agent.token), http.api.agents.busy("of a socket"):
-            await asyncio.sleep(0.5)
-        assert (await agent.ask("alive"))["step"] == 1
-        await until(lambda: pod.sidecar.keepers["r1"].agent is None)
+    async with counting() as upstream:
+        model = Tool(name="model", upstream=upstream.url, private=True)
+        async with serving(pod, yard, tools=[model]) as http:
+            agent = await Agent.open(http)
+            assert agent.opened["proxy"] == f"{http.url}/{agent.token}"
+            upstream.pause_s = 0.6
+            async with http.session.get(f"/{agent.token}/model/think") as answer:
+                assert await answer.text() == "1"
+            assert (await agent.ask("alive"))["step"] == 1
+            await until(lambda: pod.sidecar.keepers["r1"].agent is None)
+
+
+async def test_tools_that_speak_http_are_replayed_to_the_next_life(pod: Pod, yard: Yard) -> None:
+    async with counting() as upstream:
+        tool = Tool(name="mail", upstream=f"{upstream.url}/api", private=True)
+        forward = Forward(allow=(place("127.0.0.1"),))
+        async with serving(pod, yard, tools=[tool], forward=forward) as http:
+            agent = await Agent.open(http)
+            for life in range(2):
+                agent = await Agent.open(http, replace=True)
+                sent = [
+                    await send(http, f"{agent.opened['proxy']}/mail/send", {"to": "ann"}),
+                    # By the forward proxy it is the same call, if the tool has this upstream.
+                    await send(http, f"{upstream.url}/api/send", {"to": "bert"}, via=agent.token),
+                    await send(http, f"{upstream.url}/other", {"to": "carl"}, via=agent.token),
+                ]
+                assert [text for text, _ in sent] == ["1", "2", "3"]
+                wanted = {"sent"} if life == 0 else {"replayed"}
+                assert {decision for _, decision in sent} == wanted
+            assert upstream.count == 3
+            repeated = await send(http, f"{agent.opened['proxy']}/mail/send", {"to": "bert"})
+            assert repeated == ("2", "replayed")
+            assert not upstream.secrets
+
+
+async def send(http: Http, url: str, body: Any, *, via: str = "") -> tuple[str, str]:
+    """What came back, and the decision."""
+    login = "Basic " + base64.b64encode(f"{via}:".encode()).decode()
+    more: dict[str, Any] = {"proxy": http.url, "headers": {"Proxy-Authorization": login}}
+    async with http.session.post(url, json=body, **(more if via else {})) as answer:
+        assert answer.status == 200, await answer.text()
+        return await answer.text(), answer.headers["Coatcheck-Decision"]
+
+
+@dataclass
+class Upstream:
+    """Counts what it is asked."""
+
+    url: str = ""
+    count: int = 0
+    pause_s: float = 0.0
+    secrets: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        self.count += 1
+        self.secrets += [name for name in request.headers if name.lower().startswith("proxy-")]
+        await asyncio.sleep(self.pause_s)
+        return web.Response(text=str(self.count))
+
+
+@asynccontextmanager
+async def counting() -> AsyncIterator[Upstream]:
+    made = Upstream()
+    server = HttpServer(made.answer, host="127.0.0.1", port=0)
+    await server.start()
+    made.url = f"http://127.0.0.1:{server.port}"
+    try:
+        yield made
+    finally:
+        await server.close()
 
 
 async def test_a_run_parks_until_it_is_signalled(http: Http) -> None:

@@ -18,7 +18,7 @@ from coatcheck_sidecar.engine.exchange import Wanted
 from coatcheck_sidecar.engine.passing import Passing
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.watch import Watch
-from coatcheck_sidecar.ports import Headers, Lost, NotSent, Outgoing, UpstreamAnswer
+from coatcheck_sidecar.ports import Headers, Lost, NotSent, Outgoing, Upstream, UpstreamAnswer
 from tests.engine.harness import Link, Notes, Pod, Yard
 
 UNANSWERED_S = 0.05
@@ -198,12 +198,16 @@ async def bound(pod: Pod) -> Binding:
     return Binding(keeper, pod.sidecar.make_calls(keeper), b"i" * 16)
 
 
+def to(upstream: Upstream) -> Callable[[Tool], Upstream]:
+    return lambda _: upstream
+
+
 async def test_requests_pass_and_a_search_comes_out_as_read(pod: Pod) -> None:
     watch = watched(pod.sidecar)
     binding = await bound(pod)
     body = (b'{"items": [{"id": 1}, ', b'{"id": 2}], "total": 2}')
     upstream = Scripted(lambda _: Answer(headers=(("X-A", "1"),), body=body))
-    passing = Passing(upstream, watch=watch)
+    passing = Passing(lambda _: upstream, watch=watch)
     for _ in range(2):
         reply = Reply()
         await passing.perform(binding, wanted(), reply=reply)
@@ -237,7 +241,7 @@ async def test_what_is_suggested(
 ) -> None:
     watch = watched(pod.sidecar)
     binding = await bound(pod)
-    await Passing(Scripted(lambda _: answer), watch=watch).perform(binding, want, reply=Reply())
+    await Passing(to(Scripted(lambda _: answer)), watch=watch).perform(binding, want, reply=Reply())
     (tool,) = watch.told()["tools"]
     assert (tool["effect"], tool["record"], tool["upstream_key"]) == (effect, record, key)
 
@@ -251,7 +255,9 @@ async def test_a_tool_of_an_mcp_server_is_named_as_it_names_itself(pod: Pod) -> 
         tool=Tool(name="kb", mcp="https://kb.example/mcp"),
         ask=replace(base.ask, tool="list_pages"),
     )
-    await Passing(Scripted(lambda _: Answer()), watch=watch).perform(binding, want, reply=Reply())
+    await Passing(to(Scripted(lambda _: Answer())), watch=watch).perform(
+        binding, want, reply=Reply()
+    )
     (tool,) = watch.told()["tools"]
     assert (tool["tool"], tool["pattern"], tool["effect"]) == ("kb", "list_pages", "read")
 
@@ -264,13 +270,15 @@ async def test_what_goes_wrong_goes_wrong_as_without_a_proxy(pod: Pod) -> None:
         raise NotSent("connection refused")
 
     with pytest.raises(Refusal, match="web did not answer: connection refused") as caught:
-        await Passing(Scripted(refuse), watch=watch).perform(binding, wanted(), reply=Reply())
+        await Passing(to(Scripted(refuse)), watch=watch).perform(binding, wanted(), reply=Reply())
     assert caught.value.code is ErrorCode.UNAVAILABLE
     cut, left = Reply(), Reply(goes_after=1)
-    await Passing(Scripted(lambda _: Answer(is_cut=True))).perform(binding, wanted(), reply=cut)
+    await Passing(to(Scripted(lambda _: Answer(is_cut=True)))).perform(binding, wanted(), reply=cut)
     assert (cut.how, cut.body) == ("cut", b"{}")
     endless = Answer(body=(b"a", b"b"))
-    await Passing(Scripted(lambda _: endless), watch=watch).perform(binding, wanted(), reply=left)
+    await Passing(to(Scripted(lambda _: endless)), watch=watch).perform(
+        binding, wanted(), reply=left
+    )
     assert (left.how, left.body) == ("", b"a")
     told = watch.told()
     assert cast("dict[str, Any]", told["tools"][0])["lost"] == 2

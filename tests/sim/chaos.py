@@ -4,10 +4,15 @@ import gc
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Final
+from unittest.mock import patch
 
+from coatcheck_sidecar.core.runlog import head_name
+from coatcheck_sidecar.engine.fleet import Fleet
 from tests.sim.loop import Process
 from tests.sim.world import CALM_S_MAX, Pod, World, virtual_machine
 
@@ -23,6 +28,14 @@ AIM: Final = 0.7
 SLOW_S: Final = (0.5, 5.0, 15.0)
 """The longest that a starved process takes to read what came: up to five leases."""
 SUSPEND_S_MAX: Final = 12.0
+LATE_KILLED: Final = 0.5
+"""The share of senders of late requests that don't live to hear of them."""
+QUICK_RESTART_S: Final = (0.05, 0.4)
+"""So that who comes back can ask before the request arrived."""
+OVERSLEPT: Final = (1.0, 2.0)
+"""In leases."""
+WOKEN: Final = 0.5
+"""The share of looks at a frozen owner whose lease is over at which it comes back."""
 FUSE_MIN, FUSE_MAX = 3, 8_000
 
 
@@ -46,6 +59,7 @@ class Chaos:
         self._thawed_s: dict[str, float] = {}
         self._strength = world.random.choice((0.1, 0.5, 1.0, 1.0, 2.0))
         world.on_start = self._started
+        world.upstream.on_late = self._sent_late
         self._set_weather()
         faults: list[tuple[float, Callable[[Pod], None]]] = [
             (4, self._kill_agent),
@@ -55,6 +69,7 @@ class Chaos:
             (1.5, self._lose_node),
             (3, self._freeze_one),
             (2, self._freeze_pod),
+            (2, self._freeze_owner),
             (1, self._suspend),
             (1.5, self._store_away),
             (0.4, self._kill_journal),
@@ -71,7 +86,7 @@ class Chaos:
         self._world.loop.slow_reads = random.choice((0.0, 0.0, 0.02, 0.05)) * self._strength
         self._world.loop.slow_s = random.choice(SLOW_S)
         weather.conflict = random.choice((0.0, 0.02, 0.1)) * self._strength
-        for name in ("refused", "lost", "lost_answer", "failed_probe"):
+        for name in ("refused", "lost", "lost_answer", "late", "failed_probe"):
             setattr(habits, name, random.choice((0.0, 0.05, 0.15)) * self._strength)
 
     def schedule(self, until_s: float) -> None:
@@ -126,6 +141,39 @@ class Chaos:
             world.loop.call_later(self._random.uniform(*RESTART_S), world.start_agent, pod, index)
         world.loop.call_later(self._random.uniform(*RESTART_S), world.start_sidecar, pod)
 
+    # Faults at the moments that rules are for
+
+    def _sent_late(self, sender: Process) -> None:
+        """Some senders are killed as their bytes left, and are back before these arrive."""
+        pod = next(pod for pod in self._world.pods if sender in pod.agents)
+        if self._world.is_calm or self._random.random() > LATE_KILLED:
+            return
+        world, index = self._world, pod.agents.index(sender)
+        world.loop.call_soon(world.kill, pod, sender, context=Context())
+        delay_s = self._random.uniform(*QUICK_RESTART_S)
+        world.loop.call_later(delay_s, world.start_agent, pod, index, context=Context())
+
+    @contextmanager
+    def waking(self) -> Iterator[None]:
+        """Some frozen owners go on just after somebody saw that their lease is over."""
+        look_at = Fleet._look_at
+
+        async def looked_at(fleet: Fleet, name: str) -> None:
+            await look_at(fleet, name)
+            self._saw(fleet, name)
+
+        with patch.object(Fleet, "_look_at", looked_at):
+            yield
+
+    def _saw(self, fleet: Fleet, name: str) -> None:
+        for run, watch in self._world.judge.runs.items():
+            if watch.head is None or head_name(run) != name:
+                continue
+            owner = self._world.process_of(watch.head.owner)
+            is_over = owner is not None and owner.is_frozen and fleet.is_lapsed(owner.name, run)
+            if owner is not None and is_over and self._random.random() < WOKEN:
+                self._world.thaw(owner)
+
     # Faults by the clock
 
     def _kill_agent(self, pod: Pod) -> None:
@@ -171,6 +219,12 @@ class Chaos:
     def _freeze_one(self, pod: Pod) -> None:
         if pod.processes:
             self._freeze(self._random.choice(pod.processes))
+
+    def _freeze_owner(self, pod: Pod) -> None:
+        """It sleeps through its lease, and its agents ask for things meanwhile."""
+        if pod.process is not None:
+            delay_s = self._world.settings.lease_s * self._random.uniform(*OVERSLEPT)
+            self._world.freeze(pod.process, delay_s)
 
     def _freeze_pod(self, pod: Pod) -> None:
         for process in pod.processes:
@@ -221,7 +275,8 @@ def run_seed(seed: int) -> Verdict:
     world = World(seed)
     chaos = Chaos(world)
     chaos_s = world.random.uniform(8.0, 40.0)
-    with virtual_machine(is_small=world.random.random() < 0.5), world.judge.listening():
+    is_small = world.random.random() < 0.5
+    with virtual_machine(is_small=is_small), world.judge.listening(), chaos.waking():
         world.populate()
         chaos.schedule(chaos_s)
         try:

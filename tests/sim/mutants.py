@@ -210,7 +210,7 @@ def no_doubt_after_a_restart() -> AbstractContextManager[Any]:
 
 def outcomes_of_the_dead_ignored() -> AbstractContextManager[Any]:
     """What a former life kept, and had not shipped, is dropped."""
-    return patch("coatcheck_sidecar.engine.claims.contiguous_tail", lambda head, rows: [])
+    return patch("coatcheck_sidecar.engine.claims.hold_against", lambda head, rows: ([], []))
 
 
 def letting_go_half_way() -> AbstractContextManager[Any]:

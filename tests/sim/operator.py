@@ -14,12 +14,12 @@ from coatcheck_sidecar.engine.restore import Damaged
 from coatcheck_sidecar.ports import StoreError
 from tests.sim.compare import restored_state
 from tests.sim.store import ReachedStore
-from tests.sim.upstream import BEFORE_WRITE_S, FLIGHT_S, PAUSE_MAX_S
+from tests.sim.upstream import BEFORE_WRITE_S, PAUSE_MAX_S, SETTLE_S
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-LEDGER_WAIT_S: Final = FLIGHT_S[1] + BEFORE_WRITE_S + PAUSE_MAX_S
+LEDGER_WAIT_S: Final = SETTLE_S + BEFORE_WRITE_S + PAUSE_MAX_S
 """A ledger's "no" counts when nothing can be on its way any more."""
 PATIENCE_S: Final = 15.0
 """How long a person waits for a command before giving it again."""

@@ -11,16 +11,22 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from coatcheck import NotApplied
-from tests.sim.loop import VirtualLoop, this_process
+from tests.sim.loop import Process, VirtualLoop, this_process
 
 FLIGHT_S: Final = (0.01, 1.4)
 """How long a request may be on its way."""
+LATE_S: Final = (1.2, 1.45)
+"""How long one is that something on the way held up."""
+LATE_PROBED: Final = 6.0
+"""So much oftener those of tools with a probe: what that may conclude depends on them."""
 SETTLE_S: Final = 1.5
 """What tools with a probe declare: longer than any flight."""
 BEFORE_WRITE_S: Final = 0.2
 """A tool's own work between its look at the clock and its write."""
 PATIENCE_S: Final = 4.0
 """How long a tool waits for its answer."""
+RESET_S: Final = (0.0, 0.3)
+"""When the sender of a late request is told that its connection is gone."""
 PAUSE_MAX_S: Final = 1.0
 """The longest pause that agents' processes are allowed between look and write."""
 
@@ -52,11 +58,13 @@ class Habits:
     """Known not to have left."""
     lost: float = 0.0
     lost_answer: float = 0.0
+    late: float = 0.0
+    """Held up on their way, and still there when their sender is told of a reset, or is killed."""
     failed_probe: float = 0.0
 
     def improve(self) -> None:
         """Everything arrives and is answered."""
-        self.refused = self.lost = self.lost_answer = self.failed_probe = 0.0
+        self.refused = self.lost = self.lost_answer = self.late = self.failed_probe = 0.0
 
 
 class Upstream:
@@ -66,6 +74,8 @@ class Upstream:
         self.habits = habits
         self.charges: dict[str, Charge] = {}
         self.on_effect: Callable[[str, Charge], None] = lambda name, charge: None
+        self.on_late: Callable[[Process], None] = lambda sender: None
+        """A request left, and will be on its way for a while."""
         self._loop = loop
         self._random = random
         self._nobody = Context()
@@ -82,20 +92,29 @@ class Upstream:
             raise NotApplied("connection refused")
         answer: asyncio.Future[int] = self._loop.create_future()
         if chance > habits.refused + habits.lost:
-            flight_s = self._random.uniform(*FLIGHT_S) * self._random.random()
-            is_answered = self._random.random() >= habits.lost_answer
+            weight = LATE_PROBED if tool == "probed" else 1.0
+            is_late = self._random.random() < habits.late * weight
+            is_answered = not is_late and self._random.random() >= habits.lost_answer
             self._loop.call_later(
-                flight_s, self._arrive, tool, name, key, answer if is_answered else None,
-                context=self._nobody,
+                self._flight_s(is_late=is_late), self._arrive, tool, name, key,
+                answer if is_answered else None, context=self._nobody,
             )  # fmt: skip
+            if is_late:
+                self.on_late(process)
+                await asyncio.sleep(self._random.uniform(*RESET_S))
+                raise Trouble("connection reset")
         return await self._wait(answer)
+
+    def _flight_s(self, *, is_late: bool = False) -> float:
+        if is_late:
+            return self._random.uniform(*LATE_S)
+        return self._random.uniform(*FLIGHT_S) * self._random.random()
 
     async def probe(self, name: str) -> int | None:
         """The receipt of a charge, if there is one. Raises `Trouble`."""
         answer: asyncio.Future[int | None] = self._loop.create_future()
         if self._random.random() >= self.habits.failed_probe:
-            flight_s = self._random.uniform(*FLIGHT_S) * self._random.random()
-            self._loop.call_later(flight_s, self._look, name, answer, context=self._nobody)
+            self._loop.call_later(self._flight_s(), self._look, name, answer, context=self._nobody)
         return await self._wait(answer)
 
     async def _wait(self, answer: "asyncio.Future[Value]") -> Value:

@@ -8,8 +8,8 @@ from random import Random
 from typing import Any, Final
 from unittest.mock import patch
 
+import coatcheck._base
 import coatcheck._clock
-import coatcheck._run
 import coatcheck._session
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
@@ -132,6 +132,11 @@ class World:
         self._processes.append(process)
         return process
 
+    def process_of(self, owner: str) -> Process | None:
+        """The sidecar that an owner's name is of, unless it is gone."""
+        living = [pod.process for pod in self.pods if pod.process is not None]
+        return next((process for process in living if process.name == owner), None)
+
     # Pods
 
     def new_pod(self, agents: int) -> Pod:
@@ -215,10 +220,11 @@ class World:
             return
         self.note("freeze", process=process.name, s=round(delay_s, 3))
         process.is_frozen = True
-        self.loop.call_later(delay_s, self._thaw, process)
+        self.loop.call_later(delay_s, self.thaw, process)
 
-    def _thaw(self, process: Process) -> None:
-        if not process.is_dead:
+    def thaw(self, process: Process) -> None:
+        """It goes on; a second thaw of the same process does nothing."""
+        if process.is_frozen and not process.is_dead:
             self.note("thaw", process=process.name)
             self.loop.thaw(process)
 
@@ -297,7 +303,7 @@ def virtual_machine(*, is_small: bool) -> Iterator[None]:
             (clock, "random_bytes", lambda count: this_process().clock.random_bytes(count)),
             (clock, "uniform", lambda low, high: this_process().clock.uniform(low, high)),
             (coatcheck._session, "_incarnation", incarnation_of),
-            (coatcheck._run, "socket_path", lambda: this_process().socket),
+            (coatcheck._base, "socket_path", lambda: this_process().socket),
         ):
             stack.enter_context(patch.object(module, name, value))
         for target, limit in SMALL.items() if is_small else ():

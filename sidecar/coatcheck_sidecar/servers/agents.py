@@ -7,13 +7,14 @@ gone, as on the socket after a lost connection.
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 from coatcheck.wire import PROTOCOL_VERSIONS, ErrorCode, Message, Push, Request, Retry
 from coatcheck_sidecar.core.session import Refusal, Session
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.servers.requests import Answered, Requests
+from coatcheck_sidecar.servers.routes import Routes
 
 AGENTS_MAX: Final = 4_096
 """Runs of one pod, and then some."""
@@ -27,8 +28,8 @@ TOKEN_BYTES: Final = 16
 class HttpAgent:
     """One life of an agent, as one connection of the control socket would be."""
 
-    def __init__(self, sidecar: Sidecar, incarnation: bytes) -> None:
-        """It has no run yet."""
+    def __init__(self, sidecar: Sidecar, incarnation: bytes, *, routes: Routes | None) -> None:
+        """It has no run yet. Without `routes` there is no proxy."""
         self.incarnation = incarnation
         self.token = ""
         self.run = ""
@@ -44,7 +45,7 @@ class HttpAgent:
         self.tool_calls = 0
         """Under way through the proxy."""
         self._session = Session()
-        self._requests = Requests(sidecar, self._pushed)
+        self._requests = Requests(sidecar, self._pushed, routes=routes)
 
     def _pushed(self, push: Push, _body: dict[str, Any]) -> None:
         """Nothing can be pushed over HTTP: that the pod drains rides on each answer."""
@@ -84,9 +85,10 @@ class HttpAgent:
 class Agents:
     """All of them, by token."""
 
-    def __init__(self, sidecar: Sidecar) -> None:
+    def __init__(self, sidecar: Sidecar, *, routes: Routes | None) -> None:
         """`sweep` is to be run beside."""
         self._sidecar = sidecar
+        self._routes = routes
         self._clock = sidecar.doors.clock
         self._by_token: dict[str, HttpAgent] = {}
 
@@ -102,13 +104,14 @@ class Agents:
         """It lives."""
         agent.heard_s = self._clock.monotonic()
 
-    @contextmanager
-    def busy(self, token: str) -> Iterator[None]:
+    def busy(self, token: str) -> AbstractContextManager[object]:
         """A tool call through the proxy is a sign of life, for as long as it takes."""
         agent = self._by_token.get(token)
-        if agent is None:  # it has a socket, which says by itself whether it lives
-            yield
-            return
+        # One with a socket says by that whether it lives.
+        return nullcontext() if agent is None else self._while_calling(agent)
+
+    @contextmanager
+    def _while_calling(self, agent: HttpAgent) -> Iterator[None]:
         agent.tool_calls += 1
         try:
             yield
@@ -125,7 +128,11 @@ class Agents:
         """
         if len(self._by_token) >= AGENTS_MAX and not self._forget_the_done():
             raise Refusal(ErrorCode.UNAVAILABLE, "too many agents over HTTP", retry=Retry.LATER)
-        agent = HttpAgent(self._sidecar, incarnation or self._clock.random_bytes(INCARNATION_BYTES))
+        agent = HttpAgent(
+            self._sidecar,
+            incarnation or self._clock.random_bytes(INCARNATION_BYTES),
+            routes=self._routes,
+        )
         greeting = {
             "protocol": list(PROTOCOL_VERSIONS),
             "client": "http",

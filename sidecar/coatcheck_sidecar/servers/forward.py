@@ -11,6 +11,7 @@ import base64
 import binascii
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from coatcheck.wire import Retry
 from coatcheck_sidecar.core.address import literal
 from coatcheck_sidecar.core.forward import Forward, Place, normal
+from coatcheck_sidecar.core.relay import BadRequest, check_path, check_target
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.bindings import Binding, Bindings
 from coatcheck_sidecar.ports import NotSent, Observer
@@ -28,6 +30,7 @@ from coatcheck_sidecar.upstreams.dial import Streams, dial, hang_up
 if TYPE_CHECKING:
     from aiohttp import web
 
+    Busy = Callable[[str], AbstractContextManager[object]]
     Serve = Callable[[web.BaseRequest, Binding, Tool, str], Awaitable[web.StreamResponse]]
 
 HOST: Final = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253})"
@@ -37,11 +40,11 @@ ABSOLUTE: Final = re.compile(
 """RFC 9112, section 3.2.2, without what no proxy should forward: user info, fragment, backslash."""
 AUTHORITY: Final = re.compile(rf"{HOST}:(?P<port>[0-9]{{1,5}})", re.ASCII)
 """RFC 9112, section 3.2.3."""
-DOTS: Final = re.compile(r"/(?:\.|%2e){1,2}(?:[/?;]|$)", re.ASCII | re.IGNORECASE)
-"""A segment that the upstream might take for a step up, past what a tool's rules were read for."""
 PORTS: Final = {"http": 80, "https": 443}
 PORT_MAX: Final = 65_535
 TUNNELS_MAX: Final = 256
+UNNAMED_MAX: Final = 1_024
+"""Hosts behind a `*`: each has connections of its own."""
 HEAD_S: Final = 30.0
 """For an upstream's answer to an upgrade."""
 STATUS: Final = re.compile(rb"HTTP/1\.1 (?P<status>[0-9]{3})(?: [^\r\n]*)?")
@@ -79,8 +82,13 @@ def target_of(method: str, raw: str) -> Target:
     port = int(parts["port"] or PORTS[scheme])
     rest = parts.get("rest") or "/"
     rest = rest if rest.startswith("/") else f"/{rest}"
-    if not 0 < port <= PORT_MAX or DOTS.search(rest.partition("?")[0]):
-        raise _refused(400, "protocol_error", why="a port that is none, or a path with steps in it")
+    if not 0 < port <= PORT_MAX:
+        raise _refused(400, "protocol_error", why=f"{port} is no port")
+    try:
+        check_target(rest)
+        check_path(rest.partition("?")[0])
+    except BadRequest as error:
+        raise _refused(400, "protocol_error", why=str(error)) from error
     return Target(scheme, normal(parts["host"] or ""), port, rest)
 
 
@@ -109,15 +117,19 @@ class ForwardProxy:
         tools: Iterable[Tool],
         bindings: Bindings,
         serve: "Serve",
+        busy: "Busy",
         observer: Observer,
     ) -> None:
         """`forward` is `None` where it is off.
 
         `serve` does a call: it gets the tool, and what of the URL stands behind its upstream.
+        `busy` is entered meanwhile, with the agent's token.
         """
         self._forward = forward
         self._bindings = bindings
         self._serve = serve
+        self._busy = busy
+        self._unnamed: dict[str, Tool] = {}
         self._observer = observer
         self._tunnels = 0
         self._by_place: dict[tuple[str, str, int], list[tuple[str, Tool]]] = {}
@@ -134,18 +146,19 @@ class ForwardProxy:
     async def handle(self, request: "web.BaseRequest") -> "web.StreamResponse":
         """Answer one request; nothing is raised but cancellation."""
         try:
-            binding = self._admitted(request)
+            token, binding = self._admitted(request)
             target = target_of(request.method, request.raw_path)
-            if request.method == "CONNECT":
-                return await self._connect(request, target)
-            tool, rest = self._tool(target)
-            if "Upgrade" in request.headers:
-                return await self._upgrade(request, target)
-            return await self._serve(request, binding, tool, rest)
+            with self._busy(token):
+                if request.method == "CONNECT":
+                    return await self._connect(request, target)
+                tool, rest = self._tool(target)
+                if "Upgrade" in request.headers:
+                    return await self._upgrade(request, target)
+                return await self._serve(request, binding, tool, rest)
         except Problem as problem:
             return problem.response()
 
-    def _admitted(self, request: "web.BaseRequest") -> Binding:
+    def _admitted(self, request: "web.BaseRequest") -> tuple[str, Binding]:
         if self._forward is None:
             why = "the forward proxy is off: set `forward`, or use a tool's route"
             raise _refused(403, "forbidden", why=why)
@@ -157,7 +170,7 @@ class ForwardProxy:
             why = "no token of a run that is open here: HTTP_PROXY=http://<token>@127.0.0.1:7070"
             headers = {"Proxy-Authenticate": 'Basic realm="coatcheck"'}
             raise _refused(407, "unknown_token", why=why, headers=headers)
-        return binding
+        return token, binding
 
     def _tool(self, target: Target) -> tuple[Tool, str]:
         """Whose call it is, and what stands behind the tool's upstream."""
@@ -169,9 +182,19 @@ class ForwardProxy:
                 why = f"{tool.name} is an MCP server: point the client at its route"
                 raise _refused(403, "forbidden", why=why)
             return tool, target.rest[len(base) :]
+        return self._unnamed_tool(target), target.rest
+
+    def _unnamed_tool(self, target: Target) -> Tool:
         place = self._allowed(target, (self._forward or Forward()).allow)
         upstream = f"{target.scheme}://{target.authority}"
-        return Tool(name=target.host, upstream=upstream, private=_is_private(place)), target.rest
+        if upstream not in self._unnamed:
+            if len(self._unnamed) >= UNNAMED_MAX:
+                raise _refused(503, "unavailable", why=f"{UNNAMED_MAX} hosts are known already")
+            # With its port: no name of the configuration has a colon.
+            name = f"{target.host}:{target.port}"
+            tool = Tool(name=name, upstream=upstream, private=_is_private(place))
+            self._unnamed[upstream] = tool
+        return self._unnamed[upstream]
 
     def _allowed(self, target: Target, places: Iterable[Place]) -> Place:
         for place in places:

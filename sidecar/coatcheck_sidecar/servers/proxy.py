@@ -7,6 +7,7 @@ by `core/relay.py` and never decoded, the body is taken in whole, and the exchan
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from aiohttp import web
@@ -42,6 +43,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 McpRoute = Callable[[web.BaseRequest, Binding, Tool, Target], Awaitable[web.StreamResponse]]
 """Answers a request to a tool that is an MCP server, to the end."""
+Busy = Callable[[str], AbstractContextManager[object]]
 Work = Callable[[web.BaseRequest, HttpReply], Awaitable[web.StreamResponse]]
 
 
@@ -57,7 +59,7 @@ class Proxy:
         bodies: Bodies,
         local: Handler,
     ) -> None:
-        """`local` answers what is below `/v1`."""
+        """`local` answers what is below `/v1`, and guards itself."""
         self._tools = tools
         self._bindings = bindings
         self._exchange = exchange
@@ -65,6 +67,8 @@ class Proxy:
         self._local = local
         self.forward: Handler | None = None
         """Answers absolute targets and CONNECT."""
+        self.busy: Busy = lambda _token: nullcontext()
+        """Entered while an agent, by its token, calls a tool."""
         self.mcp: McpRoute | None = None
 
     def server(self) -> web.Server:
@@ -84,9 +88,9 @@ class Proxy:
         is_absolute = not target.startswith("/")
         if is_absolute and self.forward is not None:
             return await self.forward(request)
-        refused = self._foreign(request)
-        if refused is None and LOCAL.match(target):
+        if LOCAL.match(target):
             return await self._local(request)
+        refused = self._foreign(request)
         if refused is not None:
             return await _refuse(HttpReply(request), problem(403, "forbidden", detail=refused))
         return await self._answered(request, self._route)
@@ -128,11 +132,12 @@ class Proxy:
             names = ", ".join(sorted(self._tools)) or "none"
             why = f"there is no tool {target.tool!r} in the configuration: {names}"
             raise Refusal(ErrorCode.NOT_FOUND, why, tool=target.tool)
-        if tool.mcp:
+        with self.busy(target.token):
+            if not tool.mcp:
+                return await self._call(request, reply, binding=binding, tool=tool, target=target)
             if self.mcp is None:
                 raise Refusal(ErrorCode.NOT_FOUND, f"{tool.name} is an MCP server", tool=tool.name)
             return await self.mcp(request, binding, tool, target)
-        return await self._call(request, reply, binding=binding, tool=tool, target=target)
 
     async def _call(
         self,

@@ -22,6 +22,7 @@ from coatcheck_sidecar.servers.checks import check
 from coatcheck_sidecar.servers.operations import OPERATIONS, Operation
 from coatcheck_sidecar.servers.operators import Operators, Report
 from coatcheck_sidecar.servers.problems import Problem, problem_of
+from coatcheck_sidecar.servers.routes import Routes
 from coatcheck_sidecar.servers.values import read_json, with_values
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ class RunApi:
         *,
         outside: Outside,
         version: str,
+        routes: Routes | None = None,
         report: Report | None = None,
         is_for_agents: bool = True,
     ) -> None:
-        """`report` is what `/v1/observe` gives.
+        """`routes` hand out URLs of the proxy, `report` is what `/v1/observe` gives.
 
         `is_for_agents` is false where the control socket asks for the peer's uid: a port of
         loopback has none, and is no way around.
@@ -64,7 +66,7 @@ class RunApi:
         self._sidecar = sidecar
         self._is_for_agents = is_for_agents
         self._tasks = TaskSet(self._failed)
-        self.agents = Agents(sidecar)
+        self.agents = Agents(sidecar, routes=routes)
         self._asking = Asking(sidecar, self.agents)
         self._operators = Operators(sidecar, outside, version=version, report=report)
 
