@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -145,9 +146,9 @@ class Far:
 
 
 @asynccontextmanager
-async def far_server() -> AsyncIterator[Far]:
+async def far_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[Far]:
     far = Far()
-    server = await asyncio.start_server(far.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(far.serve, "127.0.0.1", 0, ssl=tls)
     far.port = server.sockets[0].getsockname()[1]
     try:
         yield far
@@ -155,7 +156,7 @@ async def far_server() -> AsyncIterator[Far]:
         server.close()
         for writer in list(far.writers):
             writer.transport.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)  # their tasks end
 
 
 @dataclass
