@@ -114,9 +114,7 @@ class Upstream:
         """The receipt of a charge, if there is one. Raises `Trouble`."""
         answer: asyncio.Future[int | None] = self._loop.create_future()
         if self._random.random() >= self.habits.failed_probe:
-            self._loop.call_later(
-                self._flight_s(), self._look, name, answer, context=self._nobody
-            )
+            self._loop.call_later(self._flight_s(), self._look, name, answer, context=self._nobody)
         return await self._wait(answer)
 
     async def _wait(self, answer: "asyncio.Future[Value]") -> Value:
