@@ -32,6 +32,8 @@ LATE_KILLED: Final = 0.5
 """The share of senders of late requests that don't live to hear of them."""
 QUICK_RESTART_S: Final = (0.05, 0.4)
 """So that who comes back can ask before the request arrived."""
+TOLD_KILLED: Final = 0.01
+"""The share of acknowledgements that are a pod's last."""
 OVERSLEPT: Final = (1.0, 2.0)
 """In leases."""
 WOKEN: Final = 0.5
@@ -60,6 +62,7 @@ class Chaos:
         self._strength = world.random.choice((0.1, 0.5, 1.0, 1.0, 2.0))
         world.on_start = self._started
         world.upstream.on_late = self._sent_late
+        world.judge.on_told = self._told
         self._set_weather()
         faults: list[tuple[float, Callable[[Pod], None]]] = [
             (4, self._kill_agent),
@@ -152,6 +155,11 @@ class Chaos:
         world.loop.call_soon(world.kill, pod, sender, context=Context())
         delay_s = self._random.uniform(*QUICK_RESTART_S)
         world.loop.call_later(delay_s, world.start_agent, pod, index, context=Context())
+
+    def _told(self, pod: Pod) -> None:
+        """Some pods die as their agent heard that something is kept."""
+        if not self._world.is_calm and self._random.random() < TOLD_KILLED * self._strength:
+            self._world.loop.call_soon(self._kill_pod, pod, context=Context())
 
     @contextmanager
     def waking(self) -> Iterator[None]:

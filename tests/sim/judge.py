@@ -73,6 +73,8 @@ class Judge:
         self.effects: Callable[[str], int] = lambda name: 0
         self.now_s: Callable[[], float] = lambda: 0.0
         self.lease_s = 0.0
+        self.on_told: Callable[[Pod], None] = lambda pod: None
+        """An agent of the pod learned that something of its own is kept."""
         self._store = store
         self._fault = on_fault
         self._lines: dict[bytes, tuple[dict[int, Record], bytes]] = {}
@@ -195,6 +197,7 @@ class Judge:
         watch = self.watch(run)
         kept = Kept(level, epoch, pod, pod.losses(level))
         watch.steps.setdefault(step, []).append((token, kept))
+        self.on_told(pod)
         if level == "remote" and (watch.head is None or watch.head.step < step):
             self._fault(f"step {step} of {run} was acknowledged as remote, and no head has it")
 
@@ -207,6 +210,7 @@ class Judge:
     def acknowledged(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
         """The answer of a call was recorded, and given to the agent."""
         self.watch(run.id).answers[key] = Kept("node", run.epoch, pod, pod.losses("node"))
+        self.on_told(pod)
 
     def asked(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
         """A call is about to be made: its answer must not be known already."""

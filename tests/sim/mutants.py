@@ -177,7 +177,7 @@ def no_look_at_the_clock() -> AbstractContextManager[Any]:
     """An agent starts guarded calls however late it wakes."""
 
     def start(self: Invoke) -> Any:
-        self._said = {**self._said, "until_boot_s": None}
+        self._said = {name: said for name, said in self._said.items() if name != "until_boot_s"}
         return begin(self)
 
     begin = Invoke.start

@@ -97,8 +97,11 @@ class Reads:
             self._by_number.pop(known.number, None)
         is_read = call is not None and call.call_class is CallClass.READ
         if call is not None and is_read and not is_recorded and call.state is not CallState.DONE:
-            self._last += 1
-            call = replace(call, number=self._last)
+            if known is None:
+                self._last += 1
+            call = replace(call, number=known.number if known else self._last)
+            if call == known:
+                call = known
             self._by_number[call.number] = call
             self.by_key[key] = call
 

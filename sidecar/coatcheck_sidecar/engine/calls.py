@@ -201,8 +201,8 @@ class Calls:
             elif isinstance(answer, Recorded):
                 answer = replace(answer, is_joined=is_joined)
             if answer is not None:
-                decision = type(answer).__name__.lower()
-                self._keeper.doors.observer.note("call", tool=draft.tool, decision=decision)
+                what = type(answer).__name__.lower()
+                self._keeper.doors.observer.note("call", tool=draft.tool, decision=what)
                 return answer
             if clock.monotonic() > until_s:
                 raise Refusal(
