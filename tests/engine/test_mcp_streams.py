@@ -148,4 +148,13 @@ async def test_an_answer_that_is_cut_is_told_as_a_result() -> None:
     assert call.is_cut
     await call.lose()
     assert b'"outcome": "unknown"' in reply.said
+    assert not call.is_gone
+
+
+async def test_an_answer_that_its_agent_did_not_wait_for_is_not_given() -> None:
+    reply = _Reply()
+    asked = mcp.read_call(b'{"id":1,"method":"tools/call","params":{"name":"charge"}}')
+    call = McpCall(asked, reply, has_schema=False)
+    reply.is_gone = True
+    await call.lose()
     assert call.is_gone

@@ -39,6 +39,7 @@ class McpCall:
         self._body: list[bytes] = []
         self._last: bytes | None = None
         self._changed = asyncio.Event()
+        self._is_given = False
         self.is_cut = False
 
     # The server's side
@@ -70,7 +71,9 @@ class McpCall:
 
     @property
     def is_gone(self) -> bool:
-        """Nobody listens, and nobody can come back for what was missed."""
+        """Nobody has the answer or waits for it, and nobody can come back for what was missed."""
+        if self._is_given:
+            return False
         return (self._out is None or self._out.is_gone) and not self.is_resumable
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -169,6 +172,7 @@ class McpCall:
             )
             await out.write(message)
             await out.end()
+            self._is_given = not out.is_gone
         self._tell()
 
     async def _give_event(self, message: bytes) -> None:
@@ -181,8 +185,10 @@ class McpCall:
         await self._finish()
 
     async def _finish(self) -> None:
-        if self._out is not None and self._last is not None:
-            await self._out.write(self._last)
+        out = self._out
+        if out is not None and self._last is not None:
+            await out.write(self._last)
+            self._is_given = not out.is_gone
         await self._let_go()
 
     async def _let_go(self) -> None:
