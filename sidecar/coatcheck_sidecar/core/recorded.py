@@ -87,13 +87,17 @@ def event_cuts(body: bytes) -> tuple[int, ...]:
 
 
 def releasable(held: bytes | bytearray) -> int:
-    """How much of a stream's end may go out, if its last event must stay."""
-    ends = [found.end() for found in EVENT_END.finditer(held)]
-    if not ends:
-        return 0
-    if held[ends[-1] :].strip():
-        return ends[-1]
-    return ends[-2] if len(ends) > 1 else 0
+    """How much of a stream's end may go out, if its last event must stay.
+
+    Blank lines behind it are none.
+    """
+    starts = [0, *(found.end() for found in EVENT_END.finditer(held))]
+    end = len(held)
+    for start in reversed(starts):
+        if held[start:end].strip():
+            return start
+        end = start
+    return 0
 
 
 def pieces(body: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
