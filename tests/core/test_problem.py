@@ -1,4 +1,4 @@
-"""What an agent's SDK is told: a status it obeys, and headers that keep it from retrying in vain."""
+"""What an agent's SDK is told: a status it obeys, headers that keep it from trying in vain."""
 
 import json
 from typing import Any

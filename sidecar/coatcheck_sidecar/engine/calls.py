@@ -82,6 +82,8 @@ class Calls:
         settings = keeper.doors.settings
         self._rules = Rules(pause_max_s=settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
         self._asked = NOTHING_ASKED
+        self._unasked = set(self._state.by_key)
+        """Keys of the log that `_asked` has not: few, where all calls may be thousands."""
         self._reads = Reads(self._state.epoch)
         self._probing: dict[int, _Pending] = {}
         self._in_flight: set[int] = set()
@@ -93,6 +95,7 @@ class Calls:
     def begin(self) -> None:
         """A new step, or a new life of the agent: ordinals begin anew."""
         self._asked = NOTHING_ASKED
+        self._unasked = set(self._state.by_key)
         self._reads.clear()
         self._probing.clear()
         self.changed()
@@ -130,6 +133,7 @@ class Calls:
                 epoch=epoch,
                 answered=answered,
             )
+            self._unasked = self._state.by_key.keys() - self._asked.keys
 
     async def adopt(self) -> None:
         """The run was claimed anew: what this process is sending goes on under the new epoch."""
@@ -156,11 +160,17 @@ class Calls:
             calls = ChainMap(self._reads.by_key, self._state.by_key)
             waited_s = clock.monotonic() - began_s
             found = identify(
-                ask, self._asked, calls=calls, epoch=self._state.epoch, waited_s=waited_s
+                ask,
+                self._asked,
+                calls=calls,
+                in_the_way=self._in_the_way(),
+                epoch=self._state.epoch,
+                waited_s=waited_s,
             )
             match found:
                 case Identified(draft, asked):
                     self._asked = asked
+                    self._unasked.discard(draft.key)
                     self.changed()
                     return replace(draft, is_relayed=is_relayed)
                 case Wait(delay_s):
@@ -169,6 +179,12 @@ class Calls:
                     raise self._refusal(found, ask.tool)
                 case None:
                     raise AssertionError("an SDK's asking always has an incarnation")
+
+    def _in_the_way(self) -> list[Call]:
+        """What of the log may keep a new call from beginning."""
+        by_key = self._state.by_key
+        unasked = [by_key[key] for key in self._unasked if key in by_key]
+        return [*unasked, *self._state.unsettled.values()]
 
     async def ask_for(
         self,
@@ -333,6 +349,8 @@ class Calls:
             if isinstance(effect, WriteDispatched):
                 level = effect.level
         if events:
+            if key not in self._asked.keys:  # of an errand of an earlier life of the agent
+                self._unasked.add(key)
             await self._write(events, level=level, decision=decision)
         self._reads.remember(decision.state, is_recorded=bool(events), key=key)
         self.changed()
