@@ -77,16 +77,18 @@ class Came:
         head = encode_head(Head(self.status, headers, tuple(cuts)))
         return Outcome(OutcomeKind.RESULT, Body(kept), head)
 
-    async def deliver(self, reply: AgentReply) -> None:
-        """Give the agent what it has yet to get, and end."""
+    async def deliver(self, reply: AgentReply) -> bool:
+        """Give the agent what it has yet to get, and end; whether it was there to take it."""
         if not self.is_started:
             await reply.start(self.status, (*self.headers, (DECISION, "sent")))
         if self.held:
             await reply.write(bytes(self.held))
-        if self.is_whole:
-            await reply.end()
-        else:
+        if not self.is_whole:
             reply.cut()
+            return False
+        is_there = not reply.is_gone
+        await reply.end()
+        return is_there
 
 
 class Taking:

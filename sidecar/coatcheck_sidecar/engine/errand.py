@@ -224,8 +224,7 @@ class Errand:
         if not came.status:
             raise no_answer(self._tool, came)
         self.decision = "sent"
-        await came.deliver(self._reply)
-        self._is_delivered = came.is_whole and not self._is_gone
+        self._is_delivered = await came.deliver(self._reply) and not self._is_abandoned
 
     async def _replay(self, answer: Recorded) -> None:
         outcome = answer.outcome
@@ -251,8 +250,9 @@ class Errand:
         await self._reply.start(head.status, (*head.headers, *length, (DECISION, self.decision)))
         for data in pieces(body, head.cuts):
             await self._reply.write(data)
+        is_there = not self._reply.is_gone
         await self._reply.end()
-        self._is_delivered = not self._is_gone
+        self._is_delivered = is_there and not self._is_abandoned
         self._accounts.replayed(
             self._tool.name, status=head.status, headers=head.headers, body=body
         )
