@@ -29,7 +29,7 @@ JSON = (("Content-Type", "application/json; charset=utf-8"),)
 EVENTS = (("Content-Type", "text/event-stream; charset=utf-8"),)
 GZIP = ("Content-Encoding", "gzip")
 NUMBER = ("/card/number",)
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @given(
