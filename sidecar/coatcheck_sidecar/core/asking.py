@@ -87,6 +87,7 @@ def ask_of_request(
         unresolved_ok=tool.unresolved_ok,
         marker=marker,
         is_retry=is_retry(said),
+        is_relayed=True,
         settle_s=tool.probe_settle_s,
         key_lifetime_s=lifetime_s if call_class is CallClass.KEYED else None,
         summary=line[:SUMMARY_CHARS_MAX],

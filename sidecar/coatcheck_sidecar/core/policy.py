@@ -92,6 +92,8 @@ class Ask:
     settle_s: float | None = None
     key_lifetime_s: float | None = None
     summary: str = ""
+    is_relayed: bool = False
+    """The sidecar makes the attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,4 +297,5 @@ def _draft(ask: Ask, key: str, *, epoch: int) -> Call:
         settle_s=ask.settle_s,
         key_lifetime_s=ask.key_lifetime_s,
         summary=ask.summary,
+        is_relayed=ask.is_relayed,
     )

@@ -34,7 +34,6 @@ from coatcheck_sidecar.core.model import (
     NO_BODY,
     Body,
     Call,
-    CallClass,
     CallState,
     Level,
     Outcome,
@@ -148,11 +147,8 @@ class Calls:
         draft = await self.identify(ask)
         return await self.ask_for(draft, level=level)
 
-    async def identify(self, ask: Ask, *, is_relayed: bool = False) -> Call:
-        """Which call is asked for, as a draft of it; raises `Refusal`.
-
-        `is_relayed`: this process makes the attempts.
-        """
+    async def identify(self, ask: Ask) -> Call:
+        """Which call is asked for, as a draft of it; raises `Refusal`."""
         clock = self._keeper.doors.clock
         began_s = clock.monotonic()
         while True:
@@ -172,7 +168,7 @@ class Calls:
                     self._asked = asked
                     self._unasked.discard(draft.key)
                     self.changed()
-                    return replace(draft, is_relayed=is_relayed)
+                    return draft
                 case Wait(delay_s):
                     await self.wait_for_change(delay_s)
                 case Hold() | Refuse():
@@ -208,17 +204,19 @@ class Calls:
                 await turn(self._known(draft.key))
                 self._keeper.check_owned()
             call = self._known(draft.key)
-            draft = replace(draft, number=self._number(draft, call), epoch=self._state.epoch)
+            if draft.epoch != self._state.epoch:
+                draft = replace(draft, epoch=self._state.epoch)
             decision = self._decide(call, Asked(draft, level))
             is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)
             answer = await self._perform(decision, draft.key)
             if isinstance(answer, AskUpstream):
-                self._probing[draft.number] = _Pending(draft, level, self._keeper.now_ms())
+                self._probing[answer.call.number] = _Pending(draft, level, self._keeper.now_ms())
             elif isinstance(answer, Recorded):
                 answer = replace(answer, is_joined=is_joined)
             if answer is not None:
-                what = type(answer).__name__.lower()
-                self._keeper.doors.observer.note("call", tool=draft.tool, decision=what)
+                if not draft.is_relayed:  # those are noted with their answer
+                    what = type(answer).__name__.lower()
+                    self._keeper.doors.observer.note("call", tool=draft.tool, decision=what)
                 return answer
             if clock.monotonic() > until_s:
                 raise Refusal(
@@ -229,11 +227,6 @@ class Calls:
 
     def _known(self, key: str) -> Call | None:
         return self._reads.by_key.get(key) or self._state.by_key.get(key)
-
-    def _number(self, draft: Call, call: Call | None) -> int:
-        if call is not None:
-            return 0 if call.number > READS_FROM else call.number
-        return 0 if draft.call_class is CallClass.READ else self._state.seq + 1
 
     async def ended(
         self, number: int, attempt: int, *, ending: Ending, body: bytes | None, reason: str
@@ -381,7 +374,7 @@ class Calls:
     async def _act(self, effect: CallEffect, call: Call | None, *, key: str) -> Answer | None:
         match effect:
             case Send(_, upstream_key) if call is not None:
-                return self._go(self._reads.by_key.get(key, call), upstream_key)
+                return self._go(self._known(key) or call, upstream_key)
             case Replay(outcome) if call is not None:
                 return Recorded(call, outcome)
             case Probe() if call is not None:

@@ -3,6 +3,8 @@
 It goes on to its end when the agent hangs up: what comes is kept, and serves the next asking.
 """
 
+from dataclasses import replace
+
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.call_events import Deliver, Ended, Wait
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, OutcomeKind
@@ -83,9 +85,12 @@ class Errand:
         return self._is_abandoned or self._reply.is_gone
 
     async def _identify(self) -> Call:
+        ask = self._wanted.ask
+        if not ask.is_relayed:
+            ask = replace(ask, is_relayed=True)
         while True:
             try:
-                return await self._calls.identify(self._wanted.ask, is_relayed=True)
+                return await self._calls.identify(ask)
             except Refusal as error:
                 await self._wait_for_decision(error)
 
