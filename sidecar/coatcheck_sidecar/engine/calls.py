@@ -337,18 +337,19 @@ class Calls:
         if events:
             if key not in self._asked.keys:  # of an errand of an earlier life of the agent
                 self._unasked.add(key)
-            await self._write(events, level=level, decision=decision)
+            await self._write(events, level=level, is_sent=sends(decision), key=key)
         self._reads.remember(decision.state, is_recorded=bool(events), key=key)
         self.changed()
 
-    async def _write(self, events: list[Event], *, level: Level, decision: Decision) -> None:
+    async def _write(self, events: list[Event], *, level: Level, is_sent: bool, key: str) -> None:
         records = self._keeper.append(*events)
         self.changed()
         try:
             await self._keeper.durable(records, level)
         except asyncio.CancelledError:
-            if decision.state is not None and sends(decision):
-                self.take_back(decision.state)
+            call = self._state.by_key.get(key)
+            if call is not None and is_sent:
+                self.take_back(call)
             raise
 
     def take_back(self, call: Call) -> None:
