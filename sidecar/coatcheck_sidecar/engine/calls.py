@@ -347,8 +347,7 @@ class Calls:
         try:
             await self._keeper.durable(records, level)
         except asyncio.CancelledError:
-            call = self._state.by_key.get(key)
-            if call is not None and is_sent:
+            if is_sent and (call := self._state.by_key.get(key)) is not None:
                 self.take_back(call)
             raise
 
