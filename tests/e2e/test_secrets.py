@@ -9,7 +9,16 @@ import aiohttp
 import pytest
 
 from tests.e2e.real_sidecar import Real, real_sidecar
-from tests.engine.proxying import STREAM_HEAD, Far, Seen, answer, far_server, reset, stream
+from tests.engine.proxying import (
+    STREAM_HEAD,
+    Behaviour,
+    Far,
+    Seen,
+    answer,
+    far_server,
+    reset,
+    stream,
+)
 from tests.engine.smuggling import say
 
 SENT: Final = {
@@ -66,7 +75,7 @@ async def use(real: Real, far: Far) -> list[bytes]:
     told = []
     async with aiohttp.ClientSession() as session:
         for tool in tools(far):
-            scripts = {
+            scripts: dict[str, list[Behaviour]] = {
                 "fine": [answer(200, ANSWER, *GIVEN)],
                 "events": [events],
                 "denied": [answer(401, ANSWER, *GIVEN)],
