@@ -47,11 +47,15 @@ async def test_a_corpus_of_mutations(yard: Yard, seed: int, count: int) -> None:
     # A second answer is of what stands behind a request that was over: nobody's route.
     for raw, statuses in zip(cases, answers, strict=True):
         assert b"500" not in statuses, raw
-        assert statuses[1:].count(b"200") == 0, raw
+        assert b"200" not in statuses[1:], raw
     passed = sum(statuses[:1] == [b"200"] for statuses in answers)
     refused = sum(statuses[:1] != [b"200"] for statuses in answers)
     print(f"{passed} forwarded, {refused} refused: {Counter(s[0] if s else b'-' for s in answers)}")
-    assert passed == len(strict.targets) > 10
+    # On a busy machine an answer may come after this client's patience; never is it a refusal.
+    for number, statuses in enumerate(answers):
+        is_forwarded = f"{PREFIX}{number}" in strict.bodies
+        assert not statuses or (statuses[0] == b"200") is is_forwarded, cases[number]
+    assert 10 < passed <= len(strict.targets)
     assert refused > count / 2
     assert not at.pod.notes.of("task_failed")
     await agent.drop()
