@@ -57,11 +57,12 @@ async def watched(real: Real) -> AsyncIterator[None]:
             most = max(most, real.resident_bytes())
             await asyncio.sleep(0.02)
 
-    task = asyncio.create_task(look())
-    try:
-        yield
-    finally:
-        task.cancel()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(look())
+        try:
+            yield
+        finally:
+            task.cancel()
     print(f"{idle / MIB:.0f} MiB, {(most - idle) / MIB:.1f} MiB more at most")
     assert most - idle <= GROWTH_BYTES_MAX
 
