@@ -79,6 +79,8 @@ def test_keys_and_marks() -> None:
         (b'{"invoice":7}', JSON, "7"),
         (b"invoice=7&x=y", FORM, "7"),
         (b'{"other":7}', JSON, None),
+        (b'{"invoice":7}', (), "7"),
+        (b'{"invoice":7}', (("Content-Type", "text/plain"),), None),
         (b"[7]", JSON, None),
         (b"{", JSON, None),
         (b"", JSON, None),

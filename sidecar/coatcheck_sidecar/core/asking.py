@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from coatcheck_sidecar.core.fingerprint import (
+    JSON_TYPE,
     SUMMARY_CHARS_MAX,
     HttpRequest,
     business_value,
@@ -99,7 +100,10 @@ def _value(request: Request, *, is_needed: bool, is_read: bool) -> dict[str, Any
     is_shown = not is_read and len(request.body) <= SUMMARY_BYTES_MAX
     if not request.body or not (is_needed or is_shown):
         return None
-    if header(request.headers, "content-type").lower().startswith(FORM):
+    kind = header(request.headers, "content-type").lower()
+    if kind and not JSON_TYPE.match(kind) and not kind.startswith(FORM):
+        return None
+    if kind.startswith(FORM):
         return dict(parse_qsl(request.body.decode("utf-8", "replace")))
     try:
         value = json.loads(request.body)

@@ -7,7 +7,7 @@ from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.call_events import Deliver, Hold, Refuse, Wait
-from coatcheck_sidecar.core.model import Call, CallClass, CallState, Outcome
+from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, Outcome
 from coatcheck_sidecar.core.session import Refusal
 
 READS_FROM: Final = 2**40
@@ -50,6 +50,15 @@ Follows = Wait | Deliver
 """After an attempt: ask again so much later, or give the agent what came."""
 Turn = Callable[[Call | None], Awaitable[None]]
 """Waits until the call, as it stands, may be asked for: its tool may be busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a call's next ask needs, while the agent probes."""
+
+    draft: Call
+    level: Level
+    sent_ms: int
 
 
 class Changes:

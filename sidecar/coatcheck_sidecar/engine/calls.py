@@ -3,7 +3,7 @@
 import asyncio
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
@@ -50,6 +50,7 @@ from coatcheck_sidecar.engine.attempts import (
     Changes,
     Follows,
     Go,
+    Pending,
     Reads,
     Recorded,
     Turn,
@@ -60,15 +61,6 @@ from coatcheck_sidecar.engine.keeper import Keeper
 KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
 NOTHING_ASKED: Final = AskedSoFar()
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """What a call's next ask needs, while the agent probes."""
-
-    draft: Call
-    level: Level
-    sent_ms: int
 
 
 class Calls:
@@ -84,7 +76,7 @@ class Calls:
         self._unasked = set(self._state.by_key)
         """Keys of the log that `_asked` has not: few, where all calls may be thousands."""
         self._reads = Reads(self._state.epoch)
-        self._probing: dict[int, _Pending] = {}
+        self._probing: dict[int, Pending] = {}
         self._in_flight: set[int] = set()
         """Calls that this process is sending itself."""
         changes = Changes()
@@ -210,7 +202,7 @@ class Calls:
             is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)
             answer = await self._perform(decision, draft.key)
             if isinstance(answer, AskUpstream):
-                self._probing[answer.call.number] = _Pending(draft, level, self._keeper.now_ms())
+                self._probing[answer.call.number] = Pending(draft, level, self._keeper.now_ms())
             elif isinstance(answer, Recorded):
                 answer = replace(answer, is_joined=is_joined)
             if answer is not None:
@@ -292,7 +284,7 @@ class Calls:
         A sidecar that came back does not know when: then a "no" proves nothing.
         """
         call = self._find(number)
-        pending = self._probing.pop(number, _Pending(call, Level.NODE, sent_ms=0))
+        pending = self._probing.pop(number, Pending(call, Level.NODE, sent_ms=0))
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         event = Probed(attempt, applied, pending.sent_ms, outcome)
         await self._perform(self._decide(call, event, patience_s=patience_s), call.key)
@@ -354,8 +346,9 @@ class Calls:
         try:
             await self._keeper.durable(records, level)
         except asyncio.CancelledError:
-            if decision.state is not None and _sends(decision):
-                self.take_back(decision.state)
+            call = self._known(decision.state.key) if decision.state else None
+            if call is not None and _sends(decision):
+                self.take_back(call)
             raise
 
     def take_back(self, call: Call) -> None:
