@@ -68,6 +68,11 @@ class Agent:
 
     def try_(self, asking: Ask, **how: Any) -> object:
         found = identify(asking, self.asked, calls=self.calls, epoch=4, **how)
+        asked = self.asked.keys
+        apart = [call for key, call in self.calls.items() if call.is_unsettled or key not in asked]
+        assert found == identify(
+            asking, self.asked, calls=self.calls, in_the_way=apart, epoch=4, **how
+        )
         if isinstance(found, Identified):
             self.asked = found.asked
         return found

@@ -1,8 +1,8 @@
 """Thousands of calls in one step cost as much each as the first ones."""
 
 import asyncio
-import itertools
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -35,7 +35,7 @@ async def test_the_five_thousandth_call_costs_no_more_than_twice_the_first(yard:
         await asyncio.gather(*[client() for _ in range(CLIENTS)])
         assert len(far.seen) == PART * 11
         # The first part warms up.
-        parts_s = [later - former for former, later in itertools.pairwise(marks_s)]
+        parts_s = [later - former for former, later in pairwise(marks_s)]
         print([f"{part_s / PART * 1e6:.0f} us" for part_s in parts_s])
         assert parts_s[-1] < 2 * parts_s[0]
         await agent.drop()

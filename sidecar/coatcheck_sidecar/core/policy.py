@@ -164,10 +164,10 @@ def identify(
 
     `asked` is `None` if it is not known which life of the agent asks; then only an agent's or
     business key names a call: without, a guarded one is refused, and `None` says: no call, pass it
-    on. `calls` are those of the run by key; `in_the_way` are at least those of them that `asked`
-    has not, and the unsettled ones, for who keeps them apart: a long run has many. A `Wait` is
-    asked again with `waited_s`, how long it waited in all, as soon as something else is asked for;
-    it has used up no ordinal.
+    on. `calls` are those of the run by key. `in_the_way` are at least those of them that `asked`
+    has not, and the unsettled ones, for who keeps them apart: a long run has many calls. A `Wait`
+    is asked again with `waited_s`, how long it waited in all, as soon as something else is asked
+    for; it has used up no ordinal.
     """
     own = _own_key(ask)
     is_guarded = ask.call_class.is_guarded

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core.call_events import Deliver, Hold, Refuse, Wait
+from coatcheck_sidecar.core.call_events import Decision, Deliver, Hold, Refuse, Send, Wait
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, Outcome
 from coatcheck_sidecar.core.session import Refusal
 
@@ -59,6 +59,11 @@ class Pending:
     draft: Call
     level: Level
     sent_ms: int
+
+
+def sends(decision: Decision) -> bool:
+    """An attempt is to be made."""
+    return any(isinstance(effect, Send) for effect in decision.effects)
 
 
 class Changes:

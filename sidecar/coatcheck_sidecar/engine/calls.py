@@ -55,6 +55,7 @@ from coatcheck_sidecar.engine.attempts import (
     Recorded,
     Turn,
     refusal_of,
+    sends,
 )
 from coatcheck_sidecar.engine.keeper import Keeper
 
@@ -336,18 +337,18 @@ class Calls:
         if events:
             if key not in self._asked.keys:  # of an errand of an earlier life of the agent
                 self._unasked.add(key)
-            await self._write(events, level=level, decision=decision)
+            await self._write(events, level=level, is_sent=sends(decision), key=key)
         self._reads.remember(decision.state, is_recorded=bool(events), key=key)
         self.changed()
 
-    async def _write(self, events: list[Event], *, level: Level, decision: Decision) -> None:
+    async def _write(self, events: list[Event], *, level: Level, is_sent: bool, key: str) -> None:
         records = self._keeper.append(*events)
         self.changed()
         try:
             await self._keeper.durable(records, level)
         except asyncio.CancelledError:
-            call = self._known(decision.state.key) if decision.state else None
-            if call is not None and _sends(decision):
+            call = self._state.by_key.get(key)
+            if call is not None and is_sent:
                 self.take_back(call)
             raise
 
@@ -398,7 +399,3 @@ class Calls:
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
         return refusal_of(effect, run=self._keeper.run, tool=tool, calls=self._state.calls)
-
-
-def _sends(decision: Decision) -> bool:
-    return any(isinstance(effect, Send) for effect in decision.effects)
