@@ -66,7 +66,7 @@ async def use(real: Real, far: Far) -> list[bytes]:
     told = []
     async with aiohttp.ClientSession() as session:
         for tool in tools(far):
-            scripts = {
+            scripts: dict[str, list[Any]] = {
                 "fine": [answer(200, ANSWER, *GIVEN)],
                 "events": [events],
                 "denied": [answer(401, ANSWER, *GIVEN)],
