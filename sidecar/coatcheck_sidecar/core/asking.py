@@ -44,15 +44,21 @@ def class_of_request(tool: Tool, method: str, *, rest: str) -> CallClass:
     return tool.class_of(tool.effect_of(method, rest or "/"))
 
 
+def check_keys(said: Mapping[str, str]) -> None:
+    """Raises `BadRequest` for a key that is too long, whether or not it will be used."""
+    for name in ("coatcheck-key", "idempotency-key"):
+        if len(said.get(name, "")) > KEY_CHARS_MAX:
+            raise BadRequest(f"{name} has {len(said[name])} of {KEY_CHARS_MAX} characters")
+
+
 def ask_of_request(
     tool: Tool, request: Request, *, run: str, step: int, call_class: CallClass
 ) -> Ask:
     """The asking for a call; raises `BadRequest`."""
     said, place = request.said, request.place
+    check_keys(said)
     marker = said.get("idempotency-key", "")
     key = said.get("coatcheck-key") or (marker if tool.trust_key else "") or None
-    if key is not None and len(key) > KEY_CHARS_MAX:
-        raise BadRequest(f"a key has {len(key)} of {KEY_CHARS_MAX} characters")
     if key is not None and not key.isprintable():  # what is no UTF-8 comes as lone surrogates
         raise BadRequest("a key must be of printable characters, in UTF-8")
     fingerprint = of_request(
