@@ -45,10 +45,13 @@ def class_of_request(tool: Tool, method: str, *, rest: str) -> CallClass:
 
 
 def check_keys(said: Mapping[str, str]) -> None:
-    """Raises `BadRequest` for a key that is too long, whether or not it will be used."""
+    """Raises `BadRequest` for a key that can be none, whether or not it will be used."""
     for name in ("coatcheck-key", "idempotency-key"):
-        if len(said.get(name, "")) > KEY_CHARS_MAX:
-            raise BadRequest(f"{name} has {len(said[name])} of {KEY_CHARS_MAX} characters")
+        key = said.get(name, "")
+        if len(key) > KEY_CHARS_MAX:
+            raise BadRequest(f"{name} has {len(key)} of {KEY_CHARS_MAX} characters")
+        if not key.isprintable():  # what is no UTF-8 comes as lone surrogates
+            raise BadRequest(f"{name} must be of printable characters, in UTF-8")
 
 
 def ask_of_request(
@@ -59,8 +62,6 @@ def ask_of_request(
     check_keys(said)
     marker = said.get("idempotency-key", "")
     key = said.get("coatcheck-key") or (marker if tool.trust_key else "") or None
-    if key is not None and not key.isprintable():  # what is no UTF-8 comes as lone surrogates
-        raise BadRequest("a key must be of printable characters, in UTF-8")
     fingerprint = of_request(
         HttpRequest(
             method=request.method,
