@@ -69,8 +69,10 @@ def test_keys_and_marks() -> None:
     assert ask(replace(TOOL, trust_key=True), of=marked).key == "i"
     own = request(said={"coatcheck-key": "k", "idempotency-key": "i"})
     assert ask(replace(TOOL, trust_key=True), of=own).key == "k"
-    with pytest.raises(BadRequest, match="key"):
-        ask(of=request(said={"coatcheck-key": "k" * (KEY_CHARS_MAX + 1)}))
+    for bad in ("k" * (KEY_CHARS_MAX + 1), "\udcff", "a\tb"):
+        for name in ("coatcheck-key", "idempotency-key"):
+            with pytest.raises(BadRequest, match=name):
+                ask(of=request(said={name: bad}))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,8 @@ def test_keys_and_marks() -> None:
         (b'{"invoice":7}', JSON, "7"),
         (b"invoice=7&x=y", FORM, "7"),
         (b'{"other":7}', JSON, None),
+        (b'{"invoice":7}', (), "7"),
+        (b'{"invoice":7}', (("Content-Type", "text/plain"),), None),
         (b"[7]", JSON, None),
         (b"{", JSON, None),
         (b"", JSON, None),

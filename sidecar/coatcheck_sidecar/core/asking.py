@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from coatcheck_sidecar.core.fingerprint import (
+    JSON_TYPE,
     SUMMARY_CHARS_MAX,
     HttpRequest,
     business_value,
@@ -43,17 +44,24 @@ def class_of_request(tool: Tool, method: str, *, rest: str) -> CallClass:
     return tool.class_of(tool.effect_of(method, rest or "/"))
 
 
+def check_keys(said: Mapping[str, str]) -> None:
+    """Raises `BadRequest` for a key that can be none, whether or not it will be used."""
+    for name in ("coatcheck-key", "idempotency-key"):
+        key = said.get(name, "")
+        if len(key) > KEY_CHARS_MAX:
+            raise BadRequest(f"{name} has {len(key)} of {KEY_CHARS_MAX} characters")
+        if not key.isprintable():  # what is no UTF-8 comes as lone surrogates
+            raise BadRequest(f"{name} must be of printable characters, in UTF-8")
+
+
 def ask_of_request(
     tool: Tool, request: Request, *, run: str, step: int, call_class: CallClass
 ) -> Ask:
     """The asking for a call; raises `BadRequest`."""
     said, place = request.said, request.place
+    check_keys(said)
     marker = said.get("idempotency-key", "")
     key = said.get("coatcheck-key") or (marker if tool.trust_key else "") or None
-    if key is not None and len(key) > KEY_CHARS_MAX:
-        raise BadRequest(f"a key has {len(key)} of {KEY_CHARS_MAX} characters")
-    if key is not None and not key.isprintable():  # what is no UTF-8 comes as lone surrogates
-        raise BadRequest("a key must be of printable characters, in UTF-8")
     fingerprint = of_request(
         HttpRequest(
             method=request.method,
@@ -99,7 +107,10 @@ def _value(request: Request, *, is_needed: bool, is_read: bool) -> dict[str, Any
     is_shown = not is_read and len(request.body) <= SUMMARY_BYTES_MAX
     if not request.body or not (is_needed or is_shown):
         return None
-    if header(request.headers, "content-type").lower().startswith(FORM):
+    kind = header(request.headers, "content-type").lower()
+    if kind and not JSON_TYPE.match(kind) and not kind.startswith(FORM):
+        return None
+    if kind.startswith(FORM):
         return dict(parse_qsl(request.body.decode("utf-8", "replace")))
     try:
         value = json.loads(request.body)

@@ -151,6 +151,7 @@ class Taking:
             async for data in answer.pieces():
                 body += data
                 if len(body) > ERROR_BYTES_MAX:
+                    del body[ERROR_BYTES_MAX:]
                     return True
         except Lost as error:
             came.why = str(error)

@@ -294,12 +294,8 @@ class Calls:
     def _find(self, number: int) -> Call:
         call = self._reads.find(number) or self._state.calls.get(number)
         if call is None:
-            raise Refusal(
-                ErrorCode.NOT_FOUND,
-                f"run {self._keeper.run} has no call {number}: ask for it again",
-                retry=Retry.SAME_KEY,
-                call=number,
-            )
+            why = f"run {self._keeper.run} has no call {number}: ask for it again"
+            raise Refusal(ErrorCode.NOT_FOUND, why, retry=Retry.SAME_KEY, call=number)
         return call
 
     def _decide(

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from coatcheck.wire import ErrorCode
-from coatcheck_sidecar.core.asking import Request, ask_of_request, class_of_request
+from coatcheck_sidecar.core.asking import Request, ask_of_request, check_keys, class_of_request
 from coatcheck_sidecar.core.model import CallClass
 from coatcheck_sidecar.core.policy import Ask
 from coatcheck_sidecar.core.problem import Problem, problem, problem_of
@@ -239,6 +239,7 @@ def want(
     place = join(tool.upstream, target.rest, query=target.query)
     is_recorded = call_class is not CallClass.READ or tool.record
     ask = _passed(tool.name)
+    check_keys(sifted.said)
     if is_recorded or is_named:
         request = Request(
             method=method,
