@@ -134,6 +134,8 @@ def test_pieces_end_where_they_ended() -> None:
         (b"data: 1", 0),
         (b"data: 1\n\n", 0),
         (b"data: 1\n\n\n", 0),
+        (b"data: 1\n\n\n\n\n\n", 0),
+        (b"\n\ndata: 1\n\n", 2),
         (b"data: 1\n\ndata", 9),
         (b"data: 1\n\ndata: 2\n\n", 9),
         (b"data: 1\r\n\r\ndata: 2\r\n\r\n", 11),

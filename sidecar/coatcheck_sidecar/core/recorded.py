@@ -81,19 +81,19 @@ def is_encoded(headers: Headers) -> bool:
     return header(headers, "content-encoding").strip().lower() not in ("", "identity")
 
 
-def event_cuts(body: bytes) -> tuple[int, ...]:
+def event_cuts(body: bytes | bytearray) -> tuple[int, ...]:
     """Where events end."""
     return tuple(found.end() for found in EVENT_END.finditer(body))
 
 
 def releasable(held: bytes | bytearray) -> int:
     """How much of a stream's end may go out, if its last event must stay."""
-    ends = [found.end() for found in EVENT_END.finditer(held)]
-    if not ends:
-        return 0
-    if held[ends[-1] :].strip():
-        return ends[-1]
-    return ends[-2] if len(ends) > 1 else 0
+    at = free = 0
+    for end in (*event_cuts(held), len(held)):
+        if held[at:end].strip():
+            free = at
+        at = end
+    return free
 
 
 def pieces(body: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
