@@ -137,6 +137,11 @@ def test_what_makes_another_request(changed: dict[str, Any]) -> None:
     assert ask(**{"tool": tool, **changed}).fingerprint != one.fingerprint
 
 
+def test_bodies_in_files_are_told_apart() -> None:
+    digests = (b"", b"1" * 32, b"2" * 32)
+    assert len({ask(body=b"", body_digest=digest).fingerprint for digest in digests}) == 3
+
+
 def test_what_makes_no_other_request() -> None:
     tool = Tool(name="mail", ignore=("/sent_at",))
     noise = (("Authorization", "Bearer 2"), ("traceparent", "x"), ("Coatcheck-Step", "4"))

@@ -1,4 +1,4 @@
-"""What an agent's SDK is told: a status it obeys, and headers that keep it from retrying in vain."""
+"""What an SDK is told: a status that it obeys, and headers against retries in vain."""
 
 import json
 from typing import Any

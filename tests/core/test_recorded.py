@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -28,7 +29,7 @@ JSON = (("Content-Type", "application/json; charset=utf-8"),)
 EVENTS = (("Content-Type", "text/event-stream; charset=utf-8"),)
 GZIP = ("Content-Encoding", "gzip")
 NUMBER = ("/card/number",)
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
 @given(
@@ -72,10 +73,8 @@ def test_what_is_no_head_is_a_value_error(raw: bytes) -> None:
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_head_or_a_value_error(raw: bytes) -> None:
-    try:
+    with suppress(ValueError):
         assert isinstance(decode_head(raw), Head)
-    except ValueError:
-        pass
 
 
 def test_headers_by_list_and_what_the_body_needs() -> None:
@@ -212,9 +211,7 @@ def test_in_a_stream_each_event_is_blanked() -> None:
         b"data: [DONE]\n\n"
     )
     assert redacted(body, EVENTS, pointers=NUMBER) == (
-        b": ping\n\n"
-        b'event: card\nid: 7\ndata: {"card":{"number":""}}\n\n'
-        b"data: [DONE]\n\n"
+        b': ping\n\nevent: card\nid: 7\ndata: {"card":{"number":""}}\n\ndata: [DONE]\n\n'
     )
 
 
