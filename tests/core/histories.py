@@ -211,3 +211,46 @@ def bare(value: Any) -> Any:
         names = [field.name for field in dataclasses.fields(value)]
         return (type(value), [bare(getattr(value, name)) for name in names])
     return value
+
+
+class Log(History):
+    """Reads as a script: `log(event)` appends, `log.claim()` begins an epoch."""
+
+    def __call__(self, *events: Event) -> None:
+        for event in events:
+            self.append(event)
+
+    def claim(self, crashes: int = 0) -> None:
+        self.append(Claimed(owner="pod.a", crashes=crashes), epoch=self.state.epoch + 1)
+
+    def intent(
+        self,
+        call_class: CallClass = CallClass.ONCE,
+        *,
+        key: str = "k",
+        step: int = 1,
+        named: bool = False,
+    ) -> int:
+        at = self.seq + 1
+        birth = Birth(
+            key=key,
+            step=step,
+            tool="charge",
+            call_class=call_class,
+            fingerprint=b"f",
+            is_named=named,
+        )
+        self(Intent(call=at, birth=birth))
+        return at
+
+    def send(self, call_class: CallClass = CallClass.ONCE, *, key: str = "k",
+             step: int = 1, named: bool = False) -> int:  # fmt: skip
+        number = self.intent(call_class, key=key, step=step, named=named)
+        self(Dispatched(call=number, attempt=1))
+        return number
+
+    def done(self, number: int, kind: OutcomeKind = OutcomeKind.RESULT) -> None:
+        self(CallOutcome(call=number, attempt=1, what="done", outcome=kind, body=Body(b"ok")))
+
+    def checkpoint(self, step: int, consumed: tuple[int, ...] = ()) -> None:
+        self(Checkpoint(step=step, step_high=step, consumed=consumed))

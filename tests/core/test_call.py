@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from coatcheck_sidecar.core.call import is_kept
 from coatcheck_sidecar.core.call_events import (
     NOTHING,
     Asked,
@@ -300,3 +301,21 @@ def test_an_earlier_doubt_outlives_a_refusal_of_the_resend() -> None:
     assert word(shed) == "resend"
     late = told(shed.state, Asked(draft(K)), now_ms=T0_MS + DAY_MS)
     assert late.effects == (Hold(Code.IN_DOUBT, "key_expired", (7,)),)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kept"),
+    [
+        (Ending.FINAL, {R, I, K, P, U}),
+        (Ending.REJECTED, {R, I, K, P, U}),
+        (Ending.CUT, {U}),
+        (Ending.ERROR, {U}),
+        (Ending.SHED, set()),
+        (Ending.BUSY, set()),
+        (Ending.DENIED, set()),
+        (Ending.LOST, set()),
+        (Ending.NOT_SENT, set()),
+    ],
+)
+def test_which_answers_end_their_call(ending: Ending, kept: set[CallClass]) -> None:
+    assert {call_class for call_class in CallClass if is_kept(ending, call_class)} == kept

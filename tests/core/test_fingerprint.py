@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from coatcheck_sidecar.core.fingerprint import (
     HttpRequest,
+    blanked,
     business_value,
     decode_arguments,
     of_arguments,
@@ -205,6 +206,35 @@ def test_ignored_pointers(path: str, one: object, other: object) -> None:
 def test_a_pointer_to_nothing_ignores_nothing(path: str) -> None:
     body = b'{"a": [1], "n": 2}'
     assert http(body, ignored_pointers=[path]) == http(body)
+
+
+def test_a_body_too_big_for_memory_counts_by_its_digest() -> None:
+    one, other = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
+    assert http(body_digest=one) == http(body_digest=one)
+    assert len({http(body_digest=one), http(body_digest=other), http(one), http()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("", {}),
+        ("/a", {"a": [], "n": 2, "s": "x", "none": None}),
+        ("/a/0", {"a": [0, {"id": "y"}], "n": 2, "s": "x", "none": None}),
+        ("/a/1/id", {"a": [5, {"id": ""}], "n": 2, "s": "x", "none": None}),
+        ("/s", {"a": [5, {"id": "y"}], "n": 2, "s": "", "none": None}),
+        ("/none", None),
+        ("/x", None),
+        ("/a/2", None),
+        ("/a/-", None),
+        ("/a/01", None),
+        ("/s/0", None),
+    ],
+)
+def test_what_is_blanked_keeps_its_type_and_its_place(path: str, expected: object) -> None:
+    value = {"a": [5, {"id": "y"}], "n": 2, "s": "x", "none": None}
+    before = json.dumps(value)
+    assert blanked(value, path) == (value if expected is None else expected)
+    assert json.dumps(value) == before
 
 
 RFC_6901: dict[str, object] = {

@@ -329,3 +329,29 @@ def test_a_living_agent_goes_on_after_the_sidecars_restart() -> None:
     agent.asked = replace(asked, keys=asked.keys.grown("c:2:charge:before:1", None))
     assert agent.key(ask(K, A)) == f"c:2:charge:{HEX_A}:3"
     assert agent.key(ask(tool="mail", fingerprint=B, identity=Identity.POSITIONAL)) == "p:2:mail:2"
+
+
+def test_an_answer_that_the_agent_has_ends_its_call() -> None:
+    calls = [old(f"c:2:charge:{HEX_A}:1", number=20, call_class=K)]
+    for answered, key in ((None, ":2"), ({20}, ":2"), (set[int](), ":1")):
+        agent = Agent(*calls)
+        agent.asked = resumed(calls, step=2, since=10, epoch=4, answered=answered)
+        assert agent.key(ask(K, A)) == f"c:2:charge:{HEX_A}{key}"
+    # An answer that it has from a life before names a call of its own.
+    asked = resumed(calls, step=2, since=99, epoch=4, answered={20})
+    assert asked.keys == {calls[0].key}
+    assert resumed(calls, step=2, since=99, epoch=4, answered=set()).keys == set()
+
+
+def test_a_read_whose_answer_is_not_known_is_read_anew() -> None:
+    read = old(f"c:2:charge:{HEX_A}:1", CallState.DISPATCHED, number=20, call_class=R)
+    assert resumed([read], step=2, since=10, epoch=4).open == set()
+
+
+def test_a_final_answer_closes_what_one_that_was_not_left_open() -> None:
+    agent = Agent()
+    first = agent.key(ask(K, A))
+    agent.asked = agent.asked.left_open(first)
+    assert agent.key(ask(K, A)) == first
+    agent.asked = agent.asked.left_open(first).settled(first)
+    assert agent.key(ask(K, A)) == first.removesuffix("1") + "2"

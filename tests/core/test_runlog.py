@@ -187,6 +187,12 @@ def commit(run: Shipping, state: bytes) -> None:
     run.states[record.seq] = state
 
 
+def test_a_draft_looks_at_what_is_new_and_what_was_there() -> None:
+    run = owned()
+    commit(run, state_of(1, 100_000))
+    assert run.log.draft_bytes(NewState(state_of(2, 50_000))) == 150_000
+
+
 def test_deltas_past_their_limit_become_a_base_then_mids_then_a_new_base() -> None:
     run = owned()
     state = state_of(0, 100_000)

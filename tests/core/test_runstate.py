@@ -8,7 +8,6 @@ from coatcheck_sidecar.core.record import (
     BadRecord,
     Birth,
     CallOutcome,
-    Checkpoint,
     Claimed,
     Commanded,
     Created,
@@ -25,7 +24,7 @@ from coatcheck_sidecar.core.record import (
     Signalled,
 )
 from coatcheck_sidecar.core.runstate import COMMANDS_MAX, RunState, fold
-from tests.core.histories import CHOICES, History, observed, play
+from tests.core.histories import CHOICES, Log, observed, play
 
 # The fold law
 
@@ -73,49 +72,6 @@ def test_what_is_kept_is_bounded_by_what_still_matters(numbers: list[int]) -> No
 
 
 # Rules, one by one
-
-
-class Log(History):
-    """Reads as a script: `log(event)` appends, `log.claim()` begins an epoch."""
-
-    def __call__(self, *events: Event) -> None:
-        for event in events:
-            self.append(event)
-
-    def claim(self, crashes: int = 0) -> None:
-        self.append(Claimed(owner="pod.a", crashes=crashes), epoch=self.state.epoch + 1)
-
-    def intent(
-        self,
-        call_class: CallClass = CallClass.ONCE,
-        *,
-        key: str = "k",
-        step: int = 1,
-        named: bool = False,
-    ) -> int:
-        at = self.seq + 1
-        birth = Birth(
-            key=key,
-            step=step,
-            tool="charge",
-            call_class=call_class,
-            fingerprint=b"f",
-            is_named=named,
-        )
-        self(Intent(call=at, birth=birth))
-        return at
-
-    def send(self, call_class: CallClass = CallClass.ONCE, *, key: str = "k",
-             step: int = 1, named: bool = False) -> int:  # fmt: skip
-        number = self.intent(call_class, key=key, step=step, named=named)
-        self(Dispatched(call=number, attempt=1))
-        return number
-
-    def done(self, number: int, kind: OutcomeKind = OutcomeKind.RESULT) -> None:
-        self(CallOutcome(call=number, attempt=1, what="done", outcome=kind, body=Body(b"ok")))
-
-    def checkpoint(self, step: int, consumed: tuple[int, ...] = ()) -> None:
-        self(Checkpoint(step=step, step_high=step, consumed=consumed))
 
 
 def owned() -> Log:
@@ -176,6 +132,16 @@ def test_a_doubt_outlives_the_claim_that_made_it() -> None:
     log.done(number)
     log.checkpoint(2)
     assert sum(isinstance(r.event, Claimed) for r in log.state.records.values()) == 1
+
+
+def test_the_newest_claim_outlives_its_doubts() -> None:
+    log = owned()
+    number = log.send()
+    log.claim()
+    log.done(number)
+    log.checkpoint(2)
+    kept = fold("run", log.state.records.values())
+    assert (kept.status, kept.epoch) == (Status.OWNED, 2)
 
 
 def test_the_last_moment_of_a_send_outlives_the_claim_that_set_it() -> None:
