@@ -91,6 +91,9 @@ class Chaos:
         weather.conflict = random.choice((0.0, 0.02, 0.1)) * self._strength
         for name in ("refused", "lost", "lost_answer", "late", "failed_probe"):
             setattr(habits, name, random.choice((0.0, 0.05, 0.15)) * self._strength)
+        for name in self._world.server.habits.__slots__:
+            share = random.choice((0.0, 0.02, 0.06)) * self._strength
+            setattr(self._world.server.habits, name, share)
 
     def schedule(self, until_s: float) -> None:
         """Faults from now until then."""
@@ -116,6 +119,7 @@ class Chaos:
         self._world.is_calm = True
         self._world.weather.clear_up()
         self._world.habits.improve()
+        self._world.server.habits.improve()
         self._world.loop.slow_reads = 0.0
 
     # Faults at any await
@@ -284,7 +288,7 @@ def run_seed(seed: int) -> Verdict:
     chaos = Chaos(world)
     chaos_s = world.random.uniform(8.0, 40.0)
     is_small = world.random.random() < 0.5
-    with virtual_machine(is_small=is_small), world.judge.listening(), chaos.waking():
+    with virtual_machine(is_small=is_small), world.judge.listening(), world.http_judge.listening(), chaos.waking():
         world.populate()
         chaos.schedule(chaos_s)
         try:
