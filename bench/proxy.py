@@ -1,7 +1,7 @@
 """proxy: a call of 4 KiB through the tool proxy, beside a plain aiohttp reverse proxy.
 
-Replay is asked for under one key, so that each after the first is answered from the record; calls
-that are sent have keys of their own.
+Replay is asked for under one key, so that each after the first is answered from the record; other
+calls ask for something else each time. A step has `CALLS_A_STEP` of them, and is committed then.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import uvloop
@@ -24,8 +25,9 @@ from tests.servers import free_ports
 
 ROUNDS = 10
 CALLS = 200
+CALLS_A_STEP = 20
 CLIENTS = 64
-CALLS_OF_EACH = 20
+CALLS_OF_EACH = 10
 BODY_BYTES = 4_096
 READY_S = 10.0
 PASS_MAX, REPLAY_MAX, RECORDED_MAX = 1.15, 1.0, 1.3
@@ -33,7 +35,7 @@ CROWDS = (("quick", "process", 0.6), ("keyed", "node", 0.45))
 COMMIT_S = 0.0005
 """One group commit, as `step` measures its floor."""
 
-Call = Callable[[str], Awaitable[None]]
+Call = Callable[[], Awaitable[None]]
 
 
 @contextlib.contextmanager
@@ -89,7 +91,8 @@ class _Client(asyncio.Protocol):
         if self._done is not None:
             self._done.set_exception(exc or ConnectionError("hung up"))
 
-    async def post(self, path: str, *, key: str = "", body: bytes = b"x" * BODY_BYTES) -> None:
+    async def post(self, path: str, *, key: str = "", number: int = 0) -> None:
+        body = b"%016d" % number + b"x" * (BODY_BYTES - 16)
         self._done = asyncio.get_running_loop().create_future()
         named = f"Coatcheck-Key: {key}\r\n" if key else ""
         head = (
@@ -102,23 +105,35 @@ class _Client(asyncio.Protocol):
             raise RuntimeError(head_back.decode())
 
 
-async def _times(call: Call) -> Times:
+async def _times(run: coatcheck.Run, call: Call) -> Times:
     times = []
     for n in range(CALLS):
         began = time.perf_counter()
-        await call(str(n))
+        await call()
         times.append(time.perf_counter() - began)
+        if n % CALLS_A_STEP == CALLS_A_STEP - 1:
+            await run.commit({"n": n})
     return times
 
 
-async def _rate(clients: list[_Client], path: str, *, keys: Iterator[int] | None) -> float:
+async def _rate(clients: list[_Client], path: str, *, numbers: Iterator[int]) -> float:
     async def one(client: _Client) -> None:
         for _ in range(CALLS_OF_EACH):
-            await client.post(path, key=f"r{next(keys)}" if keys else "")
+            await client.post(path, number=next(numbers))
 
     began = time.perf_counter()
     await asyncio.gather(*map(one, clients))
     return len(clients) * CALLS_OF_EACH / (time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where clients go, and what nobody asked for yet."""
+
+    plain_port: int
+    port: int
+    paths: dict[str, str]
+    numbers: Iterator[int]
 
 
 def _line(what: str, ours: list[Times], floors: list[Times], limit: float, note: str) -> Line:
@@ -136,19 +151,24 @@ def _line(what: str, ours: list[Times], floors: list[Times], limit: float, note:
     )
 
 
-async def _one_client(plain_port: int, port: int, paths: dict[str, str], rounds: int) -> list[Line]:
-    numbers = itertools.count()
-    plain, ours = await _Client.connect(plain_port), await _Client.connect(port)
+async def _one_client(run: coatcheck.Run, places: Places, *, rounds: int) -> list[Line]:
+    numbers, paths = places.numbers, places.paths
+    plain, ours = await _Client.connect(places.plain_port), await _Client.connect(places.port)
+    asked = await _Client.connect(places.port)
+
+    async def replay() -> None:
+        await ours.post(paths["model"], key=f"step{run.step_number}")
+
     ways: dict[str, Call] = {
-        "plain": lambda _: plain.post("/x"),
-        "pass": lambda _: ours.post(paths["pass"]),
-        "replay": lambda _: ours.post(paths["model"], key="same"),
-        "record": lambda _: ours.post(paths["model"], key=f"k{next(numbers)}"),
+        "plain": lambda: plain.post("/x", number=next(numbers)),
+        "pass": lambda: ours.post(paths["pass"], number=next(numbers)),
+        "replay": replay,
+        "record": lambda: asked.post(paths["model"], number=next(numbers)),
     }
     times: dict[str, list[Times]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, call in ways.items():
-            times[name].append(await _times(call))
+            times[name].append(await _times(run, call))
     floors = times["plain"]
     recorded = [[max(0.0, t - COMMIT_S) for t in round_] for round_ in times["record"]]
     return [
@@ -158,16 +178,17 @@ async def _one_client(plain_port: int, port: int, paths: dict[str, str], rounds:
     ]
 
 
-async def _crowd(plain_port: int, port: int, paths: dict[str, str], rounds: int) -> list[Line]:
-    numbers = itertools.count()
-    crowd = [await _Client.connect(port) for _ in range(CLIENTS)]
-    plain_crowd = [await _Client.connect(plain_port) for _ in range(CLIENTS)]
+async def _crowd(run: coatcheck.Run, places: Places, *, rounds: int) -> list[Line]:
+    numbers = places.numbers
+    crowd = [await _Client.connect(places.port) for _ in range(CLIENTS)]
+    plain_crowd = [await _Client.connect(places.plain_port) for _ in range(CLIENTS)]
     lines = []
     for tool, level, least in CROWDS:
         rates, floor_rates = [], []
         for _ in range(max(3, rounds // 2)):
-            floor_rates.append(await _rate(plain_crowd, "/x", keys=None))
-            rates.append(await _rate(crowd, paths[tool], keys=numbers))
+            floor_rates.append(await _rate(plain_crowd, "/x", numbers=numbers))
+            rates.append(await _rate(crowd, places.paths[tool], numbers=numbers))
+            await run.commit({"n": next(numbers)})
         shares = [a / b for a, b in zip(rates, floor_rates, strict=True)]
         lines.append(
             Line(
@@ -188,8 +209,9 @@ async def _measure(plain_port: int, *, rounds: int) -> list[Line]:
     urls = {tool: urlsplit(run.proxy_url(tool)) for tool in ("pass", "model", "keyed", "quick")}
     port = urls["pass"].port or 80
     paths = {tool: f"{url.path}/x" for tool, url in urls.items()}
-    lines = await _one_client(plain_port, port, paths, rounds)
-    return lines + await _crowd(plain_port, port, paths, rounds)
+    places = Places(plain_port, port, paths, itertools.count())
+    lines = await _one_client(run, places, rounds=rounds)
+    return lines + await _crowd(run, places, rounds=rounds)
 
 
 def _settings(upstream: str) -> dict[str, str]:

@@ -175,7 +175,7 @@ class RunBase(Generic[Done]):
         """
         session, name = self._session, "COATCHECK_UPSTREAM_" + re.sub(r"\W", "_", tool).upper()
         proxied = session.proxy and f"{session.proxy}/{tool}"
-        url = os.environ.get(name) if session.is_off else proxied
+        url = {**session.environ, **os.environ}.get(name) if session.is_off else proxied
         if not url:
             why = f"set {name}" if session.is_off else "is the run open? has its sidecar HTTP?"
             raise errors.Unavailable(f"no URL for {tool}: {why}", retry=Retry.NEVER, run=self.id)

@@ -47,9 +47,9 @@ def handshake(session: Session) -> Op[None]:
         raise errors.ProtocolError(f"{speaks}: upgrade the older one")
     session.greeted(field(reply, "limits", kind=dict))
     session.is_off |= reply.body.get("mode") == "off"
+    session.environ = reply.body.get("env", session.environ)
     if session.is_open and not session.is_off:
-        session.base = None
-        known = {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
+        session.base, known = None, {"run": session.run, "create": False, "wait_s": RESUME_WAIT_S}
         again = {**session.opening.body, **known, "resume": session.report()}
         session.opened((yield Ask(Request.OPEN, again)))
 

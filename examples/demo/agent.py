@@ -21,6 +21,8 @@ from examples.demo.witness import What, Witness
 
 KEY_LIFETIME_S: Final = 86_400
 """How long the payments server remembers an `Idempotency-Key`, as most of them say."""
+RETRIES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Longer in all than a sidecar takes to come back."""
 TOOLS: Final = [
     {
         "type": "function",
@@ -47,15 +49,24 @@ def http() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(raise_for_status=True, headers=headers)
 
 
-@coatcheck.tool(effect="read", record=True)
-async def ask_model(messages: list[Message]) -> Message:
-    """Buy a completion. Recorded: a step that runs again gets the same one, for nothing."""
+async def ask_model(run: coatcheck.Run, messages: list[Message]) -> Message:
+    """Buy a completion through the proxy, which records it: a step that runs again gets the same.
+
+    As the SDKs of model APIs do, it asks again when nobody answers: a sidecar may be restarting.
+    """
     key = os.environ.get("OPENAI_API_KEY", "none")
     body = {"model": os.environ["OPENAI_MODEL"], "messages": messages, "tools": TOOLS}
-    url = f"{os.environ['OPENAI_BASE_URL']}/chat/completions"
-    async with http().post(url, json=body, headers={"Authorization": f"Bearer {key}"}) as reply:
-        message: Message = (await reply.json())["choices"][0]["message"]
-        return message
+    for delay_s in (*RETRIES_S, None):
+        url = f"{run.proxy_url('openai')}/chat/completions"
+        try:
+            async with http().post(url, json=body, headers={"Authorization": f"Bearer {key}"}) as r:
+                message: Message = (await r.json())["choices"][0]["message"]
+                return message
+        except aiohttp.ClientError:
+            if delay_s is None:
+                raise
+            await asyncio.sleep(delay_s)
+    raise AssertionError("the last try returns or raises")
 
 
 async def post_charge(ref: str, cents: int, headers: dict[str, str]) -> str:
@@ -103,7 +114,7 @@ async def settle(run: coatcheck.Run, *, witness: Witness, levels: Iterator[Any])
         messages = state["messages"]
         async for step in run.steps():
             witness.say(What.BEGAN, run.id, step=step.number, epoch=run.epoch)
-            message = await step.tool(ask_model)(messages)
+            message = await ask_model(run, messages)
             messages.append(message)
             for call in message.get("tool_calls") or []:
                 arguments = json.loads(call["function"]["arguments"])

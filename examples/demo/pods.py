@@ -1,5 +1,6 @@
 """Pods, as far as a kill is concerned: a sidecar process, an agent process and a data folder."""
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ LEASE_S: Final = 3.0
 PAUSE_MAX_S: Final = 1.0
 """No process here is paused longer; the default is 10."""
 CLAIM_POLL_S: Final = 0.5
+PRICE: Final = {"input": 0.15, "output": 0.60}
+"""Dollars a million tokens, by the list of gpt-4o-mini: what a replay saves with the real one."""
 
 
 class Blow(StrEnum):
@@ -83,6 +86,10 @@ class Pod:
         return self._folder / f"data-{self.life}"
 
     @property
+    def model(self) -> str:
+        return os.environ.get("OPENAI_MODEL", "gpt-4o-mini")
+
+    @property
     def metrics_url(self) -> str:
         return f"http://{LOOPBACK}:{self.admin_port}/metrics"
 
@@ -118,6 +125,11 @@ class Pod:
             "COATCHECK_LEASE_S": str(LEASE_S),
             "COATCHECK_PAUSE_MAX_S": str(PAUSE_MAX_S),
             "COATCHECK_CLAIM_POLL_S": str(CLAIM_POLL_S),
+            "COATCHECK_TOOLS__OPENAI__UPSTREAM": self._wiring.model,
+            "COATCHECK_TOOLS__OPENAI__EFFECT": "read",
+            "COATCHECK_TOOLS__OPENAI__RECORD": "true",
+            "COATCHECK_TOOLS__OPENAI__PRIVATE": "true",
+            "COATCHECK_PRICES": json.dumps({self.model: PRICE}),
         }
         return own | dict(self._wiring.env)
 
@@ -130,8 +142,7 @@ class Pod:
             "DEMO_QUEUE": self._wiring.queue,
             "DEMO_LEVELS": self._wiring.levels,
             "DEMO_CONCURRENCY": str(self._wiring.concurrency),
-            "OPENAI_BASE_URL": self._wiring.model,
-            "OPENAI_MODEL": os.environ.get("OPENAI_MODEL", "gpt-4o-mini"),
+            "OPENAI_MODEL": self.model,
         }
 
     def kill(self, blow: Blow) -> None:

@@ -114,12 +114,13 @@ def _cost(scenario: Scenario, bill: Bill) -> Lines:
     meters = scenario.meters
     needed = sum(order.steps for order in scenario.orders)
     bought = str(scenario.completions) if real_model() is None else "-"
-    replayed = meters.total("coatcheck_calls_total", tool="ask_model", decision="recorded")
+    replayed = meters.total("coatcheck_completions_replayed_total")
+    saved = meters.total("coatcheck_replayed_dollars_total")
     shipped = meters.total("coatcheck_shipped_bytes_total")
     puts = meters.total("coatcheck_store_puts_total")
     lines = [
         ("completions bought", bought, f"{needed} needed; more were cut in the middle"),
-        ("completions replayed", f"{replayed:.0f}", "from the log, for nothing"),
+        ("completions replayed", f"{replayed:.0f}", f"from the log: ${saved:.4f} not spent again"),
     ]
     if bill.checkpoints:
         each = f"in {puts / bill.checkpoints:.1f} objects"

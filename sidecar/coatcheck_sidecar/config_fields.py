@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic_core import CoreSchema, core_schema
 
 from coatcheck_sidecar.core.forward import CONNECT_PORT, Place, place
+from coatcheck_sidecar.core.mcp import STDIO
 from coatcheck_sidecar.core.model import Effect, Level
 from coatcheck_sidecar.core.policy import Identity
 from coatcheck_sidecar.core.tool import HttpProbe, UpstreamKey
@@ -101,6 +102,8 @@ def _url(text: str) -> str:
 
 
 def _mcp_url(text: str) -> str:
+    if text == STDIO:
+        return text
     parts = _split(text)
     if parts.fragment or "#" in text:
         raise ValueError("must be a URL without a fragment")
@@ -200,7 +203,7 @@ PROBE: Final[Fields] = {
 }
 TOOL: Final[Fields] = {
     "upstream": (_text(_url), "URL that the rest of a route is put behind"),
-    "mcp": (_text(_mcp_url), "URL of an MCP server (streamable HTTP)"),
+    "mcp": (_text(_mcp_url), "URL of an MCP server (streamable HTTP), or `stdio:`"),
     "effect": (_EFFECT, "read, idempotent or once; by method if left out"),
     "effects": (
         core_schema.dict_schema(core_schema.str_schema(min_length=1), _EFFECT),

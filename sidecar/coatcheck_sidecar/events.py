@@ -95,6 +95,23 @@ TABLE: Final[Mapping[str, Line]] = {
     "bypass": Line("warning"),
     "observed": Line("info"),
     "observed_call": Line("info"),
+    "exchange": Line(
+        "debug",
+        (
+            Count("exchanges", "Answers to calls over HTTP.", ("tool", "decision")),
+            Spread(
+                "call_added_seconds",
+                "What a call over HTTP took, less its upstream's part.",
+                "added_s",
+                WAIT_BUCKETS_S,
+                ("decision",),
+            ),
+        ),
+    ),
+    "probe_failed": _count("warning", "probe_failures", "tool", help="Probes without an answer."),
+    "answer_cut": _count(
+        "warning", "answers_cut", "tool", help="Answers broken off, as they could not be recorded."
+    ),
     "heartbeat_failed": _count(
         "warning", "heartbeat_failures", help="Heartbeats not acknowledged."
     ),

@@ -7,9 +7,11 @@ import socket
 from contextlib import AsyncExitStack
 
 from coatcheck_sidecar.config import Config, release
+from coatcheck_sidecar.core.mcp import STDIO_TOOL
 from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
+from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.passing import Passing
 from coatcheck_sidecar.engine.sidecar import Sidecar
@@ -18,6 +20,7 @@ from coatcheck_sidecar.engine.watch import Watch
 from coatcheck_sidecar.ports import Store
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
+from coatcheck_sidecar.servers.mcp import McpProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
 from coatcheck_sidecar.servers.routes import Routes
 from coatcheck_sidecar.servers.runapi import RunApi
@@ -39,13 +42,14 @@ async def listen_for_agents(
     clock, observer = sidecar.doors.clock, sidecar.doors.observer
     upstreams = HttpUpstreams(clock)
     stack.push_async_callback(upstreams.close)
+    upstream_of = aware(upstreams.of, clock=clock)
     exchange: Performs
     if config.mode == "enforce":
         accounts = Accounts(observer, config.prices)
-        kept = exchange = Exchange(upstreams.of, clock=clock, observer=observer, accounts=accounts)
+        kept = exchange = Exchange(upstream_of, clock=clock, observer=observer, accounts=accounts)
         stack.push_async_callback(kept.close)
     else:
-        exchange = Passing(upstreams.of, watch=watch)
+        exchange = Passing(upstream_of, watch=watch)
     bodies = Bodies(config.data / "spool-http", clock=clock)
     bodies.clear()
     outside = Outside(store, clock, settings=sidecar.settings)
@@ -59,10 +63,12 @@ async def listen_for_agents(
     )
     api.start()
     stack.push_async_callback(api.close)
-    proxy = Proxy(
-        config.tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle
-    )
+    tools = {STDIO_TOOL.name: STDIO_TOOL, **config.tools}
+    proxy = Proxy(tools, bindings=bindings, exchange=exchange, bodies=bodies, local=api.handle)
     proxy.busy = api.agents.busy
+    mcp = McpProxy(exchange, upstream_of, observer=observer)
+    stack.push_async_callback(mcp.close)
+    proxy.mcp = mcp.handle
     if config.forward is not None:
         forward = ForwardProxy(
             config.forward,

@@ -8,7 +8,9 @@ import coatcheck
 from coatcheck import sync
 from tests.client.fake import LIMITS, AwaitClose, Expect, Fake, Line, Ok
 
-OFF: list[Line] = [Expect("hello"), Ok({"protocol": 1, "mode": "off", "limits": LIMITS})]
+UPSTREAM = {"COATCHECK_UPSTREAM_MAIL": "https://mail.internal"}
+SAID = {"protocol": 1, "mode": "off", "limits": LIMITS, "env": UPSTREAM}
+OFF: list[Line] = [Expect("hello"), Ok(SAID)]
 
 
 @pytest.fixture
@@ -66,6 +68,7 @@ def test_the_upstream_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_sidecar_may_say_so(path: Path) -> None:
     with Fake(path, [*OFF, AwaitClose()]), sync.open_run("r", schema=1) as run:
+        assert run.proxy_url("mail") == "https://mail.internal"
         run.commit({"n": 1})
         assert run.step_number == 2
 

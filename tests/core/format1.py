@@ -170,7 +170,7 @@ SUMMARY: Final = RunSummary(
 )  # fmt: skip
 COMMAND: Final = Command(
     id="c1", run="demo", what="resolve", by="ada", why="seen", call=4, verdict="applied",
-    force=True, value=b"\xa2ok",
+    force=True, value=b"\xa2ok", attempt=1, at_ms=1_900_000_000_000,
 )  # fmt: skip
 
 

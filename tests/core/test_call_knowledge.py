@@ -142,6 +142,27 @@ def test_operators_decide(resolution: Resolution, answer: type[CallEffect]) -> N
             assert kinds(told(decision.state, Asked(draft(U))))[-1] is answer
 
 
+@pytest.mark.parametrize("resolution", [Resolution.NOT_APPLIED, Resolution.RETRY])
+def test_a_decision_does_not_speak_of_what_was_sent_after_it(resolution: Resolution) -> None:
+    call = recorded(U, CallState.IN_DOUBT)
+    later_ms = call.last_sent_ms + 60_000
+    stale = Resolved(resolution, "ann", "looked", attempt=call.attempt - 1, at_ms=later_ms)
+    for event in (stale, replace(stale, force=True)):
+        since = Refuse(Code.CONFLICT, 409, "sent_again_since")
+        assert told(call, event, now_ms=later_ms) == Decision(call, (since,))
+    looked_early = replace(stale, attempt=call.attempt, at_ms=call.last_sent_ms)
+    early = Refuse(Code.CONFLICT, 409, "probe_not_settled", 0.0)
+    assert told(call, looked_early, now_ms=later_ms) == Decision(call, (early,))
+    done = replace(looked_early, at_ms=later_ms)
+    assert isinstance(told(call, done, now_ms=later_ms).effects[0], WriteResolved)
+
+
+def test_what_was_seen_to_be_applied_stays_so_whatever_was_sent_since() -> None:
+    call = recorded(U, CallState.IN_DOUBT)
+    seen = Resolved(Resolution.APPLIED, "ann", attempt=call.attempt - 1, at_ms=0, outcome=RESULT)
+    assert isinstance(told(call, seen).effects[0], WriteResolved)
+
+
 def test_there_must_be_something_to_decide() -> None:
     event = Resolved(Resolution.RETRY, "ann", force=True)
     refusals = [

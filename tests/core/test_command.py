@@ -38,7 +38,9 @@ LONG_AFTER_MS = 1_000_000
 CANCEL = Command(id="c1", run="r", what="cancel", by="ann", why="typo")
 RETRY = Command(id="c1", run="r", what="retry", by="ann")
 SIGNAL = Command(id="c1", run="r", what="signal", by="ann", name="approval", value=b"\xc3")
-RESOLVE = Command(id="c1", run="r", what="resolve", by="ann", call=3, verdict="applied")
+RESOLVE = Command(
+    id="c1", run="r", what="resolve", by="ann", call=3, verdict="applied", attempt=1, at_ms=60_000
+)
 BIRTH = Birth(key="k", step=1, tool="charge", call_class=CallClass.ONCE, fingerprint=b"f")
 
 
@@ -170,10 +172,19 @@ def test_the_last_doubt_resolved_frees_a_run_held_for_it(verdict: str, expected:
 
 
 def test_what_was_sent_a_moment_ago_is_sent_again_only_by_force() -> None:
-    early = replace(RESOLVE, verdict="retry")
+    early = replace(RESOLVE, verdict="retry", at_ms=3000)
     assert "in 8 s, or with --force" in refusal(in_doubt(), early, now_ms=3000)
     (event,) = decide(in_doubt(), replace(early, force=True), now_ms=3000)
     assert isinstance(event, Resolved)
+
+
+def test_what_was_decided_before_the_newest_attempt_is_to_be_decided_anew() -> None:
+    stale = replace(RESOLVE, verdict="not_applied", attempt=0, force=True)
+    assert "sent_again_since; look again" in refusal(in_doubt(), stale)
+    looked_early = replace(RESOLVE, verdict="not_applied", at_ms=3000)
+    assert "probe_not_settled; look again" in refusal(in_doubt(), looked_early)
+    with pytest.raises(BadObject, match="when it was decided"):
+        decode_command("c", encode_command(replace(RESOLVE, at_ms=0)))
 
 
 def test_only_a_call_in_doubt_can_be_resolved() -> None:

@@ -68,3 +68,14 @@ def test_profile_says_more() -> None:
 def test_a_cut_body_matters_only_where_it_would_be_kept(status: int, expected: Ending) -> None:
     assert ending(status, profile=PLAIN, is_cut=True) is expected
     assert ending(status, profile=Profile(saves_errors=True), is_cut=True) is expected
+
+
+@pytest.mark.parametrize("status", [307, 400, 404, 405, 406, 409, 415, 422])
+def test_where_tools_answer_in_the_body_a_refusal_is_of_the_message(status: int) -> None:
+    assert ending(status, profile=Profile(refuses_first=True)) is Ending.DENIED
+
+
+def test_what_any_status_says_goes_before_that() -> None:
+    profile = Profile(refuses_first=True)
+    found = [ending(status, profile=profile) for status in (200, 408, 429, 500)]
+    assert found == [Ending.FINAL, Ending.BUSY, Ending.SHED, Ending.ERROR]

@@ -10,10 +10,9 @@ import asyncio
 import json
 import os
 import sys
+import urllib.request
 from collections.abc import Callable
 from typing import Any, Final
-
-import httpx
 
 LINES: Final = 4
 TASK: Final = "Charge these:\n" + "\n".join(f"inv-{n}: {100 + n} cents" for n in range(LINES))
@@ -26,8 +25,10 @@ def charge(arguments: dict[str, Any]) -> str:
     """The tool: a payment, whose server takes no key that means anything."""
     url = os.environ["COATCHECK_PROXY_URL"] + "/pay/charges"
     headers = {"Authorization": f"Bearer {os.environ['PAY_TOKEN']}"}
-    answer = httpx.post(url, json=arguments, headers=headers, timeout=30).raise_for_status()
-    return str(answer.json()["id"])
+    headers["Content-Type"] = "application/json"
+    request = urllib.request.Request(url, json.dumps(arguments).encode(), headers)  # noqa: S310 - http
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - http
+        return str(json.load(answer)["id"])
 
 
 def said(turn: int) -> None:

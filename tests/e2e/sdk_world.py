@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from examples.demo.ledger import read_ledger
+from examples.demo.payments import SETTLE_S
+from examples.demo.pods import PAUSE_MAX_S
 from examples.demo.processes import LOOPBACK, Child, free_ports, python
 from examples.demo.scenario import wait_for_http
 
 LONG_S: Final = 40.0
 """For one life of an agent on a machine that is busy with other tests."""
-LIVES_MAX: Final = 6
+LIVES_MAX: Final = 8
 """A kubelet starts an agent again; one that never gets on is stuck."""
+PAUSE_S: Final = 1.0
+"""Before the next life: a kubelet waits as well."""
 PRICE_S: Final = 0.3
 """Before a model's answer: long enough to be killed in."""
 
@@ -36,10 +40,15 @@ class World:
                 "upstream": f"http://{LOOPBACK}:{anthropic}",
                 "env": "ANTHROPIC_BASE_URL",
             },
-            "pay": {"upstream": f"http://{LOOPBACK}:{pay}", "effect": "once"},
+            "pay": {"upstream": f"http://{LOOPBACK}:{pay}", "effect": "once", "key": "/ref"},
         }
         for name in ("openai", "anthropic"):
             self.tools[name] |= {"effect": "read", "record": True}
+        charge = {"path": "/charges?ref={business}", "applied_when": "/charges/0"}
+        self.tools["pay"] |= {
+            "probe": charge | {"result": "/charges/0"},
+            "probe_settle_s": SETTLE_S,
+        }
         self.sidecar_env = {
             "COATCHECK_CONFIG": str(folder / "config.yaml"),
             "COATCHECK_DATA": str(folder / "data"),
@@ -47,8 +56,11 @@ class World:
             "COATCHECK_STORE": (folder / "store").as_uri(),
             "COATCHECK_LISTEN": f"{LOOPBACK}:{listen}",
             "COATCHECK_ADMIN_LISTEN": f"{LOOPBACK}:{admin}",
+            "COATCHECK_PAUSE_MAX_S": str(PAUSE_MAX_S),
         }
         self.children: list[Child] = []
+        self.starter = "exec"
+        """Or `run`: then each life of the agent has a sidecar of its own."""
 
     async def start(self, *servers: str) -> None:
         """The servers by name, of `openai anthropic pay`, and the sidecar."""
@@ -69,7 +81,8 @@ class World:
         self.children += [self._child(name, argvs[name]) for name in servers]
         ports = {"openai": openai, "anthropic": anthropic, "pay": pay}
         await asyncio.gather(*(wait_for_http(f"http://{LOOPBACK}:{ports[n]}/") for n in servers))
-        await self.start_sidecar()
+        if self.starter == "exec":
+            await self.start_sidecar()
 
     async def start_sidecar(self) -> None:
         self.sidecar = self._child("sidecar", python("coatcheck", "sidecar"), self.sidecar_env)
@@ -85,7 +98,7 @@ class World:
 
     def agent(self, command: Sequence[str], *, life: int, env: Mapping[str, str]) -> Child:
         """One life of an agent; its tokens are new in each."""
-        argv = python("coatcheck", "exec", "--run", "order-1", "--", *command)
+        argv = python("coatcheck", self.starter, "--run", "order-1", "--", *command)
         tokens = (
             "OPENAI_API_KEY",
             "ANTHROPIC_API_KEY",
@@ -94,8 +107,12 @@ class World:
             "AWS_ACCESS_KEY_ID",
         )
         rotated = {name: f"sk_test_{name.lower()}_{life}" for name in tokens}
-        socket = {"COATCHECK_SOCKET": self.sidecar_env["COATCHECK_SOCKET"]}
-        child = Child(argv, env={**rotated, **socket, **env}, log=self.folder / f"agent-{life}.log")
+        settings = self.sidecar_env
+        if self.starter == "exec":
+            settings = {"COATCHECK_SOCKET": self.sidecar_env["COATCHECK_SOCKET"]}
+        child = Child(
+            argv, env={**rotated, **settings, **env}, log=self.folder / f"agent-{life}.log"
+        )
         self.children.append(child)
         return child
 
@@ -123,7 +140,8 @@ class World:
             said.append(child.last_words(100_000))
             if status == 0:
                 return said
-        raise AssertionError(f"the agent never got done: {said[-1]}; {self.sidecar.last_words()}")
+            await asyncio.sleep(PAUSE_S)
+        raise AssertionError(f"the agent never got done: {said[-1]}; see {self.folder}")
 
     def sold(self, name: str) -> dict[str, int]:
         """What the meter of a model says."""

@@ -5,6 +5,7 @@ import pytest
 from coatcheck_sidecar.core import ownership
 from tests.engine.harness import Pod, Yard, still_serves
 from tests.engine.harness import yard as make_yard
+from tests.engine.proxying import Far, far_server
 
 
 @pytest.fixture
@@ -21,6 +22,13 @@ async def pod(yard: Yard) -> AsyncIterator[Pod]:
     yield made
     await still_serves(made)
     assert not made.notes.of("task_failed")
+
+
+@pytest.fixture
+async def far() -> AsyncIterator[Far]:
+    """An upstream that does what its script says."""
+    async with far_server() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -270,6 +270,8 @@ class Yard:
         self.folder = folder
         self.store = store
         self.pods: list[Pod] = []
+        self.at_end = contextlib.AsyncExitStack()
+        """What was started beside the pods."""
 
     async def pod(
         self,
@@ -315,6 +317,7 @@ async def yard(store: Store | None = None) -> AsyncIterator[Yard]:
     try:
         yield made
     finally:
+        await made.at_end.aclose()
         for pod in made.pods:
             await pod.die()
             await pod.journal.close()

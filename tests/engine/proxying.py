@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -11,20 +12,24 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
+from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.ports import Journal
 from coatcheck_sidecar.servers.bodies import Bodies
+from coatcheck_sidecar.servers.mcp import McpProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
 from coatcheck_sidecar.servers.routes import Routes, reserve
 from coatcheck_sidecar.upstreams.http import HttpUpstreams
 from tests.engine.harness import FAST, Pod, Wire, Yard
 
 SECRET = b"s" * 32
+NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 
 
 @dataclass
@@ -37,6 +42,8 @@ class Seen:
     """By name in lower case."""
     body: bytes = b""
     length: int = 0
+    reader: asyncio.StreamReader = field(default_factory=asyncio.StreamReader)
+    """What the connection says after it."""
 
 
 Behaviour = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
@@ -126,6 +133,7 @@ class Far:
         method, path, _ = first.split(" ")
         pairs = (line.split(": ", 1) for line in lines if line)
         seen = Seen(method, path, {name.lower(): value for name, value in pairs})
+        seen.reader = reader
         left = seen.length = int(seen.headers.get("content-length", 0))
         while left:
             data = await reader.read(min(left, 1 << 20))
@@ -138,9 +146,9 @@ class Far:
 
 
 @asynccontextmanager
-async def far_server() -> AsyncIterator[Far]:
+async def far_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[Far]:
     far = Far()
-    server = await asyncio.start_server(far.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(far.serve, "127.0.0.1", 0, ssl=tls)
     far.port = server.sockets[0].getsockname()[1]
     try:
         yield far
@@ -148,7 +156,7 @@ async def far_server() -> AsyncIterator[Far]:
         server.close()
         for writer in list(far.writers):
             writer.transport.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)  # their tasks end
 
 
 @dataclass
@@ -156,7 +164,7 @@ class Got:
     """An answer as the agent got it."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     body: bytes
 
     @property
@@ -223,19 +231,24 @@ async def near(
     clock = pod.sidecar.doors.clock
     upstreams = HttpUpstreams(clock)
     stack.push_async_callback(upstreams.close)
+    upstream_of = aware(upstreams.of, clock=clock)
     exchange = Exchange(
-        upstreams.of, clock=clock, observer=pod.notes, accounts=Accounts(pod.notes, {})
+        upstream_of, clock=clock, observer=pod.notes, accounts=Accounts(pod.notes, {})
     )
     stack.push_async_callback(exchange.close)
     folder = yard.folder / "bodies"
     bodies = Bodies(folder, clock=clock)
     bodies.clear()
     proxy = Proxy(tools, bindings=bindings, exchange=exchange, bodies=bodies, local=_local)
+    mcp = McpProxy(exchange, upstream_of, observer=pod.notes)
+    stack.push_async_callback(mcp.close)
+    proxy.mcp = mcp.handle
     listener = Listener(proxy, reserved)
     await listener.start()
     stack.push_async_callback(listener.close)
     session = aiohttp.ClientSession(auto_decompress=False)
     made = Near(pod, port, proxy, folder, session, _stack=stack)
+    yard.at_end.push_async_callback(made.die)
     return made
 
 

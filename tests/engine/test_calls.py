@@ -76,11 +76,12 @@ async def test_what_does_no_harm_is_sent_again_under_its_key(yard: Yard, effect:
     assert second.body["upstream_key"] == go.body["upstream_key"]
 
 
-async def test_equal_calls_at_once_are_one(yard: Yard) -> None:
+@pytest.mark.parametrize("effect", ["read", "idempotent", "once"])
+async def test_equal_calls_at_once_are_one(yard: Yard, effect: str) -> None:
     pod = await yard.pod()
     agent = await pod.agent()
-    go = await agent.call("ask", "idempotent", key="k")
-    joined = [asyncio.ensure_future(agent.call("ask", "idempotent", key="k")) for _ in range(5)]
+    go = await agent.call("ask", effect, key="k")
+    joined = [asyncio.ensure_future(agent.call("ask", effect, key="k")) for _ in range(5)]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in joined)
     await agent.outcome(go, result=1)

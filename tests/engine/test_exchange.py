@@ -1,7 +1,6 @@
 """Routes end to end: what is passed on, recorded, replayed, joined, held."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -18,19 +17,12 @@ from tests.engine.proxying import (
     Near,
     Seen,
     answer,
-    far_server,
     gate,
     near,
     reset,
     stream,
     tool_of,
 )
-
-
-@pytest.fixture
-async def far() -> AsyncIterator[Far]:
-    async with far_server() as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_read_is_passed_on_and_forgotten(yard: Yard, far: Far) -> None:
     at = await near(yard, tool_of(far))
-    agent = await at.agent()
+    await at.agent()
     seq = (await yard.log()).state.seq
     for n in (1, 2):
         got = await at.ask("mail/list?a=1&b=%20", method="GET", headers={"X-Mine": "1"})
@@ -49,8 +41,6 @@ async def test_a_read_is_passed_on_and_forgotten(yard: Yard, far: Far) -> None:
     assert far.seen[0].headers["x-mine"] == "1"
     assert far.seen[0].headers["host"] == f"127.0.0.1:{far.port}"
     assert (await yard.log()).state.seq == seq
-    await agent.drop()
-    await at.die()
 
 
 async def test_a_recorded_read_is_given_again_to_the_next_agent(yard: Yard, far: Far) -> None:
@@ -64,8 +54,6 @@ async def test_a_recorded_read_is_given_again_to_the_next_agent(yard: Yard, far:
         replayed = await at.ask("mail/chat", json={"q": 1})
         assert (replayed.status, replayed.json, replayed.decision) == (200, {"n": n}, "replayed")
     assert len(far.seen) == 2
-    await agent.drop()
-    await at.die()
 
 
 async def again(at: Near, agent: Any) -> Any:
@@ -87,13 +75,11 @@ async def test_a_once_call_is_sent_once(yard: Yard, far: Far) -> None:
     assert (third.decision, third.json) == ("replayed", {"n": 1})
     assert len(far.seen) == 1
     assert far.seen[0].headers["connection"] == "close"
-    await agent.drop()
-    await at.die()
 
 
 async def test_what_got_lost_is_held_with_424(yard: Yard, far: Far) -> None:
     at = await near(yard, tool_of(far))
-    agent = await at.agent()
+    await at.agent()
     far.script = [reset]
     for _ in range(2):
         got = await at.ask("mail/send", json={"to": "a"})
@@ -107,27 +93,23 @@ async def test_what_got_lost_is_held_with_424(yard: Yard, far: Far) -> None:
     other = await at.ask("mail/send", json={"to": "in other words"})
     assert (other.status, other.json["reason"]) == (424, "unresolved_predecessor")
     assert len(far.seen) == 1
-    await agent.drop()
-    await at.die()
 
 
 async def test_a_keyed_call_is_sent_again_under_one_key(yard: Yard, far: Far) -> None:
     key = UpstreamKey(prefix="cc-")
     at = await near(yard, tool_of(far, effect=Effect.IDEMPOTENT, upstream_key=key))
-    agent = await at.agent()
+    await at.agent()
     far.script = [reset]
     got = await at.ask("mail/send", json={"to": "a"}, headers={"Idempotency-Key": "random"})
     assert (got.status, got.json) == (200, {"n": 2})
     keys = {seen.headers["idempotency-key"] for seen in far.seen}
     assert len(keys) == 1
     assert keys.pop().startswith("cc-")
-    await agent.drop()
-    await at.die()
 
 
 async def test_equal_calls_at_once_are_joined(yard: Yard, far: Far) -> None:
     at = await near(yard, tool_of(far))
-    agent = await at.agent()
+    await at.agent()
     opened, slow = gate(answer(200, b'{"ok":1}'))
     far.script = [slow]
     asked = [asyncio.ensure_future(at.ask("mail/send", json={"to": "a"})) for _ in range(3)]
@@ -138,8 +120,6 @@ async def test_equal_calls_at_once_are_joined(yard: Yard, far: Far) -> None:
     assert sorted(one.decision for one in got) == ["joined", "joined", "sent"]
     assert {one.body for one in got} == {b'{"ok":1}'}
     assert len(far.seen) == 1
-    await agent.drop()
-    await at.die()
 
 
 async def test_a_stream_is_replayed_with_its_events(yard: Yard, far: Far) -> None:
@@ -159,14 +139,12 @@ async def test_a_stream_is_replayed_with_its_events(yard: Yard, far: Far) -> Non
         assert response.headers["Coatcheck-Decision"] == "replayed"
         pieces = [chunk async for chunk, is_end in response.content.iter_chunks() if is_end]
     assert pieces == events
-    await agent.drop()
-    await at.die()
 
 
 async def test_the_end_waits_for_the_record(yard: Yard, far: Far) -> None:
     """The sidecar that dies before it recorded has not shown an answer that looks complete."""
     at = await near(yard, tool_of(far, effect=Effect.READ, record=True))
-    agent = await at.agent()
+    await at.agent()
     opened = asyncio.Event()
 
     async def behave(_seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -183,8 +161,6 @@ async def test_the_end_waits_for_the_record(yard: Yard, far: Far) -> None:
                 await response.content.readany()
         opened.set()
         assert await response.content.read() == b"data: [DONE]\n\n"
-    await agent.drop()
-    await at.die()
 
 
 async def test_a_restarted_sidecar_goes_on(yard: Yard, far: Far) -> None:
@@ -212,5 +188,3 @@ async def test_a_restarted_sidecar_goes_on(yard: Yard, far: Far) -> None:
     assert len(far.seen) == 2
     call = next(iter(at.pod.sidecar.keepers["r1"].log.state.calls.values()))
     assert call.state is CallState.DONE
-    await agent.drop()
-    await at.die()

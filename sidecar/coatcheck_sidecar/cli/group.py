@@ -10,6 +10,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "sidecar": "Run the sidecar of a pod.",
     "run": "Run an agent with a sidecar of its own, no cluster needed.",
     "exec": "Run an agent that can't be changed, in a run of its own.",
+    "mcp": "Run an MCP server over standard input and output, its calls by way of the sidecar.",
     "submit": "Make a run that the next idle agent takes.",
     "runs": "List runs.",
     "show": "Show a run: its state, calls and signals.",

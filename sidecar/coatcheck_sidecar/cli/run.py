@@ -20,6 +20,7 @@ from coatcheck_sidecar.cli.exec import exec_args
 from coatcheck_sidecar.cli.observe import show
 from coatcheck_sidecar.config import EX_USAGE, Config, load_config
 from coatcheck_sidecar.config_sources import ConfigError
+from coatcheck_sidecar.servers.routes import upstreams_of
 
 EXAMPLE: Final = """\b
 Example: coatcheck run -- python agent.py
@@ -97,6 +98,7 @@ async def _supervise(config: Config, args: Sequence[str]) -> int:
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with running(config) as parts:
         environ = {
+            **(upstreams_of(config.tools.values()) if config.mode == "off" else {}),
             **os.environ,
             "COATCHECK_SOCKET": str(config.socket),
             "COATCHECK_PROXY_URL": f"http://127.0.0.1:{parts.local.port}",

@@ -336,10 +336,13 @@ def _resolved(call: Call | None, event: Resolved, *, now: _Now) -> Decision:
         return Decision(call, (Refuse(Code.IN_FLIGHT, 409, Reason.IN_FLIGHT),))
     if not call.is_unsettled:
         return Decision(call, (Refuse(Code.CONFLICT, 409, Reason.NOT_IN_DOUBT),))
-    left_s = now.unsettled_s(call)
-    is_resend = event.resolution in (Resolution.NOT_APPLIED, Resolution.RETRY)
-    if is_resend and left_s and not event.force:
-        return Decision(call, (Refuse(Code.CONFLICT, 409, Reason.NOT_SETTLED, left_s),))
+    if event.resolution in (Resolution.NOT_APPLIED, Resolution.RETRY):
+        if event.attempt not in (None, call.attempt):
+            return Decision(call, (Refuse(Code.CONFLICT, 409, Reason.SENT_SINCE),))
+        at_ms = now.now_ms if event.at_ms is None else min(event.at_ms, now.now_ms)
+        if unsettled_s(call, at_ms=at_ms, rules=now.rules) and not event.force:
+            left_s = now.unsettled_s(call)
+            return Decision(call, (Refuse(Code.CONFLICT, 409, Reason.NOT_SETTLED, left_s),))
     return _settle(call, event, now=now)
 
 

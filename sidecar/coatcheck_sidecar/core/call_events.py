@@ -69,6 +69,7 @@ class Reason(StrEnum):
     OTHER_EPOCH = "in_flight_in_another_epoch"
     IN_FLIGHT = "in_flight"
     NOT_IN_DOUBT = "not_in_doubt"
+    SENT_SINCE = "sent_again_since"
     NO_SUCH_CALL = "no_such_call"
     NO_IDENTITY = "no_run_incarnation_or_key"
     PREDECESSOR = "unresolved_predecessor"
@@ -140,13 +141,19 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Somebody with the authority decides. `outcome` is what to answer, if applied."""
+    """Somebody with the authority decides. `outcome` is what to answer, if applied.
+
+    `attempt` is the newest that was known when it was decided, `at_ms` store time then: what was
+    sent later it does not speak of. `None`: of all, just now.
+    """
 
     resolution: Resolution
     by: str
     why: str = ""
     force: bool = False
     outcome: Outcome = NOTHING
+    attempt: int | None = None
+    at_ms: int | None = None
 
 
 Event: TypeAlias = Asked | Ended | Restarted | Reported | Probed | Resolved

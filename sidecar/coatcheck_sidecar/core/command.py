@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgpack
 
 from coatcheck_sidecar.core.call import decide
-from coatcheck_sidecar.core.call_events import Resolution
+from coatcheck_sidecar.core.call_events import Reason, Resolution
 from coatcheck_sidecar.core.call_events import Resolved as ResolveCall
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
@@ -46,6 +46,10 @@ class Command:
     """Of a resolve: `applied`, `not_applied` or `retry`."""
     force: bool = False
     value: bytes | None = None
+    attempt: int = 0
+    """Of a resolve: the newest attempt when it was decided."""
+    at_ms: int = 0
+    """Of a resolve: store time when it was decided. It may be carried out much later."""
 
 
 def encode_command(command: Command) -> bytes:
@@ -69,12 +73,18 @@ def decode_command(name: str, data: bytes) -> Command:
         raise BadObject(f"{name}: unknown command {what!r}; upgrade this sidecar")
     if command.what == "resolve" and not command.verdict:
         raise BadObject(f"{name}: a resolve without a verdict")
+    if command.what == "resolve" and not command.at_ms:
+        raise BadObject(f"{name}: a resolve that does not say when it was decided")
     return command
 
 
 def _is_typed(command: Command) -> bool:
     """Whoever can write to the store can put anything there: an owner must not stumble over it."""
-    kinds = {"call": (int,), "force": (bool,), "value": (bytes, type(None))}
+    kinds = {
+        **dict.fromkeys(("call", "attempt", "at_ms"), (int,)),
+        "force": (bool,),
+        "value": (bytes, type(None)),
+    }
     return all(
         type(value) in kinds.get(name, (str,))
         and (type(value) is not str or len(value) <= TEXT_MAX)
@@ -114,6 +124,8 @@ def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) ->
         command.why,
         force=command.force,
         outcome=Outcome(OutcomeKind.RESULT, value),
+        attempt=command.attempt,
+        at_ms=command.at_ms,
     )
     call = state.calls.get(command.call)
     decision = decide(call, event, now_ms=now_ms, patience_s=0.0, rules=rules)
@@ -122,8 +134,11 @@ def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) ->
     if written is not None:
         return written
     wait_s = getattr(effect, "retry_after_s", None)
+    reason = getattr(effect, "reason", effect)
     later = f"; in {wait_s:.0f} s, or with --force" if wait_s else ""
-    return _refused(command, f"call {command.call}: {getattr(effect, 'reason', effect)}{later}")
+    if reason in (Reason.SENT_SINCE, Reason.NOT_SETTLED) and not wait_s:
+        later = "; look again, and decide anew"
+    return _refused(command, f"call {command.call}: {reason}{later}")
 
 
 def _retry(state: RunState, command: Command) -> Event:

@@ -19,6 +19,9 @@ class Profile:
     """It keeps a 5xx under the idempotency key, and gives the same one for ever."""
     sheds_by_503: bool = False
     """A 503 with `Retry-After` is said before anything is done."""
+    refuses_first: bool = False
+    """A 3xx or 4xx is said of the message, before a tool is called: what a tool refuses comes as an
+    answer (MCP)."""
 
 
 def ending(
@@ -41,6 +44,8 @@ def _by_status(status: int, *, profile: Profile, has_retry_after: bool) -> Endin
     if status in (408, 503):
         return Ending.BUSY
     if status in DENIED:
+        return Ending.DENIED
+    if profile.refuses_first and 300 <= status < 500:
         return Ending.DENIED
     if status == 409:
         return Ending.CONFLICT

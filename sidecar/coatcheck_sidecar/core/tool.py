@@ -112,7 +112,9 @@ class Tool:
     def profile(self) -> Profile:
         """What its answers mean beyond HTTP itself."""
         saves = self.upstream_key is not None and "5xx" in self.upstream_key.saves
-        return Profile(saves_errors=saves, sheds_by_503=self.sheds_by_503)
+        return Profile(
+            saves_errors=saves, sheds_by_503=self.sheds_by_503, refuses_first=bool(self.mcp)
+        )
 
     def effect_of(self, method: str, path: str) -> Effect:
         """What sending this request twice would do. `path` is the route's rest, without a query.

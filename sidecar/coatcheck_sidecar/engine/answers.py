@@ -5,8 +5,10 @@ stream, stays here until the answer is durable. So an answer that looks complete
 What may be tried again is taken in first, and given only when patience is over.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from coatcheck_sidecar.core.call import is_kept
@@ -30,6 +32,10 @@ from coatcheck_sidecar.ports import AgentReply, Clock, Headers, Lost, NotSent, U
 
 ERROR_BYTES_MAX: Final = 1_048_576
 """Of an answer that may be tried again; a longer one is cut there."""
+BIG_BYTES: Final = 262_144
+"""JSON of more takes over a millisecond: it is blanked beside the loop."""
+HELD_BYTES_MAX: Final = 65_536
+"""Of a stream; a longer event goes out but for its last piece."""
 IsLast = Callable[[bytes], bool]
 """Whether this event may be the last that its reader waits for."""
 
@@ -51,12 +57,14 @@ class Came:
     is_whole: bool = True
     retry_after_s: float | None = None
 
-    def outcome(self, tool: Tool, call_class: CallClass) -> Outcome:
+    async def outcome(self, tool: Tool, call_class: CallClass) -> Outcome:
         """For the log."""
         if not self.status or not is_kept(self.ending, call_class):
             return NOTHING
-        body = self.body
-        kept = None if body is None else redacted(bytes(body), self.headers, pointers=tool.redact)
+        kept = None if self.body is None else bytes(self.body)
+        if kept is not None and tool.redact:
+            blank = partial(redacted, kept, self.headers, pointers=tool.redact)
+            kept = blank() if len(kept) < BIG_BYTES else await asyncio.to_thread(blank)
         headers = kept_headers(self.headers, tool.recorded_headers)
         if kept is None:
             head = encode_head(Head(self.status, headers))
@@ -64,7 +72,7 @@ class Came:
         cuts: Sequence[int] = ()
         if is_event_stream(self.headers):
             cuts = event_cuts(kept)
-        elif not header(self.headers, "content-length") and len(kept) == len(body or b""):
+        elif not header(self.headers, "content-length") and not tool.redact:
             cuts = self.cuts
         head = encode_head(Head(self.status, headers, tuple(cuts)))
         return Outcome(OutcomeKind.RESULT, Body(kept), head)
@@ -185,6 +193,8 @@ class Taking:
         if is_events:
             held += data
             free = self._free()
+            if len(held) - free > HELD_BYTES_MAX:
+                free = len(held) - len(data)
         else:
             free = len(held)
         if free:

@@ -1,5 +1,6 @@
 """What `calls.py` answers, what it remembers of reads under way, and how it refuses."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -51,6 +52,26 @@ Turn = Callable[[Call | None], Awaitable[None]]
 """Waits until the call, as it stands, may be asked for: its tool may be busy."""
 
 
+class Changes:
+    """Wakes whoever waits for something to become of a call."""
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def tell(self) -> None:
+        """Whoever waits for a call looks again."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, delay_s: float) -> None:
+        """Until something of any call of the run changes, or the delay is over."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await asyncio.wait([waiter], timeout=delay_s)
+
+
 class Reads:
     """Reads under way: in the log once they are answered, until then under numbers of ours."""
 
@@ -76,8 +97,11 @@ class Reads:
             self._by_number.pop(known.number, None)
         is_read = call is not None and call.call_class is CallClass.READ
         if call is not None and is_read and not is_recorded and call.state is not CallState.DONE:
-            self._last += 1
-            call = replace(call, number=self._last)
+            if known is None:
+                self._last += 1
+            call = replace(call, number=known.number if known else self._last)
+            if call == known:
+                call = known
             self._by_number[call.number] = call
             self.by_key[key] = call
 

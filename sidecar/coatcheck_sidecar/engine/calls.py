@@ -48,6 +48,7 @@ from coatcheck_sidecar.engine.attempts import (
     READS_FROM,
     Answer,
     AskUpstream,
+    Changes,
     Follows,
     Go,
     Reads,
@@ -85,7 +86,8 @@ class Calls:
         self._probing: dict[int, _Pending] = {}
         self._in_flight: set[int] = set()
         """Calls that this process is sending itself."""
-        self._waiters: list[asyncio.Future[None]] = []
+        changes = Changes()
+        self.changed, self.wait_for_change = changes.tell, changes.wait
         keeper.on_new_step = self.begin
 
     def begin(self) -> None:
@@ -99,13 +101,6 @@ class Calls:
     def step(self) -> int:
         """The step under way."""
         return self._state.step + 1
-
-    def changed(self) -> None:
-        """Whoever waits for a call looks again."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
 
     async def resume(
         self,
@@ -206,9 +201,8 @@ class Calls:
             elif isinstance(answer, Recorded):
                 answer = replace(answer, is_joined=is_joined)
             if answer is not None:
-                self._keeper.doors.observer.note(
-                    "call", tool=draft.tool, decision=type(answer).__name__.lower()
-                )
+                what = type(answer).__name__.lower()
+                self._keeper.doors.observer.note("call", tool=draft.tool, decision=what)
                 return answer
             if clock.monotonic() > until_s:
                 raise Refusal(
@@ -397,12 +391,6 @@ class Calls:
         if call.call_class.is_guarded:
             until_s = self._keeper.shipper.owned_from_s + self._keeper.doors.settings.lease_s
         return Go(call, upstream_key, until_s)
-
-    async def wait_for_change(self, delay_s: float) -> None:
-        """Until something of any call of the run changes, or the delay is over."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await asyncio.wait([waiter], timeout=delay_s)
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
         return refusal_of(effect, run=self._keeper.run, tool=tool, calls=self._state.calls)

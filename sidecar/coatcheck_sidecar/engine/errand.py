@@ -71,12 +71,12 @@ class Errand:
         try:
             draft = await self._identify()
             self._key = draft.key
-            if self._is_gone:
-                self._calls.left_open(draft.key)
             while not await self._again(draft):
                 pass
         finally:
             self._end_turn()
+            if self._key is not None and not self._is_delivered:
+                self._calls.left_open(self._key)
 
     @property
     def _is_gone(self) -> bool:
@@ -175,7 +175,7 @@ class Errand:
 
     async def _attempt(self, go: Go) -> tuple[Came, Wait | Deliver]:
         came = await self._send(go)
-        outcome = came.outcome(self._tool, go.call.call_class)
+        outcome = await came.outcome(self._tool, go.call.call_class)
         ended = Ended(go.call.attempt, came.ending, outcome, came.retry_after_s)
         try:
             follows = await self._calls.over(
@@ -224,8 +224,8 @@ class Errand:
         if not came.status:
             raise no_answer(self._tool, came)
         self.decision = "sent"
-        self._is_delivered = not self._is_gone and came.is_whole
         await came.deliver(self._reply)
+        self._is_delivered = came.is_whole and not self._is_gone
 
     async def _replay(self, answer: Recorded) -> None:
         outcome = answer.outcome
@@ -245,7 +245,6 @@ class Errand:
         else:
             head, body = from_value(outcome.body.data)
         self.decision = "joined" if answer.is_joined else "replayed"
-        self._is_delivered = not self._is_gone
         length = () if head.cuts else (("Content-Length", str(len(body))),)
         if head.status in (204, 304) or self._wanted.outgoing.method == "HEAD":
             length = ()
@@ -253,6 +252,7 @@ class Errand:
         for data in pieces(body, head.cuts):
             await self._reply.write(data)
         await self._reply.end()
+        self._is_delivered = not self._is_gone
         self._accounts.replayed(
             self._tool.name, status=head.status, headers=head.headers, body=body
         )

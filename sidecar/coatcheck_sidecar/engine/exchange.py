@@ -39,6 +39,20 @@ NO_DOUBT: Final = Rules(pause_max_s=0.0, key_margin_s=0.0)
 """A read is in none."""
 
 
+def _decide(call: Call, event: Asked | Ended, *, patience_s: float = 0.0) -> Decision:
+    return decide(call, event, now_ms=1, patience_s=patience_s, rules=NO_DOUBT)
+
+
+def _go(call: Call) -> Go:
+    asked = _decide(call, Asked(call))
+    sent = next(effect for effect in asked.effects if isinstance(effect, Send))
+    return Go(asked.state or call, sent.upstream_key, None)
+
+
+FIRST: Final = _go(PASSED)
+"""What the table says of a read that was not tried yet: the same for all."""
+
+
 class Exchange:
     """Performs what the call table says."""
 
@@ -116,9 +130,7 @@ class Exchange:
         until_s = self._clock.monotonic() + tool.patience_s
         call = PASSED
         while True:
-            asked = self._decide(call, Asked(call))
-            sent = next(effect for effect in asked.effects if isinstance(effect, Send))
-            go = Go(asked.state or call, sent.upstream_key, None)
+            go = FIRST if call is PASSED else _go(call)
             await turns.take()
             try:
                 came = await self._relay(upstream, wanted, go=go, reply=reply)
@@ -129,7 +141,7 @@ class Exchange:
             left_s = max(0.0, until_s - self._clock.monotonic())
             ended = Ended(go.call.attempt, came.ending, retry_after_s=came.retry_after_s)
             patience_s = 0.0 if reply.is_gone else left_s
-            after = self._decide(go.call, ended, patience_s=patience_s)
+            after = _decide(go.call, ended, patience_s=patience_s)
             wait = next((effect for effect in after.effects if isinstance(effect, Wait)), None)
             if wait is None:
                 if not came.status:
@@ -138,10 +150,7 @@ class Exchange:
                 break
             await self._clock.sleep(wait.delay_s)
             call = after.state or call
-        self._observer.note("call", tool=tool.name, decision="passed")
-
-    def _decide(self, call: Call, event: Asked | Ended, *, patience_s: float = 0.0) -> Decision:
-        return decide(call, event, now_ms=1, patience_s=patience_s, rules=NO_DOUBT)
+        self._observer.note("exchange", tool=tool.name, decision="passed")
 
     async def _relay(
         self, upstream: Upstream, wanted: Wanted, *, go: Go, reply: AgentReply

@@ -149,7 +149,7 @@ class Keeper:
         delay_s = RETRY_BASE_S
         while True:
             try:
-                async with self.doors.gate:
+                async with self.shipper.place(), self.doors.gate:
                     await self.doors.store.put(name, data)
             except StoreError as error:
                 self.doors.observer.note("ship_failed", run=self.run, error=str(error))

@@ -222,6 +222,8 @@ class Outside:
     async def command(self, command: Command, *, timeout_s: float = TIMEOUT_S) -> Done:
         """Have a command carried out, wherever the run is; raises `Refusal`, `Damaged`."""
         _check_run(command.run)
+        if command.what == "resolve" and not command.at_ms:
+            command = await self._dated(command)
         try:
             decode_command("this command", encode_command(command))
         except BadObject as error:  # its owner would throw it away without a word
@@ -235,6 +237,16 @@ class Outside:
             with suppress(StoreError):
                 await self._store.delete(name)
         return done
+
+    async def _dated(self, command: Command) -> Command:
+        """A decision speaks of what was sent until now: it may be carried out much later."""
+        try:
+            at_ms = await self._store.now_ms()
+            call = (await self.show(command.run)).log.state.calls.get(command.call)
+        except StoreError as error:
+            why = f"the store does not answer: {error}"
+            raise Refusal(ErrorCode.STORE_UNAVAILABLE, why, retry=Retry.LATER) from error
+        return replace(command, at_ms=at_ms, attempt=call.attempt if call else 0)
 
     async def _look(self, command: Command, placed: dict[str, str]) -> Done | None:
         try:

@@ -1,7 +1,8 @@
 """Ships one run's log: one swap of its head after another, each with all that came meanwhile."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -84,7 +85,9 @@ class Shipper:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._is_urgent = asyncio.Event()
-        self._turn: asyncio.Future[bool] | None = None
+        self._turns: set[asyncio.Future[bool]] = set()
+        """Ours that queue for a place in the background."""
+        self._is_uploading = False
         self._uploads: dict[int, asyncio.Future[ObjectRef]] = {}
         self._last_s = float("-inf")
         self._failures = 0
@@ -119,25 +122,40 @@ class Shipper:
 
     def _pass(self) -> None:
         """Somebody waits: don't queue for a place in the background."""
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(False)
+        for turn in self._turns:
+            if not turn.done():
+                turn.set_result(False)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place in the background; without one, once somebody waits for what is not shipped."""
+        lane = self._doors.background
+        turn = lane.enter()
+        self._turns.add(turn)
+        if self._waiters or self._is_uploading:
+            self._pass()
+        try:
+            has_place = await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                lane.leave(after_s=0.0)
+            raise
+        finally:
+            self._turns.discard(turn)
+        began_s = self._doors.clock.monotonic()
+        try:
+            yield
+        finally:
+            if has_place:
+                lane.leave(after_s=self._doors.clock.monotonic() - began_s)
 
     async def run(self) -> None:
         """Ship until fenced or cancelled."""
         while not self.is_fenced:
             await self._wake.wait()
             await self._pace()
-            self._turn = self._doors.background.enter()
-            if self._is_urgent.is_set():
-                self._pass()
-            has_place = await self._turn
-            began_s = self._doors.clock.monotonic()
-            try:
+            async with self.place():
                 await self._next()
-            finally:
-                if has_place:
-                    after_s = self._doors.clock.monotonic() - began_s
-                    self._doors.background.leave(after_s=after_s)
             if self.log.unshipped and not self.is_fenced:
                 self._wake.set()
                 if self._waiters:
@@ -180,12 +198,21 @@ class Shipper:
         else:
             self._failures = 0
 
+    async def _upload_all(self) -> None:
+        """A head waits for its bodies: they must not wait for the head's place."""
+        self._is_uploading = True
+        self._pass()
+        try:
+            while self._uploads:
+                seq = min(self._uploads)
+                self.log.attach(seq, await self._uploads[seq])
+                del self._uploads[seq]
+        finally:
+            self._is_uploading = False
+
     async def _ship(self) -> None:
         doors, log = self._doors, self.log
-        while self._uploads:
-            seq = min(self._uploads)
-            log.attach(seq, await self._uploads[seq])
-            del self._uploads[seq]
+        await self._upload_all()
         nonce = doors.clock.random_bytes(NONCE_BYTES)
         snapshot = log.snapshot(nonce=nonce, random=doors.clock.random_bytes(NAME_RANDOM_BYTES))
         if snapshot.head.chain.must_seal:

@@ -56,6 +56,8 @@ def clear(wanted: Wanted) -> None:
 def outgoing(wanted: Wanted, go: Go) -> Outgoing:
     """The attempt as it leaves, with the key by which its upstream knows the call."""
     tool, request, call_class = wanted.tool, wanted.outgoing, go.call.call_class
+    if call_class is CallClass.READ and not tool.redact:
+        return request
     headers = request.headers
     if tool.redact:
         headers = (*without(headers, "accept-encoding"), ("Accept-Encoding", "identity"))

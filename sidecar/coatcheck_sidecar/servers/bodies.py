@@ -55,7 +55,7 @@ class Bodies:
         path = self._folder / self._clock.random_bytes(12).hex()
         digest, length = hashlib.sha256(), 0
         try:
-            with await asyncio.to_thread(path.open, "xb") as file:
+            with path.open("xb") as file:
 
                 def write(data: bytes) -> None:
                     digest.update(data)

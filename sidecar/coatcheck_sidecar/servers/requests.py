@@ -122,6 +122,8 @@ class Requests:
             "mode": self._sidecar.mode,
             "limits": limits,
         }
+        if self._routes is not None and self._sidecar.mode == "off":
+            body["env"] = self._routes.upstreams
         return Answered(body)
 
     async def _open(self, message: Message) -> Answered:

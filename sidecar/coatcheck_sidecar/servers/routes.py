@@ -1,8 +1,9 @@
 """Where agents find their tools: the URL that `open` hands out, and the secret behind its token."""
 
 import os
+import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.ports import Clock
 
+UPSTREAM: Final = "COATCHECK_UPSTREAM_"
 SECRET_FILE: Final = "proxy_secret"  # noqa: S105 - a name
 SECRET_BYTES: Final = 32
 SECRET_MODE: Final = 0o600
@@ -20,10 +22,11 @@ SECRET_MODE: Final = 0o600
 class Routes:
     """Hands out URLs below the listener's."""
 
-    def __init__(self, bindings: Bindings, url: str, *, tools: Iterable[Tool] = ()) -> None:
+    def __init__(self, bindings: Bindings, url: str, *, tools: Collection[Tool] = ()) -> None:
         """`url` is the listener's, without a path."""
         self._bindings = bindings
         self._url = url
+        self.upstreams = upstreams_of(tools)
         self._variables = {variable: tool.name for tool in tools for variable in tool.env}
 
     def open(self, keeper: Keeper, calls: Calls, *, incarnation: bytes) -> str:
@@ -33,6 +36,15 @@ class Routes:
     def environ(self, url: str) -> dict[str, str]:
         """The variables by which clients of other makers find their tool below `url`."""
         return {variable: f"{url}/{name}" for variable, name in self._variables.items()}
+
+
+def upstreams_of(tools: Iterable[Tool]) -> dict[str, str]:
+    """The variables by which agents find the upstreams themselves, where the mode is `off`."""
+    found: dict[str, str] = {}
+    for tool in tools:
+        name = UPSTREAM + re.sub(r"\W", "_", tool.name).upper()
+        found |= dict.fromkeys((name, *tool.env), tool.upstream or tool.mcp)
+    return found
 
 
 def read_secret(data: Path, clock: Clock) -> bytes:

@@ -91,6 +91,11 @@ OPENED: Final = shape(
     schema=COUNT,
     draining=FLAG,
     proxy={**TEXT, "description": "URL of the tool proxy, for this life of the agent."},
+    env={
+        "type": "object",
+        "additionalProperties": TEXT,
+        "description": "Variables by which clients of other makers find their tool.",
+    },
     error={"type": ["string", "null"], "description": "Why the run is over."},
     silence_s={**SECONDS, "description": "Ask for something at least this often."},
     **value("state", "The newest checkpoint."),

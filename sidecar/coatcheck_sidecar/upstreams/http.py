@@ -249,7 +249,7 @@ def _head(request: Outgoing, *, authority: str, target: str) -> bytes:
 async def _feed(writer: StreamWriter, path: Path, *, protocol: ResponseHandler) -> None:
     """Send a body that lies in a file; what fails is told by the reading side."""
     try:
-        with await asyncio.to_thread(path.open, "rb") as file:
+        with path.open("rb") as file:
             while data := await asyncio.to_thread(file.read, FILE_BYTES):
                 await writer.write(data)
         protocol.start_timeout()
