@@ -288,7 +288,12 @@ def run_seed(seed: int) -> Verdict:
     chaos = Chaos(world)
     chaos_s = world.random.uniform(8.0, 40.0)
     is_small = world.random.random() < 0.5
-    with virtual_machine(is_small=is_small), world.judge.listening(), world.http_judge.listening(), chaos.waking():
+    with (
+        virtual_machine(is_small=is_small),
+        world.judge.listening(),
+        world.http_judge.listening(),
+        chaos.waking(),
+    ):
         world.populate()
         chaos.schedule(chaos_s)
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
@@ -28,8 +28,9 @@ TWICE: Final = 0.2
 GLANCES: Final = 0.2
 WAITS: Final = 0.3
 """The share of askings that wait for a decision if the call is held."""
-MARKED: Final = frozenset({"http-keyed", "http-put"})
-"""Tools whose SDK gives a key of its own, new in each process."""
+MARKED: Final = frozenset({"http-keyed", "http-fading", "http-put"})
+"""Tools whose SDK gives a key of its own, new in each process. Another client, that hangs up on an
+answer as it comes and asks again, can't be told from one that means a second call."""
 PROBLEM: Final = "application/problem+json"
 
 
@@ -42,6 +43,11 @@ class _Asking:
     method: str
     body: bytes
     headers: list[tuple[str, str]] = field(default_factory=list)
+
+    def again(self, count: int) -> "_Asking":
+        """As the SDKs of model APIs say it."""
+        told = ("x-stainless-retry-count", str(count))
+        return replace(self, headers=[*self.headers, told])
 
     @property
     def is_joined(self) -> bool:
@@ -68,7 +74,7 @@ class HttpActs:
         quoted = await self._call(run, _Asking("http-read", name, "POST", _body(name, 0)))
         # Below remote a lost node takes what was said, and a key made of that, with it.
         is_shaky = act.kind in ("http-keyed", "http-put")
-        amount = 0 if is_shaky else quoted["receipt"]
+        amount = 0 if is_shaky else quoted.get("receipt", 0)
         method = "PUT" if act.kind == "http-put" else "POST"
         headers = []
         if act.kind in ONCE | {"http-keyed"} and crc32(act.name.encode()) % 3 == 0:
@@ -86,8 +92,9 @@ class HttpActs:
             headers.append(("Idempotency-Key", self._random.randbytes(8).hex()))
         asking = _Asking(asking.tool, asking.name, asking.method, asking.body, headers)
         level = "remote" if asking.tool == "http-fading" else "node"
-        for _ in range(TRIES_MAX):
-            for reading in await self._readings(run, asking):
+        for count in range(TRIES_MAX):
+            again = asking.again(count) if asking.tool == "http-read" else asking
+            for reading in await self._readings(run, again):
                 if reading is not None and self._is_final(asking, reading):
                     return self._judge.received(
                         run, asking.name, reading, pod=self._pod, level=level
@@ -128,7 +135,7 @@ class HttpActs:
         self._world.note(
             "http", name=asking.name, status=reading.status,
             decision=header(reading.headers, "coatcheck-decision"),
-            body=reading.body[:80],
+            body=reading.body[:600],
         )  # fmt: skip
         if _is_problem(reading) and reading.status == 410:
             raise Trouble("the run is not here any more")

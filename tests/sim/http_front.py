@@ -150,7 +150,7 @@ class Serving(asyncio.Protocol):
         asked = msgpack.unpackb(data)
         self.name = dict(asked["headers"])[NAME]
         work = self._front.answer(self, asked)
-        self._task = asyncio.get_running_loop().create_task(work)  # noqa: TID251 - kept above
+        self._task = asyncio.get_running_loop().create_task(work)
         self._task.add_done_callback(self._over)
 
     def _over(self, task: "asyncio.Task[None]") -> None:
@@ -227,7 +227,7 @@ async def fetch(listening: Listening | None, *, timeout_s: float, **asked: Any) 
     if listening is None:
         raise ConnectionRefusedError("nobody listens")
     done: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
-    transport, protocol = listening(lambda: Asking(done))
+    transport, _ = listening(lambda: Asking(done))
     transport.write(msgpack.packb(asked))
     try:
         async with asyncio.timeout(timeout_s):

@@ -15,8 +15,8 @@ import coatcheck
 from coatcheck.wire import ErrorCode
 from coatcheck_sidecar.core.call import is_kept
 from coatcheck_sidecar.core.http_outcome import ending
-from coatcheck_sidecar.core.model import Call, CallClass, CallState
-from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Event, decode_record
+from coatcheck_sidecar.core.model import Call, CallState
+from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Event, Resolved, decode_record
 from coatcheck_sidecar.core.relay import header
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine import errand
@@ -24,7 +24,7 @@ from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.wanted import Wanted
 from coatcheck_sidecar.ports import Outgoing
-from tests.sim.http_front import Front, Reading, Serving, decision
+from tests.sim.http_front import Reading, Serving, decision
 from tests.sim.http_server import KEY, NAME, Said, tools
 from tests.sim.judge import Judge
 from tests.sim.loop import Process
@@ -47,6 +47,7 @@ class Sent:
     key: str
     number: int
     attempt: int
+    """0: any."""
 
 
 class HttpJudge:
@@ -104,18 +105,18 @@ class HttpJudge:
             if not self._is_durable(pod, sent, Dispatched):
                 self.failed(f"attempt {sent.attempt} at {name} leaves, and its record is not kept")
 
-    def _is_durable(self, pod: "Pod", sent: Sent, kind: type[Event]) -> bool:
+    def _is_durable(self, pod: "Pod", sent: Sent, *kinds: type[Event]) -> bool:
         watch = self._judge.watch(sent.id)
-        if kind is Dispatched and sent.attempt in watch.attempts.get(sent.key, ()):
+        if Dispatched in kinds and sent.attempt in watch.attempts.get(sent.key, ()):
             return True
-        if kind is CallOutcome and sent.key in watch.done:
+        if CallOutcome in kinds and sent.key in watch.done:
             return True
         rows = [row for row in pod.disk._rows.values() if row.run == sent.id]
         events = [decode_record(pod.spool.whole(row.data)).event for row in rows]
         return any(
-            isinstance(event, kind)
+            isinstance(event, kinds)
             and getattr(event, "call", 0) == sent.number
-            and (kind is CallOutcome or getattr(event, "attempt", 0) == sent.attempt)
+            and (not sent.attempt or getattr(event, "attempt", 0) == sent.attempt)
             for event in events
         )
 
@@ -134,7 +135,9 @@ class HttpJudge:
             return
         sent = Sent(keeper.run, keeper.log.state.epoch, call.upstream_key, call.number, 0)
         pod = self._pod_of(serving.process)
-        if call.state is not CallState.DONE or not self._is_durable(pod, sent, CallOutcome):
+        if call.state is not CallState.DONE or not self._is_durable(
+            pod, sent, CallOutcome, Resolved
+        ):
             self.failed(f"the answer to {serving.name} looks whole, and is not recorded")
 
     def refused(self, serving: Serving, error: Refusal) -> None:
@@ -182,9 +185,7 @@ def _sent(request: Outgoing) -> Sent | None:
     marks = {name: header(request.headers, name) for name in (RUN, EPOCH, KEY, CALL, ATTEMPT)}
     if not marks[RUN]:
         return None
-    return Sent(
-        marks[RUN], int(marks[EPOCH]), marks[KEY], int(marks[CALL]), int(marks[ATTEMPT])
-    )
+    return Sent(marks[RUN], int(marks[EPOCH]), marks[KEY], int(marks[CALL]), int(marks[ATTEMPT]))
 
 
 def _is_kept(reading: Reading, wanted: Wanted) -> bool:

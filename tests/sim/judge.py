@@ -187,6 +187,8 @@ class Judge:
             if event.verdict in ("not_applied", "retry"):  # of an answer that told nothing
                 watch.done.discard(key)
                 watch.answers.pop(key, None)
+            else:
+                watch.done.add(key)
         elif isinstance(event, Dispatched):
             watch.attempts.setdefault(key, set()).add(event.attempt)
         elif event.what == "done":

@@ -272,9 +272,7 @@ class World:
         has_signals = random.random() < 0.5
         kinds = random.choice(KINDS_OF)
         for number in range(random.randint(1, 4)):
-            plan = plan_run(
-                f"run{number}", random, has_signals=has_signals, kinds=kinds
-            )
+            plan = plan_run(f"run{number}", random, has_signals=has_signals, kinds=kinds)
             self.plans[plan.run] = plan
             self.judge.acts[plan.run] = [act.name for act in plan.acts]
         for _ in range(random.randint(2, 3)):

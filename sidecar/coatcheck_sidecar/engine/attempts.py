@@ -1,7 +1,8 @@
 """What `calls.py` answers, what it remembers of reads under way, and how it refuses."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -57,6 +58,18 @@ class Changes:
 
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
+        self.unkept: set[int] = set()
+        """Calls whose newest record is not durable yet: what it says is given to nobody."""
+
+    @contextmanager
+    def writing(self, number: int) -> Iterator[None]:
+        """While a record of this call is on its way to where it is kept."""
+        self.unkept.add(number)
+        try:
+            yield
+        finally:
+            self.unkept.discard(number)
+            self.tell()
 
     def tell(self) -> None:
         """Whoever waits for a call looks again."""
@@ -64,6 +77,13 @@ class Changes:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    async def kept(self, number: int, *, within_s: float) -> None:
+        """Wait while a record of this call is on its way, but no longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while number in self.unkept:
+                    await self.wait(within_s)
 
     async def wait(self, delay_s: float) -> None:
         """Until something of any call of the run changes, or the delay is over."""
@@ -90,8 +110,11 @@ class Reads:
         """The read of this number, if it is under way."""
         return self._by_number.get(number)
 
-    def remember(self, call: Call | None, *, is_recorded: bool, key: str) -> None:
-        """What became of the read under `key`; one in the log is none of ours any more."""
+    def remember(self, call: Call | None, *, is_recorded: bool, key: str) -> bool:
+        """What became of the read under `key`; one in the log is none of ours any more.
+
+        Whether anything did.
+        """
         known = self.by_key.pop(key, None)
         if known is not None:
             self._by_number.pop(known.number, None)
@@ -104,6 +127,7 @@ class Reads:
                 call = known
             self._by_number[call.number] = call
             self.by_key[key] = call
+        return self.by_key.get(key) is not known
 
 
 def refusal_of(effect: Hold | Refuse, *, run: str, tool: str, calls: Mapping[int, Call]) -> Refusal:

@@ -81,12 +81,13 @@ class Calls:
         self._state = keeper.log.state
         settings = keeper.doors.settings
         self._rules = Rules(pause_max_s=settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
+        self._join_s = settings.join_wait_s
         self._asked = NOTHING_ASKED
         self._reads = Reads(self._state.epoch)
         self._probing: dict[int, _Pending] = {}
         self._in_flight: set[int] = set()
         """Calls that this process is sending itself."""
-        changes = Changes()
+        changes = self._changes = Changes()
         self.changed, self.wait_for_change = changes.tell, changes.wait
         keeper.on_new_step = self.begin
 
@@ -183,7 +184,7 @@ class Calls:
         `patience_s` is how long the agent waits for an equal call that is in flight.
         """
         clock = self._keeper.doors.clock
-        join_s = self._keeper.doors.settings.join_wait_s if patience_s is None else patience_s
+        join_s = self._join_s if patience_s is None else patience_s
         until_s = clock.monotonic() + join_s
         is_joined = False
         while True:
@@ -309,9 +310,7 @@ class Calls:
             call,
             event,
             now_ms=self._keeper.now_ms(),
-            patience_s=self._keeper.doors.settings.join_wait_s
-            if patience_s is None
-            else patience_s,
+            patience_s=self._join_s if patience_s is None else patience_s,
             rules=self._rules,
         )
 
@@ -325,17 +324,16 @@ class Calls:
 
     async def _record(self, decision: Decision, key: str, *, level: Level) -> None:
         number = (decision.state.number if decision.state else 0) or self._state.seq + 1
-        events: list[Event] = []
+        made = [event_of(effect, call=number) for effect in decision.effects]
+        events = [event for event in made if event is not None]
         for effect in decision.effects:
-            event = event_of(effect, call=number)
-            if event is not None:
-                events.append(event)
             if isinstance(effect, WriteDispatched):
                 level = effect.level
         if events:
-            await self._write(events, level=level, decision=decision)
-        self._reads.remember(decision.state, is_recorded=bool(events), key=key)
-        self.changed()
+            with self._changes.writing(number):
+                await self._write(events, level=level, decision=decision)
+        if self._reads.remember(decision.state, is_recorded=bool(events), key=key) or events:
+            self.changed()
 
     async def _write(self, events: list[Event], *, level: Level, decision: Decision) -> None:
         records = self._keeper.append(*events)
@@ -364,12 +362,14 @@ class Calls:
         match effect:
             case Send(_, upstream_key) if call is not None:
                 return self._go(self._reads.by_key.get(key, call), upstream_key)
+            case Replay() if call is not None and call.number in self._changes.unkept:
+                await self._changes.kept(call.number, within_s=self._join_s)
             case Replay(outcome) if call is not None:
                 return Recorded(call, outcome)
             case Probe() if call is not None:
                 return AskUpstream(call)
             case Join():
-                await self.rest(key, self._keeper.doors.settings.join_wait_s)
+                await self.rest(key, self._join_s)
             case Wait(delay_s):
                 await self.rest(key, delay_s)
             case Deliver(final):
