@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 from coatcheck_sidecar.core.runlog import head_name
@@ -32,6 +32,8 @@ LATE_KILLED: Final = 0.5
 """The share of senders of late requests that don't live to hear of them."""
 QUICK_RESTART_S: Final = (0.05, 0.4)
 """So that who comes back can ask before the request arrived."""
+MOMENT_KILLED: Final = 0.02
+"""The share of a request's stations that somebody does not survive."""
 TOLD_KILLED: Final = 0.01
 """The share of acknowledgements that are a pod's last."""
 OVERSLEPT: Final = (1.0, 2.0)
@@ -63,6 +65,7 @@ class Chaos:
         world.on_start = self._started
         world.upstream.on_late = self._sent_late
         world.judge.on_told = self._told
+        world.door.on_moment = self._at_moment
         self._set_weather()
         faults: list[tuple[float, Callable[[Pod], None]]] = [
             (4, self._kill_agent),
@@ -141,12 +144,15 @@ class Chaos:
 
         process.set_fuse(callbacks, blow)
 
-    def _restart_later(self, pod: Pod) -> None:
+    def _restart_later(self, pod: Pod, *, within_s: tuple[float, float] = RESTART_S) -> None:
         """Containers that are down come back, each in its time."""
-        world = self._world
         for index in range(len(pod.agents)):
-            world.loop.call_later(self._random.uniform(*RESTART_S), world.start_agent, pod, index)
-        world.loop.call_later(self._random.uniform(*RESTART_S), world.start_sidecar, pod)
+            self._later(within_s, self._world.start_agent, pod, index)
+        self._later(within_s, self._world.start_sidecar, pod)
+
+    def _later(self, within_s: tuple[float, float], work: Callable[..., None], *args: Any) -> None:
+        delay_s = self._random.uniform(*within_s)
+        self._world.loop.call_later(delay_s, work, *args, context=Context())
 
     # Faults at the moments that rules are for
 
@@ -157,13 +163,23 @@ class Chaos:
             return
         world, index = self._world, pod.agents.index(sender)
         world.loop.call_soon(world.kill, pod, sender, context=Context())
-        delay_s = self._random.uniform(*QUICK_RESTART_S)
-        world.loop.call_later(delay_s, world.start_agent, pod, index, context=Context())
+        self._later(QUICK_RESTART_S, world.start_agent, pod, index)
 
     def _told(self, pod: Pod) -> None:
         """Some pods die as their agent heard that something is kept."""
         if not self._world.is_calm and self._random.random() < TOLD_KILLED * self._strength:
             self._world.loop.call_soon(self._kill_pod, pod, context=Context())
+
+    def _at_moment(self, process: Process, what: str) -> None:
+        """Some sidecars, agents, or both die right there, and are back at once."""
+        if self._world.is_calm or self._random.random() > MOMENT_KILLED * self._strength:
+            return
+        pod = self._world.pod_of(process)
+        self._world.note("moment", process=process.name, what=what)
+        who = self._random.choice(((process,), pod.agents, (process, *pod.agents)))
+        for one in who:
+            self._world.loop.call_soon(self._world.kill, pod, one, context=Context())
+        self._restart_later(pod, within_s=QUICK_RESTART_S)
 
     @contextmanager
     def waking(self) -> Iterator[None]:

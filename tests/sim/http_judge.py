@@ -162,8 +162,8 @@ class HttpJudge:
     ) -> Any:
         """An answer that the agent takes for final; what it says."""
         found = SERIAL.search(reading.body)
-        if found is None:  # an operator's or a probe's word
-            return json.loads(reading.body or b"null")
+        if found is None:
+            return self._word(name, reading)
         said = self.said.get(int(found[1]))
         if said is None or said.name != name:
             self.failed(f"{name} is answered with {reading.body!r}, which was said to nobody")
@@ -179,6 +179,13 @@ class HttpJudge:
         self._bodies[said.key] = reading.body
         self._judge.acknowledged(run, said.key, pod=pod, level=level)
         return _told(said)
+
+    def _word(self, name: str, reading: Reading) -> Any:
+        """What an operator or a probe said of the call."""
+        try:
+            return json.loads(reading.body)
+        except ValueError:
+            self.failed(f"{name} is answered with {reading.body!r}, which nobody said")
 
 
 def _sent(request: Outgoing) -> Sent | None:

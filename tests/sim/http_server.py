@@ -22,10 +22,10 @@ from tests.sim.upstream import SETTLE_S, Upstream
 AUTHORITY: Final = "http://world"
 KEY_LIFE_S: Final = 3600.0
 """Longer than any seed."""
-FADING_LIFE_S: Final = 20.0
+FADING_LIFE_S: Final = 8.0
 """Of a server that forgets soon: crashes and outages last longer."""
-KEY_MARGIN_S: Final = 5.0
-"""In place of the real one, which is longer than that server's memory."""
+KEY_MARGIN_S: Final = 3.0
+"""In place of the real one, which is longer than that server's memory. Clocks differ by less."""
 THINKS_S: Final = (0.001, 0.4)
 SLOW_HEAD_S: Final = 6.0
 HEAD_S: Final = 3.0

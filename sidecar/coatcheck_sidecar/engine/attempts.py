@@ -8,8 +8,10 @@ from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.call_events import Deliver, Hold, Refuse, Wait
+from coatcheck_sidecar.core.doubt import Rules, key_left_s
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Outcome
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.keeper import Keeper
 
 READS_FROM: Final = 2**40
 """Numbers above it name reads that are under way: no log is that long."""
@@ -128,6 +130,20 @@ class Reads:
             self._by_number[call.number] = call
             self.by_key[key] = call
         return self.by_key.get(key) is not known
+
+
+def latest_start_s(call: Call, keeper: Keeper, *, rules: Rules) -> float | None:
+    """When, on the boot-time clock, it is too late to make the attempt; `None`: never.
+
+    For a guarded call the lease is over then. For one that may have been sent before, the upstream
+    forgets its key: between the decision and the send lies a durable write, which may take long.
+    """
+    if call.call_class.is_guarded:
+        return keeper.shipper.owned_from_s + keeper.doors.settings.lease_s
+    if call.call_class is CallClass.KEYED and call.earlier_doubt:
+        left_s = key_left_s(call, now_ms=keeper.now_ms(), rules=rules)
+        return keeper.doors.clock.boottime() + left_s
+    return None
 
 
 def refusal_of(effect: Hold | Refuse, *, run: str, tool: str, calls: Mapping[int, Call]) -> Refusal:

@@ -54,6 +54,7 @@ from coatcheck_sidecar.engine.attempts import (
     Reads,
     Recorded,
     Turn,
+    latest_start_s,
     refusal_of,
 )
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -387,9 +388,7 @@ class Calls:
     def _go(self, call: Call, upstream_key: str) -> Go:
         if call.is_relayed and call.number < READS_FROM:
             self._in_flight.add(call.number)
-        until_s = None
-        if call.call_class.is_guarded:
-            until_s = self._keeper.shipper.owned_from_s + self._keeper.doors.settings.lease_s
+        until_s = latest_start_s(call, self._keeper, rules=self._rules)
         return Go(call, upstream_key, until_s)
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
