@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.fleet import Fleet
-from tests.sim.loop import Process
+from tests.sim.loop import Process, this_process
 from tests.sim.world import CALM_S_MAX, Pod, World, virtual_machine
 
 RESTART_S: Final = (0.2, 4.0)
@@ -34,6 +34,11 @@ QUICK_RESTART_S: Final = (0.05, 0.4)
 """So that who comes back can ask before the request arrived."""
 MOMENT_KILLED: Final = 0.02
 """The share of a request's stations that somebody does not survive."""
+DELAYED: Final = 0.02
+"""The share of decisions to send between which and the send something takes long."""
+DELAYED_AGAIN: Final = 0.3
+"""The same, of decisions to send again: what was known then may be over."""
+DELAY_S: Final = (3.0, 12.0)
 TOLD_KILLED: Final = 0.01
 """The share of acknowledgements that are a pod's last."""
 OVERSLEPT: Final = (1.0, 2.0)
@@ -65,6 +70,7 @@ class Chaos:
         world.on_start = self._started
         world.upstream.on_late = self._sent_late
         world.judge.on_told = self._told
+        world.judge.on_dispatched = self._dispatched
         world.door.on_moment = self._at_moment
         self._set_weather()
         faults: list[tuple[float, Callable[[Pod], None]]] = [
@@ -169,6 +175,19 @@ class Chaos:
         """Some pods die as their agent heard that something is kept."""
         if not self._world.is_calm and self._random.random() < TOLD_KILLED * self._strength:
             self._world.loop.call_soon(self._kill_pod, pod, context=Context())
+
+    def _dispatched(self, attempt: int) -> None:
+        """Between some decisions and what is sent by them the store, or the sidecar, is away."""
+        share = DELAYED_AGAIN if attempt > 1 else DELAYED
+        if self._world.is_calm or self._random.random() > share * self._strength:
+            return
+        delay_s = self._random.uniform(*DELAY_S)
+        if self._random.random() < 0.5:
+            self._world.note("store away", s=round(delay_s, 3))
+            self._world.weather.away_until_s = self._world.loop.now_s + delay_s
+        elif not this_process().windows:
+            freeze = self._world.freeze
+            self._world.loop.call_soon(freeze, this_process(), delay_s, context=Context())
 
     def _at_moment(self, process: Process, what: str) -> None:
         """Some sidecars, agents, or both die right there, and are back at once."""

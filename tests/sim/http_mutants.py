@@ -7,14 +7,14 @@ from typing import Any, Final
 from unittest.mock import PropertyMock, patch
 
 from coatcheck_sidecar.core import call as table
-from coatcheck_sidecar.core.call_events import Asked, Decision
+from coatcheck_sidecar.core.call_events import Asked, Decision, Send
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level
 from coatcheck_sidecar.core.record import Event
 from coatcheck_sidecar.engine import answers, attempts
 from coatcheck_sidecar.engine.answers import Came, Taking
 from coatcheck_sidecar.engine.attempts import Changes, Go
-from coatcheck_sidecar.engine.calls import Calls, _sends
+from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.errand import Errand
 from coatcheck_sidecar.engine.keeper import Keeper
 
@@ -47,7 +47,8 @@ def sent_before_it_is_durable() -> AbstractContextManager[Any]:
         self: Calls, events: list[Event], *, level: Level, decision: Decision
     ) -> None:
         call = decision.state
-        if call is None or not call.is_relayed or not _sends(decision):
+        is_sent = any(isinstance(effect, Send) for effect in decision.effects)
+        if call is None or not call.is_relayed or not is_sent:
             return await write(self, events, level=level, decision=decision)
         self._keeper.write_later(self._keeper.append(*events))
         self.changed()

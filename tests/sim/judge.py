@@ -15,6 +15,7 @@ from coatcheck_sidecar.core.runlog import RunLog, Snapshot
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.engine.shipper import MARKED, marker_name
 from tests.sim.compare import differences, restored_checkpoint, restored_state
+from tests.sim.loop import PROCESS
 from tests.sim.store import SharedStore
 from tests.sim.upstream import KEYED, ONCE, Charge
 
@@ -86,6 +87,8 @@ class Judge:
         self.lease_s = 0.0
         self.on_told: Callable[[Pod], None] = lambda pod: None
         """An agent of the pod learned that something of its own is kept."""
+        self.on_dispatched: Callable[[int], None] = lambda attempt: None
+        """A sidecar decided to send a call, and begins to write that down."""
         self._store = store
         self._fault = on_fault
         self._lines: dict[bytes, tuple[dict[int, Record], bytes]] = {}
@@ -106,6 +109,8 @@ class Judge:
         def heard(log: RunLog, record: Record) -> None:
             vars(log).setdefault("line", {})[record.seq] = record
             take(log, record)
+            if isinstance(record.event, Dispatched) and PROCESS.get() is not None:
+                self.on_dispatched(record.event.attempt)
 
         def noted(log: RunLog, snapshot: Snapshot) -> None:
             self._lines[snapshot.head.nonce] = (vars(log).get("line", {}), snapshot.state)

@@ -40,7 +40,7 @@ from coatcheck_sidecar.core.model import (
     Outcome,
     OutcomeKind,
 )
-from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, identify, resumed
+from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, also, identify, resumed
 from coatcheck_sidecar.core.record import Event
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.writes import event_of
@@ -285,6 +285,8 @@ class Calls:
         A sidecar that came back does not know when: then a "no" proves nothing.
         """
         call = self._find(number)
+        if number not in self._probing:  # it was asked for of a former life
+            self._asked = also(call, self._asked)
         pending = self._probing.pop(number, _Pending(call, Level.NODE, sent_ms=0))
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         event = Probed(attempt, applied, pending.sent_ms, outcome)
@@ -342,7 +344,7 @@ class Calls:
         try:
             await self._keeper.durable(records, level)
         except asyncio.CancelledError:
-            if decision.state is not None and _sends(decision):
+            if decision.state is not None and any(isinstance(e, Send) for e in decision.effects):
                 self.take_back(decision.state)
             raise
 
@@ -393,7 +395,3 @@ class Calls:
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
         return refusal_of(effect, run=self._keeper.run, tool=tool, calls=self._state.calls)
-
-
-def _sends(decision: Decision) -> bool:
-    return any(isinstance(effect, Send) for effect in decision.effects)
