@@ -98,13 +98,12 @@ TABLE: Final[Mapping[str, Line]] = {
     "exchange": Line(
         "debug",
         (
-            Count("exchanges", "Answers to calls over HTTP.", ("tool", "decision")),
             Spread(
                 "call_added_seconds",
                 "What a call over HTTP took, less its upstream's part.",
                 "added_s",
                 WAIT_BUCKETS_S,
-                ("decision",),
+                ("tool", "decision"),
             ),
         ),
     ),

@@ -69,6 +69,7 @@ async def listen_for_agents(
     mcp = McpProxy(exchange, upstream_of, observer=observer)
     stack.push_async_callback(mcp.close)
     proxy.mcp = mcp.handle
+    proxy.names_all = config.mode == "observe"
     if config.forward is not None:
         forward = ForwardProxy(
             config.forward,

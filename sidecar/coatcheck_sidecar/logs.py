@@ -16,6 +16,9 @@ LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical"
 QUIET: Final = ("aiosqlite", "asyncio", "aiohttp.access")
 """Loggers of which only warnings are of use; aiosqlite would log states and arguments."""
 
+MALFORMED: Final = "aiohttp.http_exceptions"
+"""Errors whose text cites the request's own bytes, a header with its credentials among them."""
+
 RESERVED: Final = frozenset({"event", "level", "time"})
 """Keys of a line itself; a field of the same name gets a trailing underscore."""
 
@@ -120,7 +123,10 @@ class _FromStandard(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """One line, named by its logger."""
         fields: dict[str, object] = {"logger": record.name}
-        if record.exc_info:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and type(error).__module__ == MALFORMED:
+            fields["error"] = type(error).__name__
+        elif error is not None:
             fields["exc_info"] = record.exc_info
         level = record.levelname.lower()
         write(level if level in LEVELS else "info", record.getMessage(), **fields)

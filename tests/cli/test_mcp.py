@@ -18,6 +18,7 @@ from coatcheck_sidecar.cli import mcp_wrapper
 from coatcheck_sidecar.cli.mcp import command, name_of
 from coatcheck_sidecar.cli.mcp_wrapper import wrap
 from coatcheck_sidecar.core.tool import Tool
+from coatcheck_sidecar.engine.tasks import TaskSet
 from tests.engine.conftest import yard as yard
 from tests.engine.harness import Wire, Yard, until
 from tests.engine.proxying import Near, near
@@ -67,12 +68,14 @@ class Client:
     stdin: Any
     said: Said
     argv: list[str]
-    tasks: list[asyncio.Task[int]] = field(default_factory=list)
+    tasks: TaskSet
+    started: list[asyncio.Task[int]] = field(default_factory=list)
 
     def start(self, url: str = "") -> asyncio.Task[int]:
         place = f"{url or self.at.urls['r1']}/files?server=s"
-        self.tasks.append(asyncio.get_running_loop().create_task(wrap(place, self.argv)))
-        return self.tasks[-1]
+        started = self.tasks.start(wrap(place, self.argv), name="wrapper")
+        self.started.append(started)
+        return started
 
     def send(self, method: str, number: int | None = 1, **params: Any) -> None:
         message = {"jsonrpc": "2.0", "method": method, "params": params}
@@ -120,13 +123,15 @@ async def client(
     said = Said()
     streams = SimpleNamespace(stdin=os.fdopen(reading, "rb"), stdout=said)
     monkeypatch.setattr(mcp_wrapper, "sys", streams)  # pytest captures the real ones
-    found = Client(
-        at, made, os.fdopen(writing, "wb"), said, [sys.executable, str(script), str(made)]
-    )
+    argv, stdin = [sys.executable, str(script), str(made)], os.fdopen(writing, "wb")
+    failed: list[BaseException] = []
+    tasks = TaskSet(lambda _, error: failed.append(error))
+    found = Client(at, made, stdin, said, argv, tasks)
     yield found
-    if not found.stdin.closed:
-        found.stdin.close()
-    await asyncio.gather(*found.tasks, return_exceptions=True)
+    if not stdin.closed:
+        stdin.close()
+    await asyncio.gather(*found.started, return_exceptions=True)
+    assert not failed
 
 
 async def test_all_passes_and_calls_are_recorded(client: Client, at: Near, yard: Yard) -> None:

@@ -1,4 +1,4 @@
-"""Refusals as answers that SDKs read rightly: which are tried again, and which never."""
+"""What an agent's SDK is told: a status it obeys, headers that keep it from trying in vain."""
 
 import json
 from typing import Any
@@ -6,43 +6,94 @@ from typing import Any
 import pytest
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core.problem import NO_RETRY, problem, problem_of
+from coatcheck_sidecar.core.problem import Problem, problem, problem_of
 from coatcheck_sidecar.core.session import Refusal
 
-TRIED_AGAIN = {408, 409, 429} | set(range(500, 600))
-"""By SDKs, without being told to."""
+RETRIED_BY_SDKS = {408, 409, 429} | set(range(500, 600))
 
 
-PASSING = {
-    ErrorCode.DRAINING, ErrorCode.IN_FLIGHT, ErrorCode.STORE_UNAVAILABLE, ErrorCode.UNAVAILABLE,
-}  # fmt: skip
+def body(found: Problem) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(found.body)
+    return value
 
 
-@pytest.mark.parametrize("retry", [Retry.NEVER, Retry.LATER])
+def headers(found: Problem) -> dict[str, str]:
+    return {name.lower(): value for name, value in found.headers}
+
+
+def test_an_error_is_problem_json() -> None:
+    found = problem(403, "forbidden", detail="why", tool="mail", at=b"x")
+    assert (found.status, headers(found)["content-type"]) == (403, "application/problem+json")
+    assert body(found) == {
+        "title": "Forbidden",
+        "status": 403,
+        "code": "forbidden",
+        "detail": "why",
+        "tool": "mail",
+        "at": "b'x'",
+    }
+
+
+def test_a_status_that_nobody_named_has_no_title() -> None:
+    assert body(problem(499, "gone", detail=""))["title"] == ""
+
+
+def test_sdks_are_told_whether_to_retry() -> None:
+    final = headers(problem(424, "held", detail=""))
+    assert (final["x-should-retry"], final["stripe-should-retry"]) == ("false", "false")
+    assert "retry-after" not in final
+    passing = headers(problem(503, "draining", detail="", is_final=False))
+    assert passing["retry-after"] == "1"
+    assert "x-should-retry" not in passing
+    assert "stripe-should-retry" not in passing
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (ErrorCode.IN_DOUBT, 424),
+        (ErrorCode.HELD, 424),
+        (ErrorCode.REPLAY_DIVERGENCE, 424),
+        (ErrorCode.CONFLICT, 422),
+        (ErrorCode.IN_FLIGHT, 409),
+        (ErrorCode.OWNED_ELSEWHERE, 410),
+        (ErrorCode.FENCED, 410),
+        (ErrorCode.NOT_FOUND, 404),
+        (ErrorCode.TOO_LARGE, 413),
+        (ErrorCode.STORE_UNAVAILABLE, 503),
+        (ErrorCode.PROTOCOL_ERROR, 400),
+    ],
+)
+def test_status_by_code(code: ErrorCode, status: int) -> None:
+    found = problem_of(Refusal(code, "why"))
+    assert found.status == status
+    assert body(found)["code"] == code.value
+    assert headers(found)["coatcheck-decision"] == "held"
+
+
 @pytest.mark.parametrize("code", list(ErrorCode))
-def test_only_what_passes_is_tried_again(code: ErrorCode, retry: Retry) -> None:
-    made = problem_of(Refusal(code, "why", retry=retry))
-    assert (dict(NO_RETRY).items() <= dict(made.headers).items()) == (retry is Retry.NEVER)
-    assert ("Retry-After" in dict(made.headers)) == (retry is Retry.LATER)
-    assert dict(made.headers)["Coatcheck-Decision"] == "held"
-    assert json.loads(made.body)["code"] == code.value
-    assert (made.status in TRIED_AGAIN) == (code in PASSING)
+def test_no_sdk_retries_what_only_a_decision_lets_go_on(code: ErrorCode) -> None:
+    found = problem_of(Refusal(code, "why", retry=Retry.NEVER))
+    assert headers(found)["x-should-retry"] == "false"
+    later = problem_of(Refusal(code, "why", retry=Retry.LATER))
+    assert headers(later)["retry-after"] == "1"
+    decided = {ErrorCode.IN_DOUBT, ErrorCode.HELD, ErrorCode.CONFLICT, ErrorCode.REPLAY_DIVERGENCE}
+    assert code not in decided or found.status not in RETRIED_BY_SDKS
 
 
-def test_the_call_in_the_way_is_named() -> None:
-    calls = [{"call": 7, "tool": "mail", "first_sent_ms": 9}, {"call": 8}]
-    made = problem_of(Refusal(ErrorCode.HELD, "why", reason="predecessor", calls=calls, run="r"))
-    body: dict[str, Any] = json.loads(made.body)
-    assert body == {
-        "title": "Failed Dependency", "status": 424, "code": "held", "detail": "why", "run": "r",
-        "reason": "predecessor", "calls": calls, "call": 7, "first_sent_ms": 9,
-    }  # fmt: skip
-    named = problem_of(Refusal(ErrorCode.HELD, "why", call=1, calls=calls))
-    assert json.loads(named.body)["call"] == 1
+def test_the_first_call_in_the_way_is_named_at_the_top() -> None:
+    calls = [{"call": 7, "first_sent_ms": 5, "state": "in_doubt"}, {"call": 9}]
+    refusal = Refusal(ErrorCode.IN_DOUBT, "why", tool="mail", reason="lost", calls=calls)
+    said = body(problem_of(refusal))
+    assert (said["call"], said["first_sent_ms"], said["reason"]) == (7, 5, "lost")
+    assert said["calls"] == calls
+    assert "call" not in refusal.details
+    own = body(problem_of(Refusal(ErrorCode.HELD, "why", call=3, calls=calls)))
+    assert (own["call"], own["first_sent_ms"]) == (3, 5)
+    assert "call" not in body(problem_of(Refusal(ErrorCode.HELD, "why", calls=[])))
 
 
-def test_a_status_of_its_own() -> None:
-    made = problem_of(Refusal(ErrorCode.UNAVAILABLE, "why", retry=Retry.LATER, http_status=502))
-    assert made.status == 502
-    assert "http_status" not in json.loads(made.body)
-    assert json.loads(problem(799, "odd", detail="why").body)["title"] == ""
+def test_a_refusal_may_name_its_status() -> None:
+    found = problem_of(Refusal(ErrorCode.CONFLICT, "why", http_status=403))
+    assert (found.status, body(found)["status"]) == (403, 403)
+    assert "http_status" not in body(found)

@@ -15,7 +15,7 @@ from examples.demo.processes import LOOPBACK, python
 from examples.demo.scenario import wait_for_http
 from tests.e2e.mcp_world import LONG_S, McpPod, done, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
 
 SLOW_S: Final = 2.0
 """From a charge to its answer: long enough to be killed in."""

@@ -48,7 +48,6 @@ async def test_who_is_not_let_in(yard: Yard, far: Far) -> None:
         "Host: 127.0.0.1\r\nCoatcheck-Step: 2": 422,
         "Host: 127.0.0.1\r\nCoatcheck-Key: a\r\nCoatcheck-Key: b": 400,
         "Host: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade": 501,
-        "Host: 127.0.0.1\r\nCoatcheck-Key: " + "k" * 300: 400,
     }
     for headers, status in cases.items():
         got, _ = await say(at, f"GET {path}/mail/x HTTP/1.1\r\n{headers}\r\n\r\n".encode())
@@ -70,6 +69,7 @@ async def test_who_is_not_let_in(yard: Yard, far: Far) -> None:
         got, said = await say(at, f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         assert got == status, target
         assert token.encode() not in said
+    assert (await at.ask("mail/x", headers={"Coatcheck-Key": "k" * 300})).status == 400
     assert not far.seen
     assert (await at.ask("mail/x", headers={"Coatcheck-Run": "r1"})).status == 200
     assert (await at.ask("mail/x", run="r2", headers={"Coatcheck-Step": "1"})).status == 200

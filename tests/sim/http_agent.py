@@ -107,9 +107,10 @@ class HttpActs:
     async def _readings(self, run: coatcheck.Run, asking: _Asking) -> list[Reading | None]:
         if not asking.is_joined or self._random.random() >= TWICE:
             return [await self._ask(run, asking)]
-        found = await asyncio.gather(self._ask(run, asking), self._ask(run, asking))
-        self._judge.compared(asking.name, [one for one in found if _is_upstreams(one)])
-        return found
+        first, second = await asyncio.gather(self._ask(run, asking), self._ask(run, asking))
+        if first and second and _is_upstreams(first) and _is_upstreams(second):
+            self._judge.compared(asking.name, first, second)
+        return [first, second]
 
     async def _ask(self, run: coatcheck.Run, asking: _Asking) -> Reading | None:
         """One try; `None` if nothing whole came."""
@@ -165,5 +166,5 @@ def _is_taken(reading: Reading) -> bool:
     return _is_problem(reading) and json.loads(reading.body).get("reason") == "response_truncated"
 
 
-def _is_upstreams(reading: Reading | None) -> bool:
-    return reading is not None and reading.status < 300 and not _is_problem(reading)
+def _is_upstreams(reading: Reading) -> bool:
+    return reading.status < 300 and not _is_problem(reading)

@@ -19,6 +19,7 @@ from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Binding, Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
+from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.engine.wanted import Wanted
 from coatcheck_sidecar.ports import Clock, Headers, Observer, StoreError
 from coatcheck_sidecar.servers.bodies import Taken
@@ -61,7 +62,7 @@ class Reading:
                 self.headers = tuple((name, value) for name, value in parts[1])
             case "data":
                 self.body += parts[0]
-            case "end":
+            case _:
                 self.has_end = True
 
 
@@ -78,6 +79,7 @@ class Front:
             lambda tool: door, clock=clock, observer=observer, accounts=Accounts(observer, {})
         )
         self.open: list[Serving] = []
+        self.tasks = TaskSet(lambda name, error: judge.failed(f"{name} failed: {error!r}"))
         self._tools = tools()
 
     def serve(self) -> "Serving":
@@ -150,12 +152,7 @@ class Serving(asyncio.Protocol):
         asked = msgpack.unpackb(data)
         self.name = dict(asked["headers"])[NAME]
         work = self._front.answer(self, asked)
-        self._task = asyncio.get_running_loop().create_task(work)
-        self._task.add_done_callback(self._over)
-
-    def _over(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._front.judge.failed(f"a request for {self.name} failed: {task.exception()!r}")
+        self._task = self._front.tasks.start(work, name=f"request for {self.name}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The agent hung up, as the real server hears it."""

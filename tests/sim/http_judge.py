@@ -22,7 +22,7 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine import errand
 from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.keeper import Keeper
-from coatcheck_sidecar.engine.wanted import Wanted
+from coatcheck_sidecar.engine.wanted import Wanted, outgoing
 from coatcheck_sidecar.ports import Outgoing
 from tests.sim.http_front import Reading, Serving, decision
 from tests.sim.http_server import KEY, NAME, Said, tools
@@ -66,10 +66,9 @@ class HttpJudge:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Have each attempt of a known call say which it is."""
-        make = errand.outgoing
 
         def told(wanted: Wanted, go: Go) -> Outgoing:
-            made, ask = make(wanted, go), wanted.ask
+            made, ask = outgoing(wanted, go), wanted.ask
             marks = {
                 KEY: go.upstream_key,
                 CALL: str(go.call.number),
@@ -152,10 +151,10 @@ class HttpJudge:
 
     # As it is read
 
-    def compared(self, name: str, readings: list[Reading]) -> None:
+    def compared(self, name: str, first: Reading, second: Reading) -> None:
         """Answers to equal askings that were made at once."""
-        if len({reading.body for reading in readings}) > 1:
-            self.failed(f"{name} was asked for twice at once, and answered {readings}")
+        if first.body != second.body:
+            self.failed(f"{name} was asked for twice at once, and answered {first}, {second}")
 
     def received(
         self, run: coatcheck.Run, name: str, reading: Reading, *, pod: "Pod", level: str

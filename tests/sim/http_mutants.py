@@ -7,7 +7,8 @@ from typing import Any, Final
 from unittest.mock import PropertyMock, patch
 
 from coatcheck_sidecar.core import call as table
-from coatcheck_sidecar.core.call_events import Asked, Decision, Send
+from coatcheck_sidecar.core import http_outcome
+from coatcheck_sidecar.core.call_events import Asked, Decision
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level
 from coatcheck_sidecar.core.record import Event
@@ -44,12 +45,11 @@ def sent_before_it_is_durable() -> AbstractContextManager[Any]:
     write = Calls._write
 
     async def written(
-        self: Calls, events: list[Event], *, level: Level, decision: Decision
+        self: Calls, events: list[Event], *, level: Level, is_sent: bool, key: str
     ) -> None:
-        call = decision.state
-        is_sent = any(isinstance(effect, Send) for effect in decision.effects)
-        if call is None or not call.is_relayed or not is_sent:
-            return await write(self, events, level=level, decision=decision)
+        call = self._known(key)
+        if not is_sent or (call is not None and not call.is_relayed):
+            return await write(self, events, level=level, is_sent=is_sent, key=key)
         self._keeper.write_later(self._keeper.append(*events))
         self.changed()
         return None
@@ -119,10 +119,9 @@ def no_look_at_the_key_before_it_goes() -> AbstractContextManager[Any]:
 
 def cut_answers_taken_for_whole() -> AbstractContextManager[Any]:
     """An answer whose body breaks off is kept as if it had come to its end."""
-    find = answers.ending
 
     def ending(status: int, *, is_cut: bool = False, **more: Any) -> Any:
-        return find(status, **more)
+        return http_outcome.ending(status, **more)
 
     return patch.object(answers, "ending", ending)
 

@@ -45,6 +45,7 @@ FATES: Final = {
 }
 """Answers that are none of success; of `busy` and `error` nobody knows what happened."""
 UNSURE: Final = frozenset({"busy", "error"})
+UNSURE_DONE: Final = 0.5
 
 
 def tools() -> dict[str, Tool]:
@@ -185,11 +186,11 @@ class HttpServer:
 
     def _act(self, tool: str, name: str, *, key: str) -> tuple[int, dict[str, Any]]:
         fate = self._fate()
-        if fate not in FATES or (fate in UNSURE and self._random.random() < 0.5):
-            receipt = self._deed(tool, name, key=key)
         if fate in FATES:
+            if fate in UNSURE and self._random.random() < UNSURE_DONE:
+                self._deed(tool, name, key=key)
             return self._random.choice(FATES[fate]), {"error": fate}
-        return 200, {"name": name, "receipt": receipt}
+        return 200, {"name": name, "receipt": self._deed(tool, name, key=key)}
 
     def _deed(self, tool: str, name: str, *, key: str) -> int:
         if tool in ("glance", "http-read"):

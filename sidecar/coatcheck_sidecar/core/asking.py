@@ -52,6 +52,8 @@ def ask_of_request(
     key = said.get("coatcheck-key") or (marker if tool.trust_key else "") or None
     if key is not None and len(key) > KEY_CHARS_MAX:
         raise BadRequest(f"a key has {len(key)} of {KEY_CHARS_MAX} characters")
+    if key is not None and not key.isprintable():  # what is no UTF-8 comes as lone surrogates
+        raise BadRequest("a key must be of printable characters, in UTF-8")
     fingerprint = of_request(
         HttpRequest(
             method=request.method,
@@ -70,6 +72,8 @@ def ask_of_request(
     value = _value(request, is_needed=bool(tool.key), is_read=call_class is CallClass.READ)
     lifetime_s = tool.upstream_key.lifetime_s if tool.upstream_key else None
     line = f"{request.method} {place.path}"
+    if value is not None:
+        line = f"{line} {summary(value)}"
     return Ask(
         run=run,
         step=step,
@@ -83,9 +87,10 @@ def ask_of_request(
         unresolved_ok=tool.unresolved_ok,
         marker=marker,
         is_retry=is_retry(said),
+        is_relayed=True,
         settle_s=tool.probe_settle_s,
         key_lifetime_s=lifetime_s if call_class is CallClass.KEYED else None,
-        summary=line if value is None else f"{line} {summary(value)}"[:SUMMARY_CHARS_MAX],
+        summary=line[:SUMMARY_CHARS_MAX],
     )
 
 
@@ -94,7 +99,7 @@ def _value(request: Request, *, is_needed: bool, is_read: bool) -> dict[str, Any
     is_shown = not is_read and len(request.body) <= SUMMARY_BYTES_MAX
     if not request.body or not (is_needed or is_shown):
         return None
-    if header(request.headers, "content-type").startswith(FORM):
+    if header(request.headers, "content-type").lower().startswith(FORM):
         return dict(parse_qsl(request.body.decode("utf-8", "replace")))
     try:
         value = json.loads(request.body)

@@ -12,13 +12,14 @@ restored agent has not asked for again (orphan), or one whose effect is unknown 
 """
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, assert_never
 
 from coatcheck_sidecar.core.call_events import Code, Hold, Reason, Refuse, Wait
+from coatcheck_sidecar.core.grown import Grown
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Effect
 
 ORPHAN_WAIT_S: Final = 5.0
@@ -91,18 +92,20 @@ class Ask:
     settle_s: float | None = None
     key_lifetime_s: float | None = None
     summary: str = ""
+    is_relayed: bool = False
+    """The sidecar makes the attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskedSoFar:
     """What one incarnation asked in one step; begins empty with each of both."""
 
-    keys: frozenset[str] = frozenset()
-    equals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keys: Grown[None] = field(default_factory=Grown)
+    equals: Grown[tuple[str, ...]] = field(default_factory=Grown)
     """Keys given to equal askings, oldest first, by what they ask for."""
-    places: Mapping[str, int] = field(default_factory=dict)
+    places: Grown[int] = field(default_factory=Grown)
     """Last place in its serial loop, by tool."""
-    markers: Mapping[str, str] = field(default_factory=dict)
+    markers: Grown[str] = field(default_factory=Grown)
     open: frozenset[str] = frozenset()
     """Keys whose last answer was not final."""
 
@@ -112,7 +115,7 @@ class AskedSoFar:
 
     def settled(self, key: str) -> "AskedSoFar":
         """The answer under `key` is final: the next equal asking is another call."""
-        return replace(self, open=self.open - {key})
+        return replace(self, open=self.open - {key}) if key in self.open else self
 
 
 def also(call: Call, asked: AskedSoFar) -> AskedSoFar:
@@ -158,6 +161,7 @@ def identify(
     asked: AskedSoFar | None,
     *,
     calls: Mapping[str, Call],
+    in_the_way: Collection[Call] | None = None,
     epoch: int,
     waited_s: float = 0.0,
 ) -> Identified | Wait | Hold | Refuse | None:
@@ -165,8 +169,10 @@ def identify(
 
     `asked` is `None` if it is not known which life of the agent asks; then only an agent's or
     business key names a call: without, a guarded one is refused, and `None` says: no call, pass it
-    on. `calls` are those of the run by key. A `Wait` is asked again with `waited_s`, how long it
-    waited in all, as soon as something else is asked for; it has used up no ordinal.
+    on. `calls` are those of the run by key. `in_the_way` are at least those of them that `asked`
+    has not, and the unsettled ones, for who keeps them apart: a long run has many calls. A `Wait`
+    is asked again with `waited_s`, how long it waited in all, as soon as something else is asked
+    for; it has used up no ordinal.
     """
     own = _own_key(ask)
     is_guarded = ask.call_class.is_guarded
@@ -176,10 +182,11 @@ def identify(
     key = own or _same_call(ask, so_far) or _next_key(ask, so_far)
     found = calls.get(key)
     matters = asked is not None and ask.call_class in MATTERS
-    unasked = [] if asked is None or not matters else _unasked(ask, asked, calls=calls.values())
+    others = calls.values() if in_the_way is None else in_the_way
+    unasked = [] if asked is None or not matters else _unasked(ask, asked, calls=others)
     refusal = None
     if found is None:
-        refusal = _may_not_begin(ask, unasked, calls=calls.values(), waited_s=waited_s)
+        refusal = _may_not_begin(ask, unasked, calls=others, waited_s=waited_s)
     elif key.startswith("p:") and is_guarded and found.fingerprint != ask.fingerprint:
         refusal = Hold(Code.REPLAY_DIVERGENCE, Reason.DIVERGENCE, _numbers([found, *unasked]))
     if refusal is not None:
@@ -231,12 +238,14 @@ def _with_ask(ask: Ask | Call, asked: AskedSoFar, *, key: str, marker: str = "")
     content, place = _content(ask), _place(ask)
     equals, places, markers = asked.equals, asked.places, asked.markers
     if key.startswith(("c:", "p:")) and key not in equals.get(content, ()):
-        equals = {**equals, content: (*equals.get(content, ()), key)}
+        equals = equals.grown(content, (*equals.get(content, ()), key))
         if key.startswith("p:"):
-            places = {**places, place: places.get(place, 0) + 1}
+            places = places.grown(place, places.get(place, 0) + 1)
     if marker:
-        markers = {**markers, f"{content}:{marker}": key}
-    return AskedSoFar(asked.keys | {key}, equals, places, markers, asked.open - {key})
+        markers = markers.grown(f"{content}:{marker}", key)
+    keys = asked.keys if key in asked.keys else asked.keys.grown(key, None)
+    still_open = asked.open - {key} if key in asked.open else asked.open
+    return AskedSoFar(keys, equals, places, markers, still_open)
 
 
 def _unasked(ask: Ask, asked: AskedSoFar, *, calls: Iterable[Call]) -> list[Call]:
@@ -293,4 +302,5 @@ def _draft(ask: Ask, key: str, *, epoch: int) -> Call:
         settle_s=ask.settle_s,
         key_lifetime_s=ask.key_lifetime_s,
         summary=ask.summary,
+        is_relayed=ask.is_relayed,
     )

@@ -5,6 +5,7 @@ of a stream that is read (`text/event-stream`), else where the network cut it. A
 pointers are blanked before; what can't be looked into is then not kept at all.
 """
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,15 @@ from typing import Any, Final
 
 import msgpack
 
-from coatcheck_sidecar.core.fingerprint import JSON_TYPE, blanked
+from coatcheck_sidecar.core.fingerprint import blanked
 from coatcheck_sidecar.core.relay import Headers, header
+from coatcheck_sidecar.core.sse import BLANK
 
 VERSION: Final = 1
 """Of an answer's head in the log."""
-EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-"""HTML, section 9.2.5: a blank line ends an event."""
+EVENT_END: Final = BLANK
+LIKE_JSON: Final = re.compile(rb"\s*[{\[]")
+"""A body that begins so is meant to be read, whatever it is called."""
 ALWAYS: Final = frozenset({"content-encoding"})
 """Without it nobody can read the body."""
 CUTS_MAX: Final = 10_000
@@ -84,13 +87,17 @@ def event_cuts(body: bytes) -> tuple[int, ...]:
 
 
 def releasable(held: bytes | bytearray) -> int:
-    """How much of a stream's end may go out, if its last event must stay."""
-    ends = [found.end() for found in EVENT_END.finditer(held)]
-    if not ends:
-        return 0
-    if held[ends[-1] :].strip():
-        return ends[-1]
-    return ends[-2] if len(ends) > 1 else 0
+    """How much of a stream's end may go out, if its last event must stay.
+
+    Blank lines behind it are none.
+    """
+    starts = [0, *(found.end() for found in EVENT_END.finditer(held))]
+    end = len(held)
+    for start in reversed(starts):
+        if held[start:end].strip():
+            return start
+        end = start
+    return 0
 
 
 def pieces(body: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
@@ -113,39 +120,46 @@ def redacted(body: bytes, headers: Headers, *, pointers: Sequence[str]) -> bytes
         return None
     if is_event_stream(headers):
         return _redacted_events(body, pointers)
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        is_json = JSON_TYPE.match(header(headers, "content-type"))
-        return None if is_json else body
-    return _dumps(_blank(value, pointers))
+    found = _blanked_json(body, pointers)
+    is_meant = "json" in header(headers, "content-type").lower() or LIKE_JSON.match(body)
+    return body if found is None and not is_meant else found
 
 
-def _redacted_events(body: bytes, pointers: Sequence[str]) -> bytes:
+def _redacted_events(body: bytes, pointers: Sequence[str]) -> bytes | None:
     out = []
     for event in pieces(body, event_cuts(body)):
         lines = event.splitlines()
         data = b"\n".join(
             line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")
         )
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            out.append(event)
-            continue
+        found = _blanked_json(data, pointers)
+        if found is None and b"{" in event:
+            return None  # the beginning of one that was cut, most often
         others = [line for line in lines if line and not line.startswith(b"data:")]
-        out.append(b"\n".join([*others, b"data: " + _dumps(_blank(value, pointers)), b"", b""]))
+        changed = b"\n".join([*others, b"data: %s" % found, b"", b""]) if found else event
+        out.append(changed)
     return b"".join(out)
 
 
-def _blank(value: Any, pointers: Sequence[str]) -> Any:
-    for path in pointers:
-        value = blanked(value, path)
-    return value
+def _blanked_json(data: bytes, pointers: Sequence[str]) -> bytes | None:
+    """JSON with what the pointers name blanked; `None` if it is none."""
+    try:
+        value = json.loads(data)
+        for path in pointers:
+            value = blanked(value, path)
+        return _dumps(value)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """In ASCII, in which a lone surrogate of an upstream has a form too."""
+    return json.dumps(value, default=_as_text, separators=(",", ":")).encode()
+
+
+def _as_text(value: object) -> str:
+    """What JSON has no form for, bytes above all."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def from_value(body: bytes | None) -> tuple[Head, bytes]:

@@ -8,6 +8,7 @@ refused, all else is passed on as it came.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
@@ -55,8 +56,11 @@ HEARD: Final = frozenset(
     }
 )
 """Request headers that say something to us."""
-ATTEMPT: Final = re.compile(r"attempt=(\d+)")
-WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d+)\"?\s*(?:$|[,;])", re.IGNORECASE)
+ATTEMPT: Final = re.compile(r"attempt=(\d{1,9})\b", re.ASCII)
+COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
+WAIT: Final = re.compile(
+    r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE | re.ASCII
+)
 SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
 
 
@@ -195,7 +199,8 @@ def is_retry(said: Mapping[str, str]) -> bool:
     """An SDK says that it asked for this before, in this process."""
     count = said.get("x-stainless-retry-count", "")
     attempt = ATTEMPT.search(said.get("amz-sdk-request", ""))
-    return (count.isdigit() and int(count) > 0) or (attempt is not None and int(attempt[1]) > 1)
+    again = COUNT.fullmatch(count) is not None and int(count) > 0
+    return again or (attempt is not None and int(attempt[1]) > 1)
 
 
 def wait_s(said: Mapping[str, str]) -> float:
@@ -216,6 +221,9 @@ def retry_after_s(headers: Headers, *, now_ms: int) -> float | None:
     if SECONDS.fullmatch(value):
         return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_ms / 1000)
-    except (ValueError, TypeError):
+        at = parsedate_to_datetime(value)
+        if at.tzinfo is None:  # RFC 9110, section 5.6.7: the form of asctime is in GMT too
+            at = at.replace(tzinfo=UTC)
+        return max(0.0, at.timestamp() - now_ms / 1000)
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None

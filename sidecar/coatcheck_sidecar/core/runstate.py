@@ -99,6 +99,8 @@ class RunState:
         self.commands: tuple[str, ...] = ()
         self.calls: dict[int, Call] = {}
         self.by_key: dict[str, Call] = {}
+        self.unsettled: dict[int, Call] = {}
+        """Of `calls` those that `is_unsettled`, looked for at every new call."""
         self.records: dict[int, Record] = {}
         self.tombstones: list[Tombstone] = []
         """Those not in a pack."""
@@ -283,11 +285,15 @@ class RunState:
     def _set(self, call: Call) -> None:
         self.calls[call.number] = call
         self.by_key[call.key] = call
+        if call.is_unsettled:
+            self.unsettled[call.number] = call
+        else:
+            self.unsettled.pop(call.number, None)
 
     @property
     def in_doubt(self) -> list[Call]:
         """Calls for an operator to decide, oldest first."""
-        return [call for call in self.calls.values() if call.is_unsettled]
+        return [self.unsettled[number] for number in sorted(self.unsettled)]
 
 
 def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:

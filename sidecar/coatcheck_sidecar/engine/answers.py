@@ -55,6 +55,10 @@ class Came:
     """The end of the body, which the agent has yet to get; the rest it has if it was started."""
     is_started: bool = False
     is_whole: bool = True
+    is_events: bool = False
+    """A stream of events, which can be read."""
+    is_sized: bool = False
+    """Its length was said before it came."""
     retry_after_s: float | None = None
 
     async def outcome(self, tool: Tool, call_class: CallClass) -> Outcome:
@@ -70,23 +74,25 @@ class Came:
             head = encode_head(Head(self.status, headers))
             return Outcome(OutcomeKind.NOT_RETAINED, Body(None), head)
         cuts: Sequence[int] = ()
-        if is_event_stream(self.headers):
+        if self.is_events:
             cuts = event_cuts(kept)
-        elif not header(self.headers, "content-length") and not tool.redact:
+        elif not self.is_sized and not tool.redact:
             cuts = self.cuts
         head = encode_head(Head(self.status, headers, tuple(cuts)))
         return Outcome(OutcomeKind.RESULT, Body(kept), head)
 
-    async def deliver(self, reply: AgentReply) -> None:
-        """Give the agent what it has yet to get, and end."""
+    async def deliver(self, reply: AgentReply) -> bool:
+        """Give the agent what it has yet to get, and end; whether it was there to take it."""
         if not self.is_started:
             await reply.start(self.status, (*self.headers, (DECISION, "sent")))
         if self.held:
             await reply.write(bytes(self.held))
-        if self.is_whole:
-            await reply.end()
-        else:
+        if not self.is_whole:
             reply.cut()
+            return False
+        is_there = not reply.is_gone
+        await reply.end()
+        return is_there
 
 
 class Taking:
@@ -116,7 +122,9 @@ class Taking:
     async def take(self, answer: UpstreamAnswer) -> Came:
         """All of it."""
         status, headers = answer.status, answer.headers
-        after_s = retry_after_s(headers, now_ms=self._clock.wall_ms())
+        after_s = None
+        if status >= 400:
+            after_s = retry_after_s(headers, now_ms=self._clock.wall_ms())
         came = Came(
             self._ending(status, after_s), status=status, headers=headers, retry_after_s=after_s
         )
@@ -150,9 +158,9 @@ class Taking:
         return False
 
     async def _tee(self, answer: UpstreamAnswer, came: Came) -> bool:
-        is_events = is_event_stream(came.headers)
-        is_eager = is_events or not header(came.headers, "content-length")
-        if is_eager and answer.status not in (204, 304):
+        is_events = came.is_events = is_event_stream(came.headers)
+        came.is_sized = bool(header(came.headers, "content-length"))
+        if (is_events or not came.is_sized) and answer.status not in (204, 304):
             await self._start(came)
         is_cut = False
         try:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core.call_events import Deliver, Hold, Refuse, Wait
+from coatcheck_sidecar.core.call_events import Decision, Deliver, Hold, Refuse, Send, Wait
 from coatcheck_sidecar.core.doubt import Rules, key_left_s
-from coatcheck_sidecar.core.model import Call, CallClass, CallState, Outcome
+from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, Outcome
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.keeper import Keeper
 
@@ -53,6 +53,20 @@ Follows = Wait | Deliver
 """After an attempt: ask again so much later, or give the agent what came."""
 Turn = Callable[[Call | None], Awaitable[None]]
 """Waits until the call, as it stands, may be asked for: its tool may be busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a call's next ask needs, while the agent probes."""
+
+    draft: Call
+    level: Level
+    sent_ms: int
+
+
+def sends(decision: Decision) -> bool:
+    """An attempt is to be made."""
+    return any(isinstance(effect, Send) for effect in decision.effects)
 
 
 class Changes:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
@@ -34,7 +34,6 @@ from coatcheck_sidecar.core.model import (
     NO_BODY,
     Body,
     Call,
-    CallClass,
     CallState,
     Level,
     Outcome,
@@ -43,7 +42,7 @@ from coatcheck_sidecar.core.model import (
 from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, also, identify, resumed
 from coatcheck_sidecar.core.record import Event
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.core.writes import event_of
+from coatcheck_sidecar.core.writes import events_of
 from coatcheck_sidecar.engine.attempts import (
     READS_FROM,
     Answer,
@@ -51,26 +50,19 @@ from coatcheck_sidecar.engine.attempts import (
     Changes,
     Follows,
     Go,
+    Pending,
     Reads,
     Recorded,
     Turn,
     latest_start_s,
     refusal_of,
+    sends,
 )
 from coatcheck_sidecar.engine.keeper import Keeper
 
 KEY_MARGIN_S: Final = 60.0
 """A key counts as forgotten this long before its lifetime is over: clocks differ."""
 NOTHING_ASKED: Final = AskedSoFar()
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """What a call's next ask needs, while the agent probes."""
-
-    draft: Call
-    level: Level
-    sent_ms: int
 
 
 class Calls:
@@ -84,8 +76,10 @@ class Calls:
         self._rules = Rules(pause_max_s=settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
         self._join_s = settings.join_wait_s
         self._asked = NOTHING_ASKED
+        self._unasked = set(self._state.by_key)
+        """Keys of the log that `_asked` has not: few, where all calls may be thousands."""
         self._reads = Reads(self._state.epoch)
-        self._probing: dict[int, _Pending] = {}
+        self._probing: dict[int, Pending] = {}
         self._in_flight: set[int] = set()
         """Calls that this process is sending itself."""
         changes = self._changes = Changes()
@@ -95,6 +89,7 @@ class Calls:
     def begin(self) -> None:
         """A new step, or a new life of the agent: ordinals begin anew."""
         self._asked = NOTHING_ASKED
+        self._unasked = set(self._state.by_key)
         self._reads.clear()
         self._probing.clear()
         self.changed()
@@ -132,6 +127,7 @@ class Calls:
                 epoch=epoch,
                 answered=answered,
             )
+            self._unasked = self._state.by_key.keys() - self._asked.keys
 
     async def adopt(self) -> None:
         """The run was claimed anew: what this process is sending goes on under the new epoch."""
@@ -146,11 +142,8 @@ class Calls:
         draft = await self.identify(ask)
         return await self.ask_for(draft, level=level)
 
-    async def identify(self, ask: Ask, *, is_relayed: bool = False) -> Call:
-        """Which call is asked for, as a draft of it; raises `Refusal`.
-
-        `is_relayed`: this process makes the attempts.
-        """
+    async def identify(self, ask: Ask) -> Call:
+        """Which call is asked for, as a draft of it; raises `Refusal`."""
         clock = self._keeper.doors.clock
         began_s = clock.monotonic()
         while True:
@@ -158,19 +151,31 @@ class Calls:
             calls = ChainMap(self._reads.by_key, self._state.by_key)
             waited_s = clock.monotonic() - began_s
             found = identify(
-                ask, self._asked, calls=calls, epoch=self._state.epoch, waited_s=waited_s
+                ask,
+                self._asked,
+                calls=calls,
+                in_the_way=self._in_the_way(),
+                epoch=self._state.epoch,
+                waited_s=waited_s,
             )
             match found:
                 case Identified(draft, asked):
                     self._asked = asked
+                    self._unasked.discard(draft.key)
                     self.changed()
-                    return replace(draft, is_relayed=is_relayed)
+                    return draft
                 case Wait(delay_s):
                     await self.wait_for_change(delay_s)
                 case Hold() | Refuse():
                     raise self._refusal(found, ask.tool)
                 case None:
                     raise AssertionError("an SDK's asking always has an incarnation")
+
+    def _in_the_way(self) -> list[Call]:
+        """What of the log may keep a new call from beginning."""
+        by_key = self._state.by_key
+        unasked = [by_key[key] for key in self._unasked if key in by_key]
+        return [*unasked, *self._state.unsettled.values()]
 
     async def ask_for(
         self,
@@ -194,17 +199,19 @@ class Calls:
                 await turn(self._known(draft.key))
                 self._keeper.check_owned()
             call = self._known(draft.key)
-            draft = replace(draft, number=self._number(draft, call), epoch=self._state.epoch)
+            if draft.epoch != self._state.epoch:
+                draft = replace(draft, epoch=self._state.epoch)
             decision = self._decide(call, Asked(draft, level))
             is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)
             answer = await self._perform(decision, draft.key)
             if isinstance(answer, AskUpstream):
-                self._probing[draft.number] = _Pending(draft, level, self._keeper.now_ms())
+                self._probing[answer.call.number] = Pending(draft, level, self._keeper.now_ms())
             elif isinstance(answer, Recorded):
                 answer = replace(answer, is_joined=is_joined)
             if answer is not None:
-                what = type(answer).__name__.lower()
-                self._keeper.doors.observer.note("call", tool=draft.tool, decision=what)
+                if not draft.is_relayed:  # those are noted with their answer
+                    what = type(answer).__name__.lower()
+                    self._keeper.doors.observer.note("call", tool=draft.tool, decision=what)
                 return answer
             if clock.monotonic() > until_s:
                 raise Refusal(
@@ -215,11 +222,6 @@ class Calls:
 
     def _known(self, key: str) -> Call | None:
         return self._reads.by_key.get(key) or self._state.by_key.get(key)
-
-    def _number(self, draft: Call, call: Call | None) -> int:
-        if call is not None:
-            return 0 if call.number > READS_FROM else call.number
-        return 0 if draft.call_class is CallClass.READ else self._state.seq + 1
 
     async def ended(
         self, number: int, attempt: int, *, ending: Ending, body: bytes | None, reason: str
@@ -287,7 +289,7 @@ class Calls:
         call = self._find(number)
         if number not in self._probing:  # it was asked for of a former life
             self._asked = also(call, self._asked)
-        pending = self._probing.pop(number, _Pending(call, Level.NODE, sent_ms=0))
+        pending = self._probing.pop(number, Pending(call, Level.NODE, sent_ms=0))
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         event = Probed(attempt, applied, pending.sent_ms, outcome)
         await self._perform(self._decide(call, event, patience_s=patience_s), call.key)
@@ -327,25 +329,27 @@ class Calls:
 
     async def _record(self, decision: Decision, key: str, *, level: Level) -> None:
         number = (decision.state.number if decision.state else 0) or self._state.seq + 1
-        made = [event_of(effect, call=number) for effect in decision.effects]
-        events = [event for event in made if event is not None]
+        events = events_of(decision, call=number)
         for effect in decision.effects:
             if isinstance(effect, WriteDispatched):
                 level = effect.level
         if events:
+            if key not in self._asked.keys:  # of an errand of an earlier life of the agent
+                self._unasked.add(key)
             with self._changes.writing(number):
-                await self._write(events, level=level, decision=decision)
+                await self._write(events, level=level, is_sent=sends(decision), key=key)
         if self._reads.remember(decision.state, is_recorded=bool(events), key=key) or events:
             self.changed()
 
-    async def _write(self, events: list[Event], *, level: Level, decision: Decision) -> None:
+    async def _write(self, events: list[Event], *, level: Level, is_sent: bool, key: str) -> None:
         records = self._keeper.append(*events)
         self.changed()
         try:
             await self._keeper.durable(records, level)
         except asyncio.CancelledError:
-            if decision.state is not None and any(isinstance(e, Send) for e in decision.effects):
-                self.take_back(decision.state)
+            call = self._state.by_key.get(key)
+            if call is not None and is_sent:
+                self.take_back(call)
             raise
 
     def take_back(self, call: Call) -> None:
@@ -355,16 +359,15 @@ class Calls:
             return
         ended = Ended(call.attempt, Ending.NOT_SENT)
         taken_back = self._decide(self._state.calls.get(call.number), ended)
-        events = [event_of(effect, call=call.number) for effect in taken_back.effects]
-        wanted = [event for event in events if event is not None]
-        if wanted:
-            self._keeper.write_later(self._keeper.append(*wanted))
+        events = events_of(taken_back, call=call.number)
+        if events:
+            self._keeper.write_later(self._keeper.append(*events))
             self.changed()
 
     async def _act(self, effect: CallEffect, call: Call | None, *, key: str) -> Answer | None:
         match effect:
             case Send(_, upstream_key) if call is not None:
-                return self._go(self._reads.by_key.get(key, call), upstream_key)
+                return self._go(self._known(key) or call, upstream_key)
             case Replay() if call is not None and call.number in self._changes.unkept:
                 await self._changes.kept(call.number, within_s=self._join_s)
             case Replay(outcome) if call is not None:

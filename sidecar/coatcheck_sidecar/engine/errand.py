@@ -3,6 +3,8 @@
 It goes on to its end when the agent hangs up: what comes is kept, and serves the next asking.
 """
 
+from dataclasses import replace
+
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.call_events import Deliver, Ended, Wait
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, OutcomeKind
@@ -83,9 +85,12 @@ class Errand:
         return self._is_abandoned or self._reply.is_gone
 
     async def _identify(self) -> Call:
+        ask = self._wanted.ask
+        if not ask.is_relayed:
+            ask = replace(ask, is_relayed=True)
         while True:
             try:
-                return await self._calls.identify(self._wanted.ask, is_relayed=True)
+                return await self._calls.identify(ask)
             except Refusal as error:
                 await self._wait_for_decision(error)
 
@@ -224,8 +229,7 @@ class Errand:
         if not came.status:
             raise no_answer(self._tool, came)
         self.decision = "sent"
-        await came.deliver(self._reply)
-        self._is_delivered = came.is_whole and not self._is_gone
+        self._is_delivered = await came.deliver(self._reply) and not self._is_abandoned
 
     async def _replay(self, answer: Recorded) -> None:
         outcome = answer.outcome
@@ -251,8 +255,9 @@ class Errand:
         await self._reply.start(head.status, (*head.headers, *length, (DECISION, self.decision)))
         for data in pieces(body, head.cuts):
             await self._reply.write(data)
+        is_there = not self._reply.is_gone
         await self._reply.end()
-        self._is_delivered = not self._is_gone
+        self._is_delivered = is_there and not self._is_abandoned
         self._accounts.replayed(
             self._tool.name, status=head.status, headers=head.headers, body=body
         )

@@ -7,7 +7,6 @@ given the events that it missed from here.
 """
 
 import asyncio
-import json
 from typing import Final
 
 from coatcheck_sidecar.core import mcp_answer, relay
@@ -20,7 +19,6 @@ from coatcheck_sidecar.ports import AgentReply, Headers
 KEPT_BYTES_MAX: Final = 2**18
 """Of events, for an agent that lost its stream; with more, it must ask for the call again."""
 JSON_TYPE: Final = "application/json"
-PROBLEM_TYPE: Final = "application/problem+json"
 DECISION: Final = "Coatcheck-Decision"
 
 
@@ -41,6 +39,7 @@ class McpCall:
         self._body: list[bytes] = []
         self._last: bytes | None = None
         self._changed = asyncio.Event()
+        self._is_given = False
         self.is_cut = False
 
     # The server's side
@@ -72,7 +71,9 @@ class McpCall:
 
     @property
     def is_gone(self) -> bool:
-        """Nobody listens, and nobody can come back for what was missed."""
+        """Nobody has the answer or waits for it, and nobody can come back for what was missed."""
+        if self._is_given:
+            return False
         return (self._out is None or self._out.is_gone) and not self.is_resumable
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -87,9 +88,7 @@ class McpCall:
     async def end(self) -> None:
         """It is whole, and recorded."""
         body = b"".join(self._body)
-        if media_of(self._headers) == PROBLEM_TYPE and not self._is_sent:
-            await self.refuse(_of_problem(body))
-        elif self._stream_headers is None:
+        if self._stream_headers is None:
             await self._give_plain(self._given(body))
         elif self._status < 300:
             await self._give_event(self._given(body))
@@ -127,11 +126,12 @@ class McpCall:
     async def attach(self, reply: AgentReply, *, last_id: str) -> None:
         """The agent lost its stream after this event: go on from there, until the answer."""
         await self._let_go()
-        self._out = reply
         await reply.start(200, self._stream_headers or ())
-        places = [n for n, event in enumerate(self._kept) if event.id == last_id]
-        for event in self._kept[places[-1] + 1 if places else 0 :]:
-            await reply.write(event.raw)
+        place = max((n for n, event in enumerate(self._kept, 1) if event.id == last_id), default=0)
+        while place < len(self._kept):  # more may come while these are written
+            await reply.write(self._kept[place].raw)
+            place += 1
+        self._out = reply
         if self._last is not None:
             await self._finish()
         await self.left(reply)
@@ -172,6 +172,7 @@ class McpCall:
             )
             await out.write(message)
             await out.end()
+            self._is_given = not out.is_gone
         self._tell()
 
     async def _give_event(self, message: bytes) -> None:
@@ -184,8 +185,10 @@ class McpCall:
         await self._finish()
 
     async def _finish(self) -> None:
-        if self._out is not None and self._last is not None:
-            await self._out.write(self._last)
+        out = self._out
+        if out is not None and self._last is not None:
+            await out.write(self._last)
+            self._is_given = not out.is_gone
         await self._let_go()
 
     async def _let_go(self) -> None:
@@ -211,18 +214,4 @@ def _of_refusal(refusal: Refusal) -> Unanswered:
         reason=str(refusal.details.get("reason") or refusal.code.value),
         detail=refusal.message,
         number=calls[0].get("call"),
-    )
-
-
-def _of_problem(body: bytes) -> Unanswered:
-    try:
-        said = json.loads(body)
-    except ValueError:
-        said = {}
-    code, number = str(said.get("code", "")), said.get("call")
-    return Unanswered(
-        fate=mcp_answer.fate_of(code),
-        reason=str(said.get("reason") or code),
-        detail=str(said.get("detail") or "the call could not be made"),
-        number=number if isinstance(number, int) else None,
     )

@@ -4,15 +4,20 @@ aiohttp is imported when a server starts, not before: it takes longer than all e
 """
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+AUTHORITY: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+))(?::[0-9]{1,5})?", re.ASCII
+)
+"""A host and its port and nothing around them: no user, no path, no second name."""
+SCHEME: Final = re.compile(r"https?://", re.IGNORECASE)
 SHUTDOWN_S: Final = 1.0
 """How long a request in flight may hold up the end of the process."""
 
@@ -101,16 +106,19 @@ def foreign(hosts: list[str], *, origins: list[str]) -> str | None:
     A page in a browser reaches loopback under a name of its own (DNS rebinding), or says where it
     is from.
     """
-    if len(hosts) != 1 or not _is_loopback(f"//{hosts[0]}"):
+    if len(hosts) != 1 or not _is_loopback(hosts[0]):
         return "the Host header must be one loopback name: reach this port as 127.0.0.1"
-    if len(origins) > 1 or not all(map(_is_loopback, origins)):
+    if len(origins) > 1 or not all(_is_loopback(SCHEME.sub("", one, count=1)) for one in origins):
         return "pages from elsewhere may not use this port"
     return None
 
 
-def _is_loopback(url: str) -> bool:
+def _is_loopback(authority: str) -> bool:
+    found = AUTHORITY.fullmatch(authority)
+    if found is None:
+        return False
+    host = (found["v6"] or found["host"]).lower()
     try:
-        host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

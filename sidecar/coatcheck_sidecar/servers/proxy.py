@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from aiohttp.http import HttpVersion11
 from coatcheck.wire import ErrorCode
 from coatcheck_sidecar.core.asking import Request, ask_of_request, class_of_request
 from coatcheck_sidecar.core.model import CallClass
+from coatcheck_sidecar.core.policy import Ask
 from coatcheck_sidecar.core.problem import Problem, problem, problem_of
 from coatcheck_sidecar.core.relay import (
     BadRequest,
@@ -32,12 +34,14 @@ from coatcheck_sidecar.engine.bindings import Binding, Bindings
 from coatcheck_sidecar.engine.wanted import Performs, Wanted
 from coatcheck_sidecar.ports import Outgoing, StoreError
 from coatcheck_sidecar.servers.admin import SHUTDOWN_S, foreign
-from coatcheck_sidecar.servers.bodies import Bodies, Taken, too_large
+from coatcheck_sidecar.servers.bodies import MEMORY_BYTES_MAX, Bodies, Taken, too_large
 from coatcheck_sidecar.servers.reply import HttpReply
 
 LINE_BYTES_MAX: Final = 16_384
 """Of a header's line: tokens of some clouds are 8 KiB and more."""
 LOCAL: Final = re.compile(r"/v1(?:[/?]|$)")
+HOSTS_MAX: Final = 64
+"""Names of this port that were looked at and found to be loopback's."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -65,6 +69,9 @@ class Proxy:
         self._exchange = exchange
         self._bodies = bodies
         self._local = local
+        self._hosts: set[str] = set()
+        self.names_all = False
+        """Reads that are passed on are identified too, for whoever looks on."""
         self.forward: Handler | None = None
         """Answers absolute targets and CONNECT."""
         self.busy: Busy = lambda _token: nullcontext()
@@ -119,8 +126,14 @@ class Proxy:
         return await _refuse(reply, found)
 
     def _foreign(self, request: web.BaseRequest) -> str | None:
-        hosts, origins = request.headers.getall("Host", []), request.headers.getall("Origin", [])
-        return foreign(hosts, origins=origins)
+        headers = request.headers
+        hosts, is_page = headers.getall("Host", []), "Origin" in headers
+        if not is_page and len(hosts) == 1 and hosts[0] in self._hosts:
+            return None
+        refused = foreign(hosts, origins=headers.getall("Origin", []))
+        if refused is None and not is_page and len(self._hosts) < HOSTS_MAX:
+            self._hosts.add(hosts[0])
+        return refused
 
     async def _route(self, request: web.BaseRequest, reply: HttpReply) -> web.StreamResponse:
         target = split_target(request.raw_path)
@@ -163,6 +176,7 @@ class Proxy:
             taken=taken,
             binding=binding,
             call_class=call_class,
+            is_named=self.names_all,
         )
         await self._exchange.perform(binding, wanted, reply=reply)
         return reply.as_response()
@@ -178,13 +192,17 @@ class Proxy:
             transport = request.transport
             if transport is not None:
                 transport.write(CONTINUE)
-        return await self._bodies.take(_pieces(request), bytes_max=bytes_max)
+        first = await request.content.readany()
+        if len(first) == request.content_length and len(first) <= MEMORY_BYTES_MAX:
+            return Taken(first)
+        return await self._bodies.take(_pieces(request, first), bytes_max=bytes_max)
 
 
-async def _pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    content = request.content
-    while data := await content.readany():
+async def _pieces(request: web.BaseRequest, first: bytes) -> AsyncIterator[bytes]:
+    data = first
+    while data:
         yield data
+        data = await request.content.readany()
 
 
 def check_said(sifted: Sifted, binding: Binding) -> None:
@@ -212,23 +230,29 @@ def want(
     taken: Taken,
     binding: Binding,
     call_class: CallClass,
+    is_named: bool = False,
 ) -> Wanted:
-    """The exchange's order for a route's request; raises `BadRequest`."""
+    """The exchange's order for a route's request; raises `BadRequest`.
+
+    What nobody keeps has no identity, unless it `is_named` all the same.
+    """
     place = join(tool.upstream, target.rest, query=target.query)
-    is_spooled = not isinstance(taken.body, bytes)
-    request = Request(
-        method=method,
-        place=place,
-        headers=sifted.passed,
-        said=sifted.said,
-        body=taken.body if isinstance(taken.body, bytes) else b"",
-        body_digest=taken.digest if is_spooled else b"",
-    )
     is_recorded = call_class is not CallClass.READ or tool.record
-    run, step = binding.keeper.run, binding.calls.step
+    ask = _passed(tool.name)
+    if is_recorded or is_named:
+        request = Request(
+            method=method,
+            place=place,
+            headers=sifted.passed,
+            said=sifted.said,
+            body=taken.body if isinstance(taken.body, bytes) else b"",
+            body_digest=taken.digest,
+        )
+        run, step = binding.keeper.run, binding.calls.step
+        ask = ask_of_request(tool, request, run=run, step=step, call_class=call_class)
     return Wanted(
         tool=tool,
-        ask=ask_of_request(tool, request, run=run, step=step, call_class=call_class),
+        ask=ask,
         outgoing=Outgoing(
             method=method,
             url=place.url,
@@ -240,8 +264,13 @@ def want(
         ),
         is_recorded=is_recorded,
         level=tool.durability,
-        wait_s=wait_s(sifted.said),
+        wait_s=wait_s(sifted.said) if sifted.said else 0.0,
     )
+
+
+@cache
+def _passed(tool: str) -> Ask:
+    return Ask(run="", step=0, tool=tool, call_class=CallClass.READ, fingerprint=b"")
 
 
 def _no_token(*, was_bound: bool) -> Refusal:

@@ -185,7 +185,9 @@ class _Attempt:
         if isinstance(request.body, Path):
             await writer.write(head, drain=False)
             feeding = _feed(writer, request.body, protocol=protocol)
-            self._feeding = loop.create_task(feeding)
+            self._feeding = asyncio.create_task(  # noqa: TID251 - held here, ended by _close
+                feeding
+            )
         else:
             await writer.write(head + request.body if request.body else head, drain=False)
             protocol.start_timeout()
