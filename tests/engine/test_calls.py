@@ -1,6 +1,7 @@
 """Tool calls over the wire: decided by the table, recorded, joined, held, probed, resolved."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core import policy
 from coatcheck_sidecar.core.command import Command
-from coatcheck_sidecar.core.model import CallState
+from coatcheck_sidecar.core.model import CallState, Level
 from coatcheck_sidecar.engine import outside as outside_module
 from coatcheck_sidecar.engine.outside import Outside
+from coatcheck_sidecar.ports import Row
+from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, until
 
 
@@ -87,6 +90,40 @@ async def test_equal_calls_at_once_are_one(yard: Yard, effect: str) -> None:
     await agent.outcome(go, result=1)
     replies = await asyncio.gather(*joined)
     assert {reply.body["decision"] for reply in replies} == {"replay"}
+
+
+class HeldJournal(MemoryJournal):
+    """Keeps rows at once, and says so when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[asyncio.Future[None]] | None = None
+
+    def append(self, rows: Sequence[Row], *, level: Level) -> "asyncio.Future[None]":
+        done = super().append(rows, level=level)
+        if self.waiting is None:
+            return done
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return self.waiting[-1]
+
+
+async def test_an_answer_is_given_to_nobody_before_it_is_durable(yard: Yard) -> None:
+    journal = HeldJournal()
+    pod = await yard.pod(journal=journal)
+    agent = await pod.agent()
+    go = await agent.call("ask", "idempotent", key="k")
+    joined = asyncio.ensure_future(agent.call("ask", "idempotent", key="k"))
+    await asyncio.sleep(0.02)
+    journal.waiting = []
+    told = asyncio.ensure_future(agent.outcome(go, result=1))
+    await until(lambda: journal.waiting)
+    late = asyncio.ensure_future(agent.call("ask", "idempotent", key="k"))
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in (joined, told, late))
+    for future in journal.waiting:
+        future.set_result(None)
+    await told
+    assert {(await task).body["decision"] for task in (joined, late)} == {"replay"}
 
 
 async def test_whoever_joined_goes_first_when_the_first_was_not_applied(yard: Yard) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from coatcheck_sidecar.core import policy
+from coatcheck_sidecar.core import call, policy
 from coatcheck_sidecar.core.model import CallState, Effect
 from coatcheck_sidecar.core.tool import UpstreamKey
+from coatcheck_sidecar.engine import calls
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from tests.engine.harness import Yard, until
 from tests.engine.proxying import (
@@ -93,6 +94,29 @@ async def test_what_got_lost_is_held_with_424(yard: Yard, far: Far) -> None:
     other = await at.ask("mail/send", json={"to": "in other words"})
     assert (other.status, other.json["reason"]) == (424, "unresolved_predecessor")
     assert len(far.seen) == 1
+
+
+async def test_requests_that_wait_for_a_decision_rest(
+    yard: Yard, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They don't wake each other: nothing became of their calls."""
+    at = await near(yard, tool_of(far))
+    agent = await at.agent()
+    far.script = [reset]
+    await at.ask("mail/send", json={"to": "a"})
+    decisions = []
+
+    def decide(*args: Any, **more: Any) -> Any:
+        decisions.append(args)
+        return call.decide(*args, **more)
+
+    monkeypatch.setattr(calls, "decide", decide)
+    waiting = {"Coatcheck-Wait": "0.3"}
+    asked = [at.ask("mail/send", json={"to": "a"}, headers=waiting) for _ in range(3)]
+    assert [got.status for got in await asyncio.gather(*asked)] == [424] * 3
+    assert len(decisions) < 20
+    await agent.drop()
+    await at.die()
 
 
 async def test_a_keyed_call_is_sent_again_under_one_key(yard: Yard, far: Far) -> None:

@@ -136,6 +136,23 @@ async def test_ordinals_go_on_after_a_restart(yard: Yard) -> None:
     assert (second.body["decision"], second.body["call"] != first.body["call"]) == ("go", True)
 
 
+async def test_a_probe_across_a_restart_was_asked_for(yard: Yard) -> None:
+    """An answer that a probe found does not stand in the way of the agent's next call."""
+    pod = await yard.pod()
+    first = await pod.agent()
+    await first.call("pay", args={"n": 1}, probe=True)
+    await first.drop()
+    await until(lambda: pod.sidecar.keepers["r1"].agent is None)
+    agent = await pod.agent()
+    probe = await agent.call("pay", args={"n": 1}, probe=True)
+    assert probe.body["decision"] == "probe"
+    pod = await restart(yard, pod)
+    agent = await back(pod, agent)
+    body = {"call": probe.body["call"], "attempt": probe.body["attempt"], "applied": True}
+    assert (await agent.ask("probed", body, b"\x01")).body["decision"] == "replay"
+    assert (await agent.call("pay", args={"n": 2}, probe=True)).body["decision"] == "go"
+
+
 async def test_a_new_agent_after_a_restart_is_no_resumed_one(yard: Yard) -> None:
     pod = await yard.pod()
     agent = await pod.agent()

@@ -1,7 +1,7 @@
 """Agents: scripts that drive the real client, with calls of every class."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -9,6 +9,7 @@ from zlib import crc32
 
 import coatcheck
 from coatcheck.errors import CoatcheckError, InDoubt, NotApplied
+from tests.sim.http_agent import HTTP_KINDS, HttpActs
 from tests.sim.loop import this_process
 from tests.sim.upstream import SETTLE_S, Trouble
 
@@ -72,12 +73,14 @@ def _ballast(run: str) -> dict[str, str]:
     return {"ballast": BALLAST} if is_big else {}
 
 
-def plan_run(run: str, random: Random, *, has_signals: bool) -> RunPlan:
+def plan_run(
+    run: str, random: Random, *, has_signals: bool, kinds: Sequence[str] = KINDS
+) -> RunPlan:
     """A run's script."""
     steps = []
     for number in range(1, random.randint(*STEPS) + 1):
         acts = tuple(
-            Act(f"{run}-{number}-{i}", random.choice(KINDS), random.choice(FILLER_CHARS))
+            Act(f"{run}-{number}-{i}", random.choice(kinds), random.choice(FILLER_CHARS))
             for i in range(random.randint(0, 4))
         )
         waits = has_signals and random.random() < 0.3
@@ -100,6 +103,7 @@ class AgentProcess:
         self._pod = pod
         self._random = random
         self._judge = world.judge
+        self._http = HttpActs(world, pod, random)
 
     async def main(self) -> None:
         """Until the process is killed."""
@@ -176,6 +180,8 @@ class AgentProcess:
         return entry
 
     async def _act(self, run: coatcheck.Run, step: coatcheck.Step, act: Act) -> list[Any]:
+        if act.kind in HTTP_KINDS:
+            return await self._http.perform(run, act)
         made: list[str] = []
 
         async def quote(name: str) -> list[Any]:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.fleet import Fleet
-from tests.sim.loop import Process
+from tests.sim.loop import Process, this_process
 from tests.sim.world import CALM_S_MAX, Pod, World, virtual_machine
 
 RESTART_S: Final = (0.2, 4.0)
@@ -32,6 +32,13 @@ LATE_KILLED: Final = 0.5
 """The share of senders of late requests that don't live to hear of them."""
 QUICK_RESTART_S: Final = (0.05, 0.4)
 """So that who comes back can ask before the request arrived."""
+MOMENT_KILLED: Final = 0.02
+"""The share of a request's stations that somebody does not survive."""
+DELAYED: Final = 0.02
+"""The share of decisions to send between which and the send something takes long."""
+DELAYED_AGAIN: Final = 0.3
+"""The same, of decisions to send again: what was known then may be over."""
+DELAY_S: Final = (3.0, 12.0)
 TOLD_KILLED: Final = 0.01
 """The share of acknowledgements that are a pod's last."""
 OVERSLEPT: Final = (1.0, 2.0)
@@ -63,6 +70,8 @@ class Chaos:
         world.on_start = self._started
         world.upstream.on_late = self._sent_late
         world.judge.on_told = self._told
+        world.judge.on_dispatched = self._dispatched
+        world.door.on_moment = self._at_moment
         self._set_weather()
         faults: list[tuple[float, Callable[[Pod], None]]] = [
             (4, self._kill_agent),
@@ -91,6 +100,9 @@ class Chaos:
         weather.conflict = random.choice((0.0, 0.02, 0.1)) * self._strength
         for name in ("refused", "lost", "lost_answer", "late", "failed_probe"):
             setattr(habits, name, random.choice((0.0, 0.05, 0.15)) * self._strength)
+        for name in self._world.server.habits.__slots__:
+            share = random.choice((0.0, 0.02, 0.06)) * self._strength
+            setattr(self._world.server.habits, name, share)
 
     def schedule(self, until_s: float) -> None:
         """Faults from now until then."""
@@ -116,6 +128,7 @@ class Chaos:
         self._world.is_calm = True
         self._world.weather.clear_up()
         self._world.habits.improve()
+        self._world.server.habits.improve()
         self._world.loop.slow_reads = 0.0
 
     # Faults at any await
@@ -137,12 +150,15 @@ class Chaos:
 
         process.set_fuse(callbacks, blow)
 
-    def _restart_later(self, pod: Pod) -> None:
+    def _restart_later(self, pod: Pod, *, within_s: tuple[float, float] = RESTART_S) -> None:
         """Containers that are down come back, each in its time."""
-        world = self._world
         for index in range(len(pod.agents)):
-            world.loop.call_later(self._random.uniform(*RESTART_S), world.start_agent, pod, index)
-        world.loop.call_later(self._random.uniform(*RESTART_S), world.start_sidecar, pod)
+            self._later(within_s, self._world.start_agent, pod, index)
+        self._later(within_s, self._world.start_sidecar, pod)
+
+    def _later(self, within_s: tuple[float, float], work: Callable[..., None], *args: Any) -> None:
+        delay_s = self._random.uniform(*within_s)
+        self._world.loop.call_later(delay_s, work, *args, context=Context())
 
     # Faults at the moments that rules are for
 
@@ -153,13 +169,36 @@ class Chaos:
             return
         world, index = self._world, pod.agents.index(sender)
         world.loop.call_soon(world.kill, pod, sender, context=Context())
-        delay_s = self._random.uniform(*QUICK_RESTART_S)
-        world.loop.call_later(delay_s, world.start_agent, pod, index, context=Context())
+        self._later(QUICK_RESTART_S, world.start_agent, pod, index)
 
     def _told(self, pod: Pod) -> None:
         """Some pods die as their agent heard that something is kept."""
         if not self._world.is_calm and self._random.random() < TOLD_KILLED * self._strength:
             self._world.loop.call_soon(self._kill_pod, pod, context=Context())
+
+    def _dispatched(self, attempt: int) -> None:
+        """Between some decisions and what is sent by them the store, or the sidecar, is away."""
+        share = DELAYED_AGAIN if attempt > 1 else DELAYED
+        if self._world.is_calm or self._random.random() > share * self._strength:
+            return
+        delay_s = self._random.uniform(*DELAY_S)
+        if self._random.random() < 0.5:
+            self._world.note("store away", s=round(delay_s, 3))
+            self._world.weather.away_until_s = self._world.loop.now_s + delay_s
+        elif not this_process().windows:
+            freeze = self._world.freeze
+            self._world.loop.call_soon(freeze, this_process(), delay_s, context=Context())
+
+    def _at_moment(self, process: Process, what: str) -> None:
+        """Some sidecars, agents, or both die right there, and are back at once."""
+        if self._world.is_calm or self._random.random() > MOMENT_KILLED * self._strength:
+            return
+        pod = self._world.pod_of(process)
+        self._world.note("moment", process=process.name, what=what)
+        who = self._random.choice(((process,), pod.agents, (process, *pod.agents)))
+        for one in who:
+            self._world.loop.call_soon(self._world.kill, pod, one, context=Context())
+        self._restart_later(pod, within_s=QUICK_RESTART_S)
 
     @contextmanager
     def waking(self) -> Iterator[None]:
@@ -284,7 +323,12 @@ def run_seed(seed: int) -> Verdict:
     chaos = Chaos(world)
     chaos_s = world.random.uniform(8.0, 40.0)
     is_small = world.random.random() < 0.5
-    with virtual_machine(is_small=is_small), world.judge.listening(), chaos.waking():
+    with (
+        virtual_machine(is_small=is_small),
+        world.judge.listening(),
+        world.http_judge.listening(),
+        chaos.waking(),
+    ):
         world.populate()
         chaos.schedule(chaos_s)
         try:

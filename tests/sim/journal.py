@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
+import msgpack
+
 from coatcheck_sidecar.core.model import Level
 from coatcheck_sidecar.ports import Row
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
@@ -80,6 +82,14 @@ class MemorySpool:
         if name not in self._files:
             raise OSError(f"no file {name}")
         return self._files[name]
+
+    def whole(self, data: bytes) -> bytes:
+        """A row's record, wherever it lies; for judges alone."""
+        match msgpack.unpackb(data):
+            case ["spool", str(name)]:
+                return self._files[name]
+            case _:
+                return data
 
     async def clean(self, keep: set[str]) -> None:
         for name in self._files.keys() - keep:

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from unittest.mock import patch
 
-import coatcheck
 from coatcheck.errors import Conflict, Damaged, ProtocolError, ReplayDivergence
 from coatcheck_sidecar.core.head import Head, decode_head
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
-from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Record, Signalled
+from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Record, Resolved, Signalled
 from coatcheck_sidecar.core.runlog import RunLog, Snapshot
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.engine.shipper import MARKED, marker_name
 from tests.sim.compare import differences, restored_checkpoint, restored_state
+from tests.sim.loop import PROCESS
 from tests.sim.store import SharedStore
 from tests.sim.upstream import KEYED, ONCE, Charge
 
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 
 NEVER: Final = (ReplayDivergence, Conflict, Damaged, ProtocolError)
 """What an agent whose script is deterministic must never be told in a run."""
+
+
+class Owned(Protocol):
+    """A run in one of its epochs, as an agent or its sidecar knows it."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def epoch(self) -> int:
+        """The ownership's number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,8 @@ class Judge:
         self.lease_s = 0.0
         self.on_told: Callable[[Pod], None] = lambda pod: None
         """An agent of the pod learned that something of its own is kept."""
+        self.on_dispatched: Callable[[int], None] = lambda attempt: None
+        """A sidecar decided to send a call, and begins to write that down."""
         self._store = store
         self._fault = on_fault
         self._lines: dict[bytes, tuple[dict[int, Record], bytes]] = {}
@@ -95,6 +109,8 @@ class Judge:
         def heard(log: RunLog, record: Record) -> None:
             vars(log).setdefault("line", {})[record.seq] = record
             take(log, record)
+            if isinstance(record.event, Dispatched) and PROCESS.get() is not None:
+                self.on_dispatched(record.event.attempt)
 
         def noted(log: RunLog, snapshot: Snapshot) -> None:
             self._lines[snapshot.head.nonce] = (vars(log).get("line", {}), snapshot.state)
@@ -167,15 +183,28 @@ class Judge:
             if (event.name, event.by) in watch.signals:
                 self._fault(f"{shadow.run} was signalled {event.name} twice")
             watch.signals.add((event.name, event.by))
-        if not isinstance(event, Dispatched | CallOutcome) or event.call not in shadow.calls:
+        if not isinstance(event, Dispatched | CallOutcome | Resolved) or (
+            event.call not in shadow.calls
+        ):
             return
         key = shadow.calls[event.call].upstream_key
-        if isinstance(event, Dispatched):
+        if isinstance(event, Resolved):
+            if event.verdict in ("not_applied", "retry"):  # of an answer that told nothing
+                watch.done.discard(key)
+                watch.answers.pop(key, None)
+            else:
+                watch.done.add(key)
+        elif isinstance(event, Dispatched):
             watch.attempts.setdefault(key, set()).add(event.attempt)
         elif event.what == "done":
             watch.done.add(key)
 
     # Agents
+
+    def excuse(self, run: str, act: str) -> None:
+        """The world said no, for good, or did not say: it need not have happened."""
+        if act in self.acts[run]:
+            self.acts[run].remove(act)
 
     def opened(self, run: str, epoch: int, *, pod: "Pod", state: Any) -> None:
         """An agent was given a run: everything acknowledged must be in it."""
@@ -207,25 +236,29 @@ class Judge:
         if head is None or head.status is not Status.FINISHED:
             self._fault(f"the finish of {run} in epoch {epoch} was acknowledged: no head has it")
 
-    def acknowledged(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
+    def acknowledged(self, run: Owned, key: str, *, pod: "Pod", level: str = "node") -> None:
         """The answer of a call was recorded, and given to the agent."""
-        self.watch(run.id).answers[key] = Kept("node", run.epoch, pod, pod.losses("node"))
+        self.watch(run.id).answers[key] = Kept(level, run.epoch, pod, pod.losses(level))
         self.on_told(pod)
 
-    def asked(self, run: coatcheck.Run, key: str, *, pod: "Pod") -> None:
+    def asked(self, run: Owned, key: str, *, pod: "Pod") -> None:
         """A call is about to be made: its answer must not be known already."""
         watch = self.watch(run.id)
         head = watch.head
         if key in watch.done and head is not None and head.epoch == run.epoch:
             self._fault(f"{run.id} makes call {key} again: its outcome is in the head")
-        kept = watch.answers.get(key)
-        if kept is not None and self._survives(run.id, kept, epoch=run.epoch):
+        if self.is_kept(run, key):
             self._fault(
                 f"{run.id} makes call {key} again in epoch {run.epoch} on {pod.uid}: its answer "
-                f"was acknowledged there in epoch {kept.epoch}"
+                f"was acknowledged there in epoch {watch.answers[key].epoch}"
             )
 
-    def charging(self, run: coatcheck.Run, key: str, *, act: "Act", pod: "Pod") -> None:
+    def is_kept(self, run: Owned, key: str) -> bool:
+        """Its answer was acknowledged, and nothing happened that may take it away."""
+        kept = self.watch(run.id).answers.get(key)
+        return kept is not None and self._survives(run.id, kept, epoch=run.epoch)
+
+    def charging(self, run: Owned, key: str, *, act: "Act", pod: "Pod") -> None:
         """The same, for a call with an effect; a guarded one must be in the head."""
         self.charges[key] = act.name
         self.asked(run, key, pod=pod)

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -32,12 +32,11 @@ from coatcheck_sidecar.ports import StoreError
 from coatcheck_sidecar.stores.memory import MemoryStore
 from tests.sim.__main__ import HASH_SEED
 from tests.sim.chaos import run_seed, sweep_up
+from tests.sim.http_mutants import HTTP_MUTANTS, Mutant
 
 SEEDS_MAX: Final = 400
 """In which a mutant must be caught."""
 SHIPPER: Final = "coatcheck_sidecar.engine.shipper"
-
-Mutant = Callable[[], AbstractContextManager[Any]]
 
 
 def no_nonce_check() -> AbstractContextManager[Any]:
@@ -263,6 +262,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     letting_go_half_way,
     reads_numbered_alike,
     commands_forgotten,
+    *HTTP_MUTANTS,
 )
 
 

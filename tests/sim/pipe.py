@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
@@ -11,18 +12,25 @@ DELAY_S: Final = (0.00002, 0.0005)
 """A unix socket's."""
 
 
+@dataclass(slots=True)
+class Lane:
+    """What is written on it arrives in that order, on however many connections."""
+
+    arrives_s: float = 0.0
+
+
 class Pipe(asyncio.Transport):
     """One end. What was written before a death still arrives; then the peer sees it closed."""
 
     def __init__(self, loop: VirtualLoop, random: Random, owner: Process) -> None:
         super().__init__()
+        self.lane = Lane()
         self.peer: Pipe
         self.protocol: asyncio.Protocol
         self._loop = loop
         self._random = random
         self._owner = owner
         self._is_closed = False
-        self._arrives_s = 0.0
         owner.ports.append(self)
 
     def write(self, data: Any) -> None:
@@ -36,9 +44,10 @@ class Pipe(asyncio.Transport):
         delay_s = self._random.uniform(*DELAY_S)
         if self._random.random() < self._loop.slow_reads:
             delay_s += self._random.uniform(0.0, self._loop.slow_s)
-        self._arrives_s = max(self._arrives_s, self._loop.now_s + delay_s)
+        lane = self.lane
+        lane.arrives_s = max(lane.arrives_s, self._loop.now_s + delay_s)
         context = self.peer._owner.context
-        self._loop.call_at(self._arrives_s, what, *args, context=context)
+        self._loop.call_at(lane.arrives_s, what, *args, context=context)
 
     def _receive(self, data: bytes) -> None:
         if not self._is_closed:
@@ -70,10 +79,15 @@ def connect(
     *,
     ends: tuple[Process, Process],
     factories: tuple[Callable[[], asyncio.BaseProtocol], Callable[[], asyncio.BaseProtocol]],
+    lane: Lane | None = None,
 ) -> tuple[Pipe, asyncio.BaseProtocol]:
-    """Join two processes; what the first one's `create_unix_connection` returns."""
+    """Join two processes; what the first one's `create_unix_connection` returns.
+
+    `lane` is what the first one shares with its other connections to the second.
+    """
     near, far = Pipe(loop, random, ends[0]), Pipe(loop, random, ends[1])
     near.peer, far.peer = far, near
+    near.lane = lane or near.lane
     for pipe, factory in zip((near, far), factories, strict=True):
         protocol = factory()
         assert isinstance(protocol, asyncio.Protocol)

@@ -31,8 +31,8 @@ PAUSE_MAX_S: Final = 1.0
 """The longest pause that agents' processes are allowed between look and write."""
 
 Value = TypeVar("Value")
-ONCE: Final = frozenset({"once", "probed", "business", "named"})
-KEYED: Final = frozenset({"keyed", "shipped"})
+ONCE: Final = frozenset({"once", "probed", "business", "named", "http-probed", "http-once"})
+KEYED: Final = frozenset({"keyed", "shipped", "http-keyed", "http-fading"})
 
 
 class Trouble(Exception):  # noqa: N818 - says what is the case
@@ -125,6 +125,12 @@ class Upstream:
             raise Trouble("no answer") from None
 
     def _arrive(self, tool: str, name: str, key: str, answer: "asyncio.Future[int] | None") -> None:
+        receipt = self.charge(tool, name, key=key)
+        if answer is not None:
+            self._answer(answer, receipt)
+
+    def charge(self, tool: str, name: str, *, key: str) -> int:
+        """It happens, unless this key was honoured before; the receipt."""
         charge = self.charges.setdefault(name, Charge(tool))
         if tool not in KEYED or key not in charge.keys:
             self._serial += 1
@@ -132,8 +138,7 @@ class Upstream:
             charge.receipt = self._serial
             charge.keys.add(key)
             self.on_effect(name, charge)
-        if answer is not None:
-            self._answer(answer, charge.receipt)
+        return charge.receipt
 
     def _look(self, name: str, answer: "asyncio.Future[int | None]") -> None:
         self._answer(answer, self.receipt(name))
@@ -146,6 +151,11 @@ class Upstream:
         """What an operator reads in the ledger."""
         charge = self.charges.get(name)
         return charge.receipt if charge is not None and charge.effects else None
+
+    def receipt_of(self, key: str) -> int | None:
+        """The same, by upstream key."""
+        found = (charge for charge in self.charges.values() if key in charge.keys)
+        return next((charge.receipt for charge in found), None)
 
 
 def _tell(answer: "asyncio.Future[Any]", value: int | None) -> None:

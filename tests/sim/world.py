@@ -18,12 +18,17 @@ from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.servers.control import Connection
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.sim.agent import AgentProcess, RunPlan, incarnation_of, plan_run
+from tests.sim.agent import KINDS, AgentProcess, RunPlan, incarnation_of, plan_run
+from tests.sim.http_agent import HTTP_KINDS
+from tests.sim.http_door import HttpDoor
+from tests.sim.http_front import Front
+from tests.sim.http_judge import HttpJudge
+from tests.sim.http_server import KEY_MARGIN_S, HttpServer
 from tests.sim.journal import MemorySpool, PodJournal
 from tests.sim.judge import Judge
 from tests.sim.loop import Process, SimClock, VirtualLoop, this_process
 from tests.sim.operator import Operator
-from tests.sim.pipe import connect
+from tests.sim.pipe import Lane, connect
 from tests.sim.store import ReachedStore, SharedStore, Weather
 from tests.sim.upstream import PAUSE_MAX_S, Habits, Upstream
 
@@ -36,6 +41,8 @@ SETTINGS: Final = Settings(
 )
 LEASES_S: Final = (3.0, 3.0, 8.0)
 """The longer one outlasts what a tool's "no" needs to settle, so that it alone must protect."""
+KINDS_OF: Final = (KINDS, HTTP_KINDS, KINDS + HTTP_KINDS)
+"""Of the calls of a seed's agents."""
 CALM_S_MAX: Final = 240.0
 """With no more faults every run is over within this: the breaker's delays are the longest part."""
 SMALL: Final = {
@@ -55,6 +62,7 @@ class Pod:
         self.uid = uid
         self.clock = clock
         self.socket = f"/{uid}/agent.sock"
+        self.http = f"/{uid}/http"
         self.disk = MemoryJournal()
         self.spool = MemorySpool()
         self.starts = 0
@@ -63,6 +71,9 @@ class Pod:
         self.process: Process | None = None
         self.sidecar: Sidecar | None = None
         self.agents: list[Process | None] = []
+        self.front: Front | None = None
+        self.lanes: dict[tuple[str, str], Lane] = {}
+        """Between processes, for requests over HTTP: a new one does not overtake a hang-up."""
 
     def losses(self, level: str) -> int:
         """How often what was kept at this level, and no higher, was lost."""
@@ -95,6 +106,11 @@ class World:
         self.upstream = Upstream(self.loop, self.random, self.habits)
         self.upstream.on_effect = self.judge.effect
         self.judge.effects = lambda name: getattr(self.upstream.charges.get(name), "effects", 0)
+        self.server = HttpServer(self.loop, self.random, self.upstream, token=self.token)
+        self.door = HttpDoor(self.loop, self.random, self.server)
+        self.http_judge = HttpJudge(self.judge, pod_of=self.pod_of)
+        self.http_judge.failed, self.http_judge.said = self.found, self.server.said
+        self.door.on_asked, self.door.on_leaving = self.http_judge.asked, self.http_judge.leaving
         self.plans: dict[str, RunPlan] = {}
         self.pods: list[Pod] = []
         self.on_start: Callable[[Pod, Process, bool], None] = lambda pod, process, is_agent: None
@@ -137,6 +153,10 @@ class World:
         living = [pod.process for pod in self.pods if pod.process is not None]
         return next((process for process in living if process.name == owner), None)
 
+    def pod_of(self, process: Process) -> Pod:
+        """The pod whose sidecar this is, or was."""
+        return next(pod for pod in self.pods if process.name.startswith(f"{pod.uid}."))
+
     # Pods
 
     def new_pod(self, agents: int) -> Pod:
@@ -164,11 +184,16 @@ class World:
             settings=self.settings,
             observer=_Observer(self, process.name),
         )
+        pod.front = Front(
+            pod.uid, self.door, clock=pod.clock, observer=_Observer(self, process.name),
+            judge=self.http_judge,
+        )  # fmt: skip
+        pod.sidecar.on_let_go = pod.front.bindings.unbind
         self.note("start", process=process.name)
-        self.loop.start(process, self._run_sidecar(pod, pod.sidecar))
+        self.loop.start(process, self._run_sidecar(pod, pod.sidecar, pod.front))
         self.on_start(pod, process, False)
 
-    async def _run_sidecar(self, pod: Pod, sidecar: Sidecar) -> None:
+    async def _run_sidecar(self, pod: Pod, sidecar: Sidecar, front: Front) -> None:
         await sidecar.start()
         process = this_process()
         tasks = TaskSet(lambda name, error: self.note("task_failed", name=name, error=repr(error)))
@@ -178,11 +203,21 @@ class World:
             ends = (this_process(), process)
 
             def serve() -> Connection:
-                return Connection(sidecar, tasks=tasks, known=known, allowed_uids=frozenset())
+                return Connection(
+                    sidecar, tasks=tasks, known=known, allowed_uids=frozenset(),
+                    routes=front.routes,
+                )  # fmt: skip
 
             return connect(self.loop, self.random, ends=ends, factories=(factory, serve))
 
+        def accept_http(factory: Callable[[], Any]) -> Any:
+            ends = (this_process(), process)
+            lane = pod.lanes.setdefault((ends[0].name, process.name), Lane())
+            factories = (factory, lambda: process.context.copy().run(front.serve))
+            return connect(self.loop, self.random, ends=ends, factories=factories, lane=lane)
+
         self.loop.sockets[pod.socket] = accept
+        self.loop.sockets[pod.http] = accept_http
 
     def start_agent(self, pod: Pod, index: int) -> None:
         """A new agent process in the place of a dead one."""
@@ -209,6 +244,7 @@ class World:
         process.is_dead = True
         if process is pod.process:
             self.loop.sockets.pop(pod.socket, None)
+            self.loop.sockets.pop(pod.http, None)
             with_trimmed = self.random.random() < 0.3
             pod.disk = pod.disk.survivors(reboot=is_reboot, with_trimmed=with_trimmed)
         for port in process.ports:
@@ -234,8 +270,9 @@ class World:
         """Runs, pods, and people."""
         random = self.random
         has_signals = random.random() < 0.5
+        kinds = random.choice(KINDS_OF)
         for number in range(random.randint(1, 4)):
-            plan = plan_run(f"run{number}", random, has_signals=has_signals)
+            plan = plan_run(f"run{number}", random, has_signals=has_signals, kinds=kinds)
             self.plans[plan.run] = plan
             self.judge.acts[plan.run] = [act.name for act in plan.acts]
         for _ in range(random.randint(2, 3)):
@@ -306,6 +343,7 @@ def virtual_machine(*, is_small: bool) -> Iterator[None]:
             (coatcheck._base, "socket_path", lambda: this_process().socket),
         ):
             stack.enter_context(patch.object(module, name, value))
+        stack.enter_context(patch("coatcheck_sidecar.engine.calls.KEY_MARGIN_S", KEY_MARGIN_S))
         for target, limit in SMALL.items() if is_small else ():
             stack.enter_context(patch(target, limit))
         yield

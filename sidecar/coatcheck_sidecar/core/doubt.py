@@ -43,10 +43,15 @@ def obstacle(call: Call, *, now_ms: int, rules: Rules) -> Probe | Hold | None:
 
 def is_key_alive(call: Call, *, now_ms: int, rules: Rules) -> bool:
     """The upstream still knows the key of the first attempt; never, if that is not known."""
+    return key_left_s(call, now_ms=now_ms, rules=rules) > 0
+
+
+def key_left_s(call: Call, *, now_ms: int, rules: Rules) -> float:
+    """For how much longer the upstream knows the key of the first attempt; 0: not known."""
     if call.key_lifetime_s is None or not call.first_sent_ms:
-        return False
+        return 0.0
     life_s = call.key_lifetime_s - rules.key_margin_s
-    return call.first_sent_ms + life_s * 1000 > now_ms
+    return max(0.0, (call.first_sent_ms - now_ms) / 1000 + life_s)
 
 
 def unsettled_s(call: Call, *, at_ms: int, rules: Rules) -> float:

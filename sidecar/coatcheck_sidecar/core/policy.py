@@ -118,6 +118,11 @@ class AskedSoFar:
         return replace(self, open=self.open - {key}) if key in self.open else self
 
 
+def also(call: Call, asked: AskedSoFar) -> AskedSoFar:
+    """What was asked so far, with a call that is known to have been asked for."""
+    return _with_ask(call, asked, key=call.key)
+
+
 def resumed(
     calls: Iterable[Call],
     *,

@@ -2,6 +2,7 @@
 
 from coatcheck_sidecar.core.call_events import (
     CallEffect,
+    Decision,
     WriteDispatched,
     WriteDoubt,
     WriteIntent,
@@ -11,6 +12,12 @@ from coatcheck_sidecar.core.call_events import (
 )
 from coatcheck_sidecar.core.model import Call
 from coatcheck_sidecar.core.record import Birth, CallOutcome, Dispatched, Event, Intent, Resolved
+
+
+def events_of(decision: Decision, *, call: int) -> list[Event]:
+    """All records that a decision asks for, in its order."""
+    made = (event_of(effect, call=call) for effect in decision.effects)
+    return [event for event in made if event is not None]
 
 
 def event_of(effect: CallEffect, *, call: int, command: str = "") -> Event | None:

@@ -1,14 +1,17 @@
 """What `calls.py` answers, what it remembers of reads under way, and how it refuses."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.call_events import Decision, Deliver, Hold, Refuse, Send, Wait
+from coatcheck_sidecar.core.doubt import Rules, key_left_s
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, Outcome
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.keeper import Keeper
 
 READS_FROM: Final = 2**40
 """Numbers above it name reads that are under way: no log is that long."""
@@ -71,6 +74,18 @@ class Changes:
 
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
+        self.unkept: set[int] = set()
+        """Calls whose newest record is not durable yet: what it says is given to nobody."""
+
+    @contextmanager
+    def writing(self, number: int) -> Iterator[None]:
+        """While a record of this call is on its way to where it is kept."""
+        self.unkept.add(number)
+        try:
+            yield
+        finally:
+            self.unkept.discard(number)
+            self.tell()
 
     def tell(self) -> None:
         """Whoever waits for a call looks again."""
@@ -78,6 +93,13 @@ class Changes:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    async def kept(self, number: int, *, within_s: float) -> None:
+        """Wait while a record of this call is on its way, but no longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while number in self.unkept:
+                    await self.wait(within_s)
 
     async def wait(self, delay_s: float) -> None:
         """Until something of any call of the run changes, or the delay is over."""
@@ -104,8 +126,11 @@ class Reads:
         """The read of this number, if it is under way."""
         return self._by_number.get(number)
 
-    def remember(self, call: Call | None, *, is_recorded: bool, key: str) -> None:
-        """What became of the read under `key`; one in the log is none of ours any more."""
+    def remember(self, call: Call | None, *, is_recorded: bool, key: str) -> bool:
+        """What became of the read under `key`; one in the log is none of ours any more.
+
+        Whether anything did.
+        """
         known = self.by_key.pop(key, None)
         if known is not None:
             self._by_number.pop(known.number, None)
@@ -118,6 +143,21 @@ class Reads:
                 call = known
             self._by_number[call.number] = call
             self.by_key[key] = call
+        return self.by_key.get(key) is not known
+
+
+def latest_start_s(call: Call, keeper: Keeper, *, rules: Rules) -> float | None:
+    """When, on the boot-time clock, it is too late to make the attempt; `None`: never.
+
+    For a guarded call the lease is over then. For one that may have been sent before, the upstream
+    forgets its key: between the decision and the send lies a durable write, which may take long.
+    """
+    if call.call_class.is_guarded:
+        return keeper.shipper.owned_from_s + keeper.doors.settings.lease_s
+    if call.call_class is CallClass.KEYED and call.earlier_doubt:
+        left_s = key_left_s(call, now_ms=keeper.now_ms(), rules=rules)
+        return keeper.doors.clock.boottime() + left_s
+    return None
 
 
 def refusal_of(effect: Hold | Refuse, *, run: str, tool: str, calls: Mapping[int, Call]) -> Refusal:

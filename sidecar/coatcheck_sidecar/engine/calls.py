@@ -39,10 +39,10 @@ from coatcheck_sidecar.core.model import (
     Outcome,
     OutcomeKind,
 )
-from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, identify, resumed
+from coatcheck_sidecar.core.policy import Ask, AskedSoFar, Identified, also, identify, resumed
 from coatcheck_sidecar.core.record import Event
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.core.writes import event_of
+from coatcheck_sidecar.core.writes import events_of
 from coatcheck_sidecar.engine.attempts import (
     READS_FROM,
     Answer,
@@ -54,6 +54,7 @@ from coatcheck_sidecar.engine.attempts import (
     Reads,
     Recorded,
     Turn,
+    latest_start_s,
     refusal_of,
     sends,
 )
@@ -73,6 +74,7 @@ class Calls:
         self._state = keeper.log.state
         settings = keeper.doors.settings
         self._rules = Rules(pause_max_s=settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
+        self._join_s = settings.join_wait_s
         self._asked = NOTHING_ASKED
         self._unasked = set(self._state.by_key)
         """Keys of the log that `_asked` has not: few, where all calls may be thousands."""
@@ -80,7 +82,7 @@ class Calls:
         self._probing: dict[int, Pending] = {}
         self._in_flight: set[int] = set()
         """Calls that this process is sending itself."""
-        changes = Changes()
+        changes = self._changes = Changes()
         self.changed, self.wait_for_change = changes.tell, changes.wait
         keeper.on_new_step = self.begin
 
@@ -188,7 +190,7 @@ class Calls:
         `patience_s` is how long the agent waits for an equal call that is in flight.
         """
         clock = self._keeper.doors.clock
-        join_s = self._keeper.doors.settings.join_wait_s if patience_s is None else patience_s
+        join_s = self._join_s if patience_s is None else patience_s
         until_s = clock.monotonic() + join_s
         is_joined = False
         while True:
@@ -285,6 +287,8 @@ class Calls:
         A sidecar that came back does not know when: then a "no" proves nothing.
         """
         call = self._find(number)
+        if number not in self._probing:  # it was asked for of a former life
+            self._asked = also(call, self._asked)
         pending = self._probing.pop(number, Pending(call, Level.NODE, sent_ms=0))
         outcome = Outcome(OutcomeKind.RESULT, NO_BODY if body is None else Body(body))
         event = Probed(attempt, applied, pending.sent_ms, outcome)
@@ -307,9 +311,7 @@ class Calls:
             call,
             event,
             now_ms=self._keeper.now_ms(),
-            patience_s=self._keeper.doors.settings.join_wait_s
-            if patience_s is None
-            else patience_s,
+            patience_s=self._join_s if patience_s is None else patience_s,
             rules=self._rules,
         )
 
@@ -323,19 +325,17 @@ class Calls:
 
     async def _record(self, decision: Decision, key: str, *, level: Level) -> None:
         number = (decision.state.number if decision.state else 0) or self._state.seq + 1
-        events: list[Event] = []
+        events = events_of(decision, call=number)
         for effect in decision.effects:
-            event = event_of(effect, call=number)
-            if event is not None:
-                events.append(event)
             if isinstance(effect, WriteDispatched):
                 level = effect.level
         if events:
             if key not in self._asked.keys:  # of an errand of an earlier life of the agent
                 self._unasked.add(key)
-            await self._write(events, level=level, is_sent=sends(decision), key=key)
-        self._reads.remember(decision.state, is_recorded=bool(events), key=key)
-        self.changed()
+            with self._changes.writing(number):
+                await self._write(events, level=level, is_sent=sends(decision), key=key)
+        if self._reads.remember(decision.state, is_recorded=bool(events), key=key) or events:
+            self.changed()
 
     async def _write(self, events: list[Event], *, level: Level, is_sent: bool, key: str) -> None:
         records = self._keeper.append(*events)
@@ -354,22 +354,23 @@ class Calls:
             return
         ended = Ended(call.attempt, Ending.NOT_SENT)
         taken_back = self._decide(self._state.calls.get(call.number), ended)
-        events = [event_of(effect, call=call.number) for effect in taken_back.effects]
-        wanted = [event for event in events if event is not None]
-        if wanted:
-            self._keeper.write_later(self._keeper.append(*wanted))
+        events = events_of(taken_back, call=call.number)
+        if events:
+            self._keeper.write_later(self._keeper.append(*events))
             self.changed()
 
     async def _act(self, effect: CallEffect, call: Call | None, *, key: str) -> Answer | None:
         match effect:
             case Send(_, upstream_key) if call is not None:
                 return self._go(self._known(key) or call, upstream_key)
+            case Replay() if call is not None and call.number in self._changes.unkept:
+                await self._changes.kept(call.number, within_s=self._join_s)
             case Replay(outcome) if call is not None:
                 return Recorded(call, outcome)
             case Probe() if call is not None:
                 return AskUpstream(call)
             case Join():
-                await self.rest(key, self._keeper.doors.settings.join_wait_s)
+                await self.rest(key, self._join_s)
             case Wait(delay_s):
                 await self.rest(key, delay_s)
             case Deliver(final):
@@ -387,9 +388,7 @@ class Calls:
     def _go(self, call: Call, upstream_key: str) -> Go:
         if call.is_relayed and call.number < READS_FROM:
             self._in_flight.add(call.number)
-        until_s = None
-        if call.call_class.is_guarded:
-            until_s = self._keeper.shipper.owned_from_s + self._keeper.doors.settings.lease_s
+        until_s = latest_start_s(call, self._keeper, rules=self._rules)
         return Go(call, upstream_key, until_s)
 
     def _refusal(self, effect: Hold | Refuse, tool: str) -> Refusal:
