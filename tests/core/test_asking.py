@@ -111,9 +111,9 @@ def test_keys_that_can_be_kept(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["k" * (KEY_CHARS_MAX + 1), "\udcff", "a\tb", "a\u202eb"])
 def test_keys_that_are_refused(key: str) -> None:
-    with pytest.raises(BadRequest, match="-key (has|must)"):
+    with pytest.raises(BadRequest, match=r"-key (has|must)"):
         ask(headers=(("Coatcheck-Key", key),))
-    with pytest.raises(BadRequest, match="-key (has|must)"):
+    with pytest.raises(BadRequest, match=r"-key (has|must)"):
         ask(Tool(name="mail", trust_key=True), headers=(("Idempotency-Key", key),))
 
 
