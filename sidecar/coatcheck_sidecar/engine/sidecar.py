@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.budget import ASSUMED
@@ -44,6 +44,18 @@ class Opened:
     over: Restored | None
 
 
+class OnLate(Protocol):
+    """See `engine/late.py`."""
+
+    def __call__(
+        self, keeper: Keeper, number: int, attempt: int, *, body: bytes | None
+    ) -> None: ...
+
+
+def _unheard(keeper: Keeper, number: int, attempt: int, *, body: bytes | None) -> None:
+    """Nobody brings late outcomes anywhere."""
+
+
 class Sidecar:
     """Owns runs for the agents of one pod."""
 
@@ -68,20 +80,21 @@ class Sidecar:
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
         self.on_let_go: Callable[[str], None] = lambda run: None
+        self.on_late_outcome: OnLate = _unheard
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
         self._store = store
-        self._tasks = TaskSet(self._task_failed)
+        self.tasks = TaskSet(self._task_failed)
         gate = asyncio.Semaphore(settings.puts_max)
         background = Lane(store.background_puts_max, share=store.background_share)
         self.doors = Doors(store, clock, settings, observer, gate, background)
-        self._local = LocalLog(journal, spool, tasks=self._tasks, note=observer)
+        self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
         self._offset_ms = 0
         self.fleet = Fleet(me, self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = Claimer(
-            me, fleet=self.fleet, local=self._local, tasks=self._tasks, now_ms=self.now_ms
+            me, fleet=self.fleet, local=self._local, tasks=self.tasks, now_ms=self.now_ms
         )
         self._claimer.read_inbox = self.heart.read_inbox
         self._claimer.on_claimed = self._keep
@@ -93,8 +106,8 @@ class Sidecar:
             close_doors=self._close_doors,
             leave=self.heart.stop,
         )
-        self.drain = Drain(pod, doors=self.doors, tasks=self._tasks)
-        self._queues = Queues(self.fleet, tasks=self._tasks, owned=self._owned, now_ms=self.now_ms)
+        self.drain = Drain(pod, doors=self.doors, tasks=self.tasks)
+        self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._observer.note("task_failed", name=name, error=repr(error))
@@ -109,13 +122,13 @@ class Sidecar:
     async def start(self) -> None:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
         self._claimer.tails = await self._local.load()
-        self._tasks.start(self.heart.run(), name="heartbeat")
-        self._tasks.start(self.fleet.run(), name="fleet")
-        self._tasks.start(self._sweep(), name="sweep")
-        self._tasks.start(self._learn_time(), name="store time")
-        self._tasks.start(scan_heads(self.fleet), name="scan heads")
+        self.tasks.start(self.heart.run(), name="heartbeat")
+        self.tasks.start(self.fleet.run(), name="fleet")
+        self.tasks.start(self._sweep(), name="sweep")
+        self.tasks.start(self._learn_time(), name="store time")
+        self.tasks.start(scan_heads(self.fleet), name="scan heads")
         for run in list(self._claimer.tails):
-            self._tasks.start(self._adopt(run), name=f"adopt {run}")
+            self.tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
 
     async def _learn_time(self) -> None:
@@ -155,7 +168,7 @@ class Sidecar:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
             self.on_let_go(keeper.run)
-            self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
+            self.tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
         status, reason = keeper.log.state.status, keeper.log.state.reason
@@ -354,4 +367,4 @@ class Sidecar:
 
     async def close(self) -> None:
         """End the loops; what is unshipped stays in the journal."""
-        await self._tasks.close()
+        await self.tasks.close()

@@ -257,13 +257,21 @@ class Requests:
     async def _outcome(self, message: Message) -> Answered:
         keeper, calls = self._owned()
         body = message.body
-        seq = await calls.ended(
-            body["call"],
-            body["attempt"],
-            ending=ENDINGS[body["kind"]],
-            body=message.attachment,
-            reason=said(body, "reason"),
-        )
+        ending = ENDINGS[body["kind"]]
+        try:
+            seq = await calls.ended(
+                body["call"],
+                body["attempt"],
+                ending=ending,
+                body=message.attachment,
+                reason=said(body, "reason"),
+            )
+        except Refusal:
+            if keeper.is_over and ending is Ending.FINAL:
+                self._sidecar.on_late_outcome(
+                    keeper, body["call"], body["attempt"], body=message.attachment
+                )
+            raise
         return Answered({"seq": seq, "draining": keeper.is_stopping})
 
     async def _probed(self, message: Message) -> Answered:
