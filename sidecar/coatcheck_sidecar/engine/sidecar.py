@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.budget import ASSUMED
@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.call_events import Life
 from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.agent import Agent, Told
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer, Wants
 from coatcheck_sidecar.engine.drain import Drain, Pod
@@ -44,18 +44,6 @@ class Opened:
     over: Restored | None
 
 
-class OnLate(Protocol):
-    """See `engine/late.py`."""
-
-    def __call__(
-        self, keeper: Keeper, number: int, attempt: int, *, body: bytes | None
-    ) -> None: ...
-
-
-def _unheard(keeper: Keeper, number: int, attempt: int, *, body: bytes | None) -> None:
-    """Nobody brings late outcomes anywhere."""
-
-
 class Sidecar:
     """Owns runs for the agents of one pod."""
 
@@ -80,7 +68,7 @@ class Sidecar:
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
         self.on_let_go: Callable[[str], None] = lambda run: None
-        self.on_late_outcome: OnLate = _unheard
+        self.on_late_outcome: Callable[[Keeper, Told], None] = lambda keeper, told: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
