@@ -58,17 +58,21 @@ class Processes:
     """Starts agents, one at a time, and reaps every child: as PID 1 those of others, too."""
 
     def __init__(self, clock: Clock) -> None:
-        """Needs a running loop."""
+        """Needs a running loop, in the main thread."""
         self._clock = clock
         self._agent: Agent | None = None
         self._guard: int | None = None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
+        self.has_lent_terminal = False
+        """The agent reads the terminal, and gets what is typed there, Ctrl-C too."""
+        # uvloop keeps SIGCHLD for processes that it started itself, of which there are none.
+        loop = asyncio.get_running_loop()
+        signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(self._reap))
 
     def start(self, args: Sequence[str], environ: Mapping[str, str]) -> Agent:
         """A new agent. Raises `OSError`."""
         if self._guard is None and os.getpid() != INIT:  # PID 1 takes all with it
             self._guard = _start_guard()
-        pid = os.posix_spawn(args[0], args, environ, setpgroup=0, setsigdef=PYTHON_SETS)
+        pid = os.posix_spawn(args[0], [*args], environ, setpgroup=0, setsigdef=PYTHON_SETS)
         self._agent = Agent(pid, self._clock)
         self._tell_guard(pid)
         return self._agent
@@ -88,15 +92,27 @@ class Processes:
                 os.write(self._guard, f"{group}\n".encode())
 
     def _reap(self) -> None:
+        kinds = os.WEXITED | os.WSTOPPED | os.WNOHANG
         with suppress(ChildProcessError):
-            while (child := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)) is not None:
+            while (child := os.waitid(os.P_ALL, 0, kinds)) is not None:
+                agent = self._agent
+                is_agent = agent is not None and agent.pid == child.si_pid
+                if child.si_code == os.CLD_STOPPED:
+                    if is_agent and child.si_status in (signal.SIGTTIN, signal.SIGTTOU):
+                        self._lend_terminal()
+                    continue
                 is_exit = child.si_code == os.CLD_EXITED
                 status = child.si_status if is_exit else shell_status(-child.si_status)
-                agent = self._agent
-                if agent is not None and agent.pid == child.si_pid and not agent.gone.done():
+                if agent is not None and is_agent and not agent.gone.done():
                     agent.gone.set_result(status)
                 else:
                     logs.write("debug", "reaped", pid=child.si_pid, status=status)
+
+    def _lend_terminal(self) -> None:
+        """An agent that wants the terminal gets it, as a shell gives it to a job."""
+        if self._agent is not None and _give_terminal(self._agent.pid):
+            self.has_lent_terminal = True
+            self._agent.tell(signal.SIGCONT)
 
     async def close(self) -> None:
         """End what is left of the agent, and its guard."""
@@ -106,7 +122,10 @@ class Processes:
         self._tell_guard(0)
         if self._guard is not None:
             os.close(self._guard)
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+        if self.has_lent_terminal:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            _give_terminal(os.getpgrp())
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _start_guard() -> int:
@@ -121,3 +140,11 @@ def _start_guard() -> int:
     os.posix_spawn(args[0], args, os.environ, file_actions=actions, setpgroup=0)
     os.close(theirs)
     return ours
+
+
+def _give_terminal(group: int) -> bool:
+    try:
+        os.tcsetpgrp(sys.stdin.fileno(), group)
+    except OSError:  # there is none
+        return False
+    return True

@@ -39,9 +39,7 @@ MAIN_PID: Final = "SYSTEMD_EXEC_PID"
 """Which process the manager started; systemd 248 and later."""
 PLATFORMS: Final[Mapping[str, Platform]] = {
     "agentcore": Platform(SIGTERM, 15, 15),
-    "cloud-run": Platform(
-        SIGTERM, 10, 10, ("K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL")
-    ),
+    "cloud-run": Platform(SIGTERM, 10, 10, ("K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL")),
     "fly": Platform(SIGINT, 5, 300, ("FLY_MACHINE_ID", "FLY_APP_NAME")),
     "ecs": Platform(
         SIGTERM, 30, 120, ("ECS_CONTAINER_METADATA_URI_V4", "ECS_CONTAINER_METADATA_URI")
