@@ -20,7 +20,7 @@ from coatcheck_sidecar.cli.supervise import STOPS, Order, Supervisor
 from coatcheck_sidecar.config import EX_USAGE, Address, Config, load_config, parse_address
 from coatcheck_sidecar.config_sources import PREFIX, ConfigError, dotted, from_file
 from coatcheck_sidecar.core.platforms import PLATFORMS, Platform, detect
-from coatcheck_sidecar.core.supervise import Policy, Restarts
+from coatcheck_sidecar.core.supervise import SIGNALLED, Policy, Restarts
 from coatcheck_sidecar.servers.ping import ping_server
 from coatcheck_sidecar.servers.routes import upstreams_of
 
@@ -84,6 +84,8 @@ def command(
     the agent gets the signal, and SIGKILL if it is still there at the end of the grace. A second
     signal ends all at once. Other signals are the agent's. It does not outlive this process.
     """
+    for number in STOPS:  # PID 1 hears of no signal without a handler
+        signal.signal(number, lambda number, _: sys.exit(SIGNALLED + number))
     program = shutil.which(command_line[0])
     if program is None:
         click.echo(f"Error: there is no command {command_line[0]!r}", err=True)
