@@ -25,6 +25,10 @@ PASSED_ON: Final = (
 )  # fmt: skip
 SAME_S: Final = 0.1
 """A signal that comes again so soon is the same one: of the terminal, and of whoever started us."""
+LEAVE_S: Final = 1.0
+"""An agent whose runs are released is mostly on its way out: it should get there by itself."""
+LEAVE_SHARE: Final = 0.25
+"""Of what is left of the grace, at most: it may need the signal after all."""
 EX_NO_EXEC: Final = 126
 """As a shell says that a command can't be executed."""
 
@@ -142,20 +146,12 @@ class Supervisor:
         """Stop: runs first, then the agent that had them."""
         self._tell_observed()
         told = self._stop.result() if self._stop.done() else None
-        latch = self._drain.begin(told.name if told else "the supervisor")
+        self._drain.begin(told.name if told else "the supervisor")
         number = told or self._order.stop
         status = 0
         if agent is not None:
             if not agent.gone.done():
-                await self._unless(self._drain.barrier(), agent.gone, self._cut)
-                if not self._cut.done():
-                    agent.tell(number, everybody=not self._order.passes_on)
-                latch = self._drain.latch or latch
-                left_s = max(0.0, latch.deadline_s - self._clock.monotonic())
-                await _first(agent.gone, self._cut, within_s=left_s)
-                if not agent.gone.done():
-                    logs.write("warning", "agent_killed", told=number.name)
-                    agent.tell(signal.SIGKILL)
+                await self._see_off(agent, number)
             status = await agent.gone
             await self._processes.clear(agent)
         is_safe = await self._unless(self._drain.finish(), self._cut)
@@ -164,6 +160,25 @@ class Supervisor:
         if self._cut.done():
             return SIGNALLED + self._cut.result()
         return exit_status(status, told=number, is_safe=is_safe)
+
+    async def _see_off(self, agent: Agent, number: signal.Signals) -> None:
+        """Tell the agent once its runs are safe, or at the cap; kill it at the deadline."""
+        if await self._unless(self._drain.barrier(), agent.gone, self._cut):
+            within_s = min(LEAVE_S, self._left_s() * LEAVE_SHARE)
+            await _first(agent.gone, self._cut, within_s=within_s)
+        if not self._cut.done():
+            agent.tell(number, everybody=not self._order.passes_on)
+        await _first(agent.gone, self._cut, within_s=self._left_s())
+        if not agent.gone.done():
+            logs.write("warning", "agent_killed", told=number.name)
+            agent.tell(signal.SIGKILL)
+
+    def _left_s(self) -> float:
+        """Until the agent must be gone: of the margin, half is for what follows."""
+        if self._drain.latch is None:
+            return 0.0
+        end_s = self._drain.latch.deadline_s + self._parts.sidecar.settings.margin_s / 2
+        return max(0.0, end_s - self._clock.monotonic())
 
     async def _ended(self, status: int) -> int:
         """The agent is over. If it crashed, its runs are for the next one: the breaker counts."""
