@@ -52,6 +52,7 @@ if "ignore" in WORDS:
 if "child" in WORDS:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print("child", child.pid, flush=True)
+print("proxy", os.environ["COATCHECK_PROXY_URL"], flush=True)
 print("agent", os.getpid(), flush=True)
 asyncio.run(main())
 '''

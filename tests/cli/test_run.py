@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from coatcheck_sidecar.cli.run import command, settings
+from coatcheck_sidecar.core.platforms import PLATFORMS
 
 from .running import (
     PLAIN,
@@ -31,13 +35,13 @@ from .running import (
 # Signals
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH"])
-def test_what_is_not_for_the_supervisor_is_for_the_agent(tmp_path: Path, name: str) -> None:
-    with running(tmp_path, ("--grace-s", "2"), script(tmp_path, PLAIN, name)) as run:
+def test_what_is_not_for_the_supervisor_is_for_the_agent(tmp_path: Path) -> None:
+    names = ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH")
+    with running(tmp_path, ("--grace-s", "2"), script(tmp_path, PLAIN, *names)) as run:
         run.told("agent")
-        run.process.send_signal(signal.Signals[name])
-        assert run.told("heard") == name
-        assert run.process.poll() is None
+        for name in names:
+            run.process.send_signal(signal.Signals[name])
+            assert run.told("heard") == name
         assert run.stop() == 0
 
 
@@ -143,37 +147,47 @@ def test_a_file_that_is_no_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "more", "grace_s"),
+    ("flags", "environ", "grace_s"),
     [
-        ((), {}, 30),
-        ((), {"K_SERVICE": "agents"}, 10),
-        ((), {"FLY_MACHINE_ID": "3d8d"}, 5),
-        (("--platform", "agentcore"), {"K_SERVICE": "agents"}, 15),
-        ((), {"K_SERVICE": "agents", "COATCHECK_GRACE_S": "7"}, 7),
-        (("--grace-s", "8"), {"COATCHECK_GRACE_S": "7"}, 8),
-        (("--config", "grace.yaml"), {"FLY_MACHINE_ID": "3d8d"}, 9),
+        ({}, {}, 5),
+        ({}, {"COATCHECK_GRACE_S": "7"}, 7),
+        ({"grace_s": "8"}, {"COATCHECK_GRACE_S": "7"}, 8),
+        ({}, {"COATCHECK_CONFIG": "grace.yaml"}, 9),
+        ({}, {"COATCHECK_CONFIG": "grace.yaml", "COATCHECK_GRACE_S": "7"}, 7),
     ],
 )
 def test_the_grace_is_the_places_own_unless_somebody_says(
-    tmp_path: Path, options: tuple[str, ...], more: dict[str, str], grace_s: float
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: dict[str, str],
+    environ: dict[str, str],
+    grace_s: float,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "grace.yaml").write_text("grace_s: 9\n")
-    with running(
-        tmp_path, options, sdk(tmp_path, "2", "0.4"), COATCHECK_LOG_LEVEL="info", **more
-    ) as run:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    found = settings(tmp_path, flags, config_file=None, place=PLATFORMS["fly"])
+    assert (found.grace_s, found.listen.port, found.log_level) == (grace_s, 0, "warning")
+
+
+def test_a_drain_goes_by_the_place_and_a_grace_beyond_it_is_told(tmp_path: Path) -> None:
+    agent = sdk(tmp_path, "2", "0.4")
+    env = {"FLY_MACHINE_ID": "3d8d", "COATCHECK_LOG_LEVEL": "info", "COATCHECK_GRACE_S": "301"}
+    with running(tmp_path, (), agent, **env) as run:
         run.told("in step 1")
-        assert run.stop() == 0
-        lines = [json.loads(line) for line in run.error().splitlines()]
-    (drain,) = [line for line in lines if line["event"] == "drain"]
-    assert drain["deadline_s"] == pytest.approx(grace_s - 1, abs=0.01)  # less the margin
+        assert run.stop(signal.SIGINT) == 0
+        lines = {line["event"]: line for line in map(json.loads, run.error().splitlines())}
+    assert lines["drain"]["deadline_s"] == pytest.approx(300, abs=0.1)  # less the margin
+    assert lines["grace_beyond_platform"]["grace_s_max"] == 300
 
 
 @pytest.mark.parametrize("options", [("--ping", "nowhere"), ("--restart", "perhaps"),
                                      ("--platform", "mainframe")])  # fmt: skip
-def test_what_it_does_not_know_is_said(tmp_path: Path, options: tuple[str, ...]) -> None:
-    with running(tmp_path, options, script(tmp_path, PLAIN)) as run:
-        assert run.ends() == 2
-        assert options[0] in run.error()
+def test_what_it_does_not_know_is_said(options: tuple[str, ...]) -> None:
+    ran = CliRunner().invoke(command, [*options, "--", "true"])
+    assert ran.exit_code == 2
+    assert options[0] in ran.output
 
 
 # AgentCore

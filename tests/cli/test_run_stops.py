@@ -2,6 +2,7 @@
 
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,27 @@ def test_children_get_the_signal_too(tmp_path: Path) -> None:
         run.told("in step 1")
         assert run.stop() == 0
         assert goes(child, within_s=0.5)
+
+
+def test_a_drain_that_somebody_else_began_ends_it_too(tmp_path: Path) -> None:
+    with running(tmp_path, ("--restart", "always"), sdk(tmp_path, "9", "0.3")) as run:
+        url = run.told("proxy")
+        run.told("in step 1")
+        request = urllib.request.Request(f"{url}/v1/drain", method="POST")  # noqa: S310 - loopback
+        with urllib.request.urlopen(request, timeout=3) as reply:  # noqa: S310 - loopback
+            assert reply.status < 300
+        assert run.ends() == 0
+    found = summary(tmp_path)
+    assert (found["status"], found["step"]) == ("ready", 1)
+
+
+def test_what_the_store_did_not_take_is_told_by_the_status_and_not_lost(tmp_path: Path) -> None:
+    store, aside = tmp_path / "d/store", tmp_path / "aside"
+    with running(tmp_path, ("--grace-s", "3"), sdk(tmp_path, "9", "60")) as run:
+        run.told("in step 1")
+        store.rename(aside)
+        store.touch()  # a file where a folder should be: each request fails
+        assert run.stop() == 75
+    store.unlink()
+    aside.rename(store)
+    goes_on(tmp_path, at_step=1, steps=2)

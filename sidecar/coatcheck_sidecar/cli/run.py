@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import click
 
+from coatcheck_sidecar import logs
 from coatcheck_sidecar.__main__ import guarded, running
 from coatcheck_sidecar.cli.common import HOME
 from coatcheck_sidecar.cli.exec import exec_args
@@ -98,7 +99,7 @@ def command(
     plan = Plan(args, place, restarts, passes_on=bool(run or queue), ping=ping)
     folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))  # short: a socket's path has 107 bytes
     try:
-        config = _config(folder, flags, config_file=config_file, grace_s=place.grace_s)
+        config = settings(folder, flags, config_file=config_file, place=place)
         sys.exit(guarded(config, lambda: _supervise(config, plan)))
     except ConfigError as error:
         click.echo(f"coatcheck: {error}", err=True)
@@ -107,16 +108,16 @@ def command(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _config(
-    folder: Path, flags: Mapping[str, str | None], *, config_file: str | None, grace_s: float
+def settings(
+    folder: Path, flags: Mapping[str, str | None], *, config_file: str | None, place: Platform
 ) -> Config:
-    """Ports are any that are free, so that several can run beside each other."""
+    """What nobody said is as it suits the place; ports are free ones, so that many can run here."""
     usual = {
         "data": str(HOME.expanduser()),
         "log_level": "warning",
         "listen": "127.0.0.1:0",
         "admin_listen": "127.0.0.1:0",
-        "grace_s": str(grace_s),
+        "grace_s": str(place.grace_s),
     }
     in_file = {
         dotted(path) for path, _ in from_file(config_file or os.environ.get("COATCHECK_CONFIG"), [])
@@ -134,6 +135,9 @@ async def _supervise(config: Config, plan: Plan) -> int:
     loop = asyncio.get_running_loop()
     for number in STOPS:
         loop.add_signal_handler(number, early.put_nowait, number)
+    if config.grace_s > plan.platform.grace_s_max:
+        known = {"grace_s": config.grace_s, "grace_s_max": plan.platform.grace_s_max}
+        logs.write("warning", "grace_beyond_platform", **known)
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(running(config))
         environ = {
