@@ -16,7 +16,7 @@ from coatcheck_sidecar.engine import outside as outside_module
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.ports import Row
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, until
+from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, link, until
 
 
 @pytest.fixture(autouse=True)
