@@ -20,6 +20,7 @@ from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.ports import Clock, JournalDead, Store, StoreError, StoreUnfit
 from coatcheck_sidecar.servers.admin import HttpServer, admin_server
 from coatcheck_sidecar.servers.control import ControlServer
+from coatcheck_sidecar.servers.hooks import Hooks
 from coatcheck_sidecar.servers.routes import Routes, read_secret, reserve
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.sockets import read_bypass
@@ -188,7 +189,11 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         metrics = events.metrics()
         metrics.watch(view.figures)
         admin = admin_server(
-            view, metrics.render, host=config.admin_listen.host, port=config.admin_listen.port
+            view,
+            metrics.render,
+            hooks=Hooks(sidecar.drain, token=config.hook_token),
+            host=config.admin_listen.host,
+            port=config.admin_listen.port,
         )
         await admin.start()
         stack.push_async_callback(admin.close)
@@ -226,7 +231,10 @@ async def serve(config: Config) -> int:
         await asyncio.wait([stop])
         if parts.watch is not None:  # now, before the drain saves what would be lost
             parts.watch.tell(parts.sidecar.doors.observer)
-        drain = group.create_task(parts.sidecar.drain(deadline_s=config.grace_s))
+        if not parts.sidecar.drain.is_begun:
+            parts.sidecar.doors.observer.note("drain_hook_missed")
+        parts.sidecar.drain.begin("SIGTERM")
+        drain = group.create_task(parts.sidecar.drain.finish())
         again = group.create_task(signals.get())
         await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)
         drain.cancel()

@@ -50,7 +50,7 @@ COUNT_MAX: Final = 10_000
 MODES: Final = ("enforce", "observe", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("auto", "json", "text")
-SECRETS: Final = frozenset({"store"})
+SECRETS: Final = frozenset({"store", "hook_token"})
 """Whoever put a password into one of these should not find it in a log."""
 
 
@@ -115,6 +115,7 @@ def _words(*words: str) -> CoreSchema:
 _PATH: Final = _parsed(lambda text: Path(os.path.expanduser(text)))
 _BYTES: Final = core_schema.int_schema(ge=BYTES_MIN, le=BYTES_CAP)
 _POD_UID: Final = core_schema.str_schema(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+_TOKEN: Final = core_schema.str_schema(pattern=r"^[!-~]{16,256}$")
 _URL: Final = core_schema.str_schema(max_length=1024)
 _STORE_FORMAT: Final = core_schema.int_schema(ge=max(1, FORMAT - 1), le=FORMAT)
 _MODE: Final = core_schema.no_info_before_validator_function(_mode, _words(*MODES))
@@ -146,6 +147,9 @@ class Config(Settings):
     admin_listen: Annotated[
         Address, _parsed(_address), "address for health and metrics, best $(POD_IP):7071"
     ] = ADMIN_LISTEN
+    hook_token: Annotated[
+        str, _TOKEN, "what the kubelet's hooks must say by Coatcheck-Hook-Token; none: anybody may"
+    ] = ""
     pod_uid: Annotated[
         str, _POD_UID, "name of this pod, metadata.uid; one is made up and kept if absent"
     ] = ""

@@ -136,8 +136,22 @@ TABLE: Final[Mapping[str, Line]] = {
     "unprotected": _count(
         "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."
     ),
-    "drain_cut": _count("error", "drains_cut", help="Drains that the deadline ended."),
-    "drain": _count("info", "drains", help="Drains begun."),
+    "drain": _count("info", "drains", "cause", help="Drains begun, by what triggered them first."),
+    "drain_hook_missed": _count(
+        "warning", "drain_hooks_missed", help="SIGTERMs that no preStop hook came before."
+    ),
+    "run_cut": _count(
+        "error", "runs_cut", help="Runs released in the middle of a step, at the deadline."
+    ),
+    "drained": Line(
+        "info",
+        (
+            Spread(
+                "drain_seconds", "From trigger to nothing left here.", "seconds", CLAIM_BUCKETS_S
+            ),
+        ),
+    ),
+    "drain_cut": _count("error", "drains_cut", help="Drains that ended with runs not shipped."),
 }
 """Every event that the engine notes."""
 UNKNOWN: Final = Line("info")

@@ -1,3 +1,4 @@
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -6,8 +7,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from coatcheck_sidecar.core.drain import Latch
 from coatcheck_sidecar.metrics import Metrics
 from coatcheck_sidecar.servers.admin import HttpServer, admin_server, foreign
+from coatcheck_sidecar.servers.hooks import Hooks
 
 
 class View:
@@ -23,8 +26,24 @@ async def serving(server: HttpServer) -> AsyncIterator[aiohttp.ClientSession]:
     await server.close()
 
 
-def admin(view: View) -> HttpServer:
-    return admin_server(view, Metrics(version="1").render, host="127.0.0.1", port=0)
+class Drain:
+    """Notes what triggers it; its barrier is a future."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, float | None]] = []
+        self.passed = asyncio.get_running_loop().create_future()
+
+    def begin(self, cause: str, *, grace_s: float | None = None) -> Latch:
+        self.begun.append((cause, grace_s))
+        return Latch(self.begun[0][0], 0.0, 29.0, 25.0)
+
+    async def barrier(self) -> bool:
+        return bool(await self.passed)
+
+
+def admin(view: View, drain: Drain | None = None, *, token: str = "") -> HttpServer:
+    hooks = Hooks(drain or Drain(), token=token)
+    return admin_server(view, Metrics(version="1").render, hooks=hooks, host="127.0.0.1", port=0)
 
 
 async def status(session: aiohttp.ClientSession, path: str) -> int:
@@ -51,7 +70,52 @@ async def test_metrics_are_served_as_prometheus_has_them() -> None:
         assert "coatcheck_build_info" in await response.text()
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/runs", "/drain", "/metrics/x", "/debug"])
+async def test_the_hooks_begin_a_drain_and_hold_back_what_waits_for_it() -> None:
+    drain = Drain()
+    async with serving(admin(View(), drain)) as session:
+        assert await status(session, "/drain") == 200
+        assert await status(session, "/drain") == 200  # a kubelet that was restarted
+        async with session.post("/drain?deadline_s=2.5") as response:
+            assert (response.status, await response.text()) == (200, "draining since preStop\n")
+        assert drain.begun == [("preStop", None), ("preStop", None), ("request", 2.5)]
+        waiting = asyncio.ensure_future(session.get("/drain/barrier"))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        drain.passed.set_result(True)
+        async with await waiting as response:
+            assert await response.text() == "released\n"
+
+
+@pytest.mark.parametrize("said", ["", "x", "-1", "nan", "inf", "1e9"])
+async def test_a_deadline_that_is_none_is_refused_and_begins_nothing(said: str) -> None:
+    drain = Drain()
+    asked = {"deadline_s": said}
+    async with (
+        serving(admin(View(), drain)) as session,
+        session.get("/drain", params=asked) as response,
+    ):
+        assert response.status == 400
+        assert repr(said) in await response.text()
+    assert not drain.begun
+
+
+async def test_hooks_with_a_token_are_for_those_who_say_it() -> None:
+    drain = Drain()
+    drain.passed.set_result(False)
+    async with serving(admin(View(), drain, token="t" * 16)) as session:
+        for path in ("/drain", "/drain/barrier"):
+            assert await status(session, path) == 403
+            async with session.get(path, headers={"Coatcheck-Hook-Token": "t" * 15}) as response:
+                assert response.status == 403
+        assert not drain.begun
+        headers = {"Coatcheck-Hook-Token": "t" * 16}
+        async with session.get("/drain", headers=headers) as response:
+            assert response.status == 200
+        async with session.get("/drain/barrier", headers=headers) as response:
+            assert await response.text() == "the time is over\n"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/runs", "/v1/drain", "/drain/x", "/metrics/x", "/debug"])
 async def test_the_admin_port_has_nothing_else(path: str) -> None:
     async with serving(admin(View())) as session:
         assert await status(session, path) == 404

@@ -19,6 +19,7 @@ GOOD: dict[Request, dict[str, Any]] = {
     Request.OPEN: {"queue": "default", "schema": 1, "create": True, "wait_s": 5},
     Request.COMMIT: {"step": 1, "level": "node", "schema": 1},
     Request.CALL: {"step": 1, "tool": "charge", "effect": "once", "identity": "content"},
+    Request.ETA: {"seconds": 1.5},
     Request.OUTCOME: {"call": 3, "attempt": 1, "kind": "result"},
     Request.PROBED: {"call": 3, "attempt": 1, "applied": False},
     Request.WAIT: {"name": "approval", "step": 1},

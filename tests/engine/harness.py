@@ -340,7 +340,9 @@ async def until(is_so: Callable[[], Any], *, timeout_s: float = 5.0) -> None:
 
 
 async def still_serves(pod: Pod) -> None:
-    """A good client gets all it wants."""
+    """A good client gets all it wants, of a pod that isn't on its way out."""
+    if pod.sidecar.drain.is_begun:
+        return
     agent = await pod.agent("good")
     await agent.commit(b"fine", level="remote")
     await agent.release()
@@ -352,6 +354,12 @@ async def last_words(wire: Wire) -> str:
     async with asyncio.timeout(5):
         await wire.is_lost.wait()
     return " ".join(message.body["message"] for message in wire.stray)
+
+
+def link(yard: Yard) -> Link:
+    """Its store, to be cut off."""
+    assert isinstance(yard.store, Link)
+    return yard.store
 
 
 async def names(yard: Yard, prefix: str) -> list[str]:

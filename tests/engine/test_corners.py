@@ -10,12 +10,7 @@ from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.ports import StoreError
 from coatcheck_sidecar.servers.control import ControlServer
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, names, until
-
-
-def link(yard: Yard) -> Link:
-    assert isinstance(yard.store, Link)
-    return yard.store
+from tests.engine.harness import FAST, Pod, RefusedError, Wire, Yard, link, names, until
 
 
 async def next_life(yard: Yard, pod: Pod) -> Pod:

@@ -17,6 +17,7 @@ OF_WIRE = {
     "open": Request.OPEN,
     "commit": Request.COMMIT,
     "call": Request.CALL,
+    "eta": Request.ETA,
     "outcome": Request.OUTCOME,
     "probed": Request.PROBED,
     "wait": Request.WAIT,

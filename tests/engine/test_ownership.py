@@ -1,7 +1,6 @@
 """Who owns a run: fencing, takeover, queues, the breaker, drains, markers and commands."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,18 +14,13 @@ from coatcheck_sidecar.engine import outside as outside_module
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.stores.directory import DirectoryStore
 from coatcheck_sidecar.stores.sqlite import SqliteJournal
-from tests.engine.harness import Link, Pod, RefusedError, Wire, Yard, names, names_are, until
+from tests.engine.harness import Pod, RefusedError, Wire, Yard, link, names, names_are, until
 from tests.engine.harness import yard as make_yard
 
 
 @pytest.fixture(autouse=True)
 def _quick_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outside_module, "POLL_S", 0.01)
-
-
-def link(yard: Yard) -> Link:
-    assert isinstance(yard.store, Link)
-    return yard.store
 
 
 async def take_over(pod: Pod, run: str = "r1") -> Wire:
@@ -65,7 +59,8 @@ async def test_a_run_moves_from_a_drained_pod_to_another(real: Yard, tmp_path: P
         await agent.outcome(go, result="x" * 5_000)
         state += b"%d " % number * 500
         await agent.commit(state)
-    draining = asyncio.ensure_future(pod.sidecar.drain(deadline_s=5.0))
+    pod.sidecar.drain.begin("test", grace_s=6.0)
+    draining = asyncio.ensure_future(pod.sidecar.drain.finish())
     await until(lambda: agent.pushes)
     assert agent.pushes[0].type == "drain"
     await agent.commit(state + b"last")
@@ -277,31 +272,3 @@ async def test_a_claimer_reads_its_predecessors_inbox(yard: Yard) -> None:
     await until(lambda: other.sidecar.keepers["r1"].log.state.signals)
     assert (await taken.ask("wait", {"name": "go", "step": 2})).attachment == b"\x01"
     assert await names(yard, "owners/pod1.s1/in/") == []
-
-
-# Drains
-
-
-async def test_a_drain_releases_runs_whose_agents_do_not_listen(yard: Yard) -> None:
-    pod = await yard.pod()
-    agent, gone = await pod.agent("r1"), await pod.agent("r2")
-    await gone.drop()
-    go = await agent.call()
-    await asyncio.wait_for(pod.sidecar.drain(deadline_s=0.6), 5)
-    log = await yard.log()
-    assert (log.state.status, log.state.reason) == (Status.READY, "draining")
-    assert [call.number for call in log.state.in_doubt] == [go.body["call"]]
-    assert (await yard.log("r2")).state.status is Status.READY
-    with pytest.raises(RefusedError, match="draining"):
-        await pod.agent("r3")
-    with pytest.raises(RefusedError, match="fenced"):
-        await agent.commit(b"late")
-
-
-async def test_a_drain_without_a_store_ends_by_its_deadline(yard: Yard) -> None:
-    pod = await yard.pod()
-    agent = await pod.agent("r1")
-    link(yard).is_away = True
-    await agent.commit(os.urandom(100))
-    await asyncio.wait_for(pod.sidecar.drain(deadline_s=0.4), 2)
-    assert pod.notes.of("drain_cut")

@@ -6,12 +6,7 @@ import pytest
 
 from coatcheck_sidecar.core.model import CallState, Status
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.engine.harness import Link, Pod, RefusedError, Wire, Yard, until
-
-
-def link(yard: Yard) -> Link:
-    assert isinstance(yard.store, Link)
-    return yard.store
+from tests.engine.harness import Pod, RefusedError, Wire, Yard, link, until
 
 
 async def restart(yard: Yard, pod: Pod, *, start: str = "s2") -> Pod:

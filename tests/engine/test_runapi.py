@@ -367,8 +367,8 @@ async def test_what_happens_to_an_agent_whose_pod_drains(yard: Yard) -> None:
     async with serving(pod, yard) as http:
         agent = await Agent.open(http)
         async with asyncio.TaskGroup() as group:
-            drain = group.create_task(pod.sidecar.drain(deadline_s=5.0))
-            await until(lambda: pod.sidecar.is_draining)
+            pod.sidecar.drain.begin("test", grace_s=6.0)
+            drain = group.create_task(pod.sidecar.drain.finish())
             assert (await agent.ask("alive"))["draining"]
             assert (await agent.commit({"n": 1}))["draining"]
             with pytest.raises(ProblemError) as draining:

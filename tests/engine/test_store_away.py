@@ -16,16 +16,11 @@ from coatcheck_sidecar.engine import sidecar as sidecar_module
 from coatcheck_sidecar.stores.directory import DirectoryStore
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from coatcheck_sidecar.stores.sqlite import SqliteJournal
-from tests.engine.harness import Link, RefusedError, Yard, still_serves, until
+from tests.engine.harness import RefusedError, Yard, link, still_serves, until
 from tests.engine.harness import yard as make_yard
 
 RUNS = 5
 DISK_BYTES = 4 << 20
-
-
-def link(yard: Yard) -> Link:
-    assert isinstance(yard.store, Link)
-    return yard.store
 
 
 async def is_shipped(yard: Yard, run: str, state: bytes) -> bool:

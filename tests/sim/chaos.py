@@ -311,7 +311,8 @@ class Chaos:
     async def _drain(self, pod: Pod) -> None:
         assert pod.sidecar is not None
         began = len(self._world.trace)
-        await pod.sidecar.drain(deadline_s=GRACE_S)
+        pod.sidecar.drain.begin("SIGTERM", grace_s=GRACE_S)
+        await pod.sidecar.drain.finish()
         mine = [e for _, e, f in self._world.trace[began:] if f.get("by") == pod.sidecar.me]
         if "drain_cut" not in mine:
             self._world.judge.drained(pod)

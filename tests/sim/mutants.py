@@ -44,7 +44,7 @@ def no_nonce_check() -> AbstractContextManager[Any]:
 
     async def settle(self: Shipper, error: Exception) -> None:
         log = self.log
-        stored = await self._doors.store.get(head_name(log.state.run))
+        stored = await self.doors.store.get(head_name(log.state.run))
         if stored is None:
             raise StoreError(str(error))
         seen = decode_head(head_name(log.state.run), stored.data)
@@ -142,7 +142,7 @@ def marker_after_the_head() -> Iterator[None]:
         await ship(self)
         head = self.log.snapshot(nonce=bytes(16), random=bytes(8)).head
         if head.status in MARKED:
-            await self._doors.store.put(marker_name(head), encode_summary(summary_of(head)))
+            await self.doors.store.put(marker_name(head), encode_summary(summary_of(head)))
 
     with patch(f"{SHIPPER}.MARKED", frozenset()), patch.object(Shipper, "_ship", shipped):
         yield

@@ -1,37 +1,24 @@
 """`coatcheck observe`."""
 
-import json
-import sys
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 
 import click
 
-from coatcheck_sidecar.cli.common import (
-    EX_REFUSED,
-    EX_UNAVAILABLE,
-    json_option,
-    print_json,
-    print_table,
-    span,
-)
+from coatcheck_sidecar.cli.common import json_option, print_json, print_table, span
+from coatcheck_sidecar.cli.loopback import asked, url_option
 
 EXAMPLE: Final = """\b
 Example: COATCHECK_MODE=observe coatcheck run -- python agent.py
 In a pod: kubectl exec POD -c coatcheck -- coatcheck observe
 """
-URL: Final = "http://127.0.0.1:7070"
-ANSWER_S: Final = 10.0
 RISK_COLUMNS: Final = ("RUN", "STEP", "SAVED", "CALLS", "DOUBLED", "UNDER WAY")
 FLYING_COLUMNS: Final = ("RUN", "STEP", "TOOL", "CALL", "KEY", "SINCE", "A DEPLOY NOW")
 TOOL_COLUMNS: Final = ("TOOL", "CALL", "SEEN", "EQUAL", "EXPOSED", "IS", "SUGGESTED", "WHY")
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("--url", default=URL, envvar="COATCHECK_PROXY_URL", show_default=True,
-              help="Where the sidecar listens for agents.")  # fmt: skip
+@url_option
 @json_option
 def command(*, url: str, is_json: bool) -> None:
     """Show what a deploy now would lose and double, and which effect to give each tool.
@@ -39,7 +26,7 @@ def command(*, url: str, is_json: bool) -> None:
     For a sidecar in mode `observe`. SAVED: the run has a checkpoint. EXPOSED: the share of the time
     in which a deploy would have had such a call sent again. `?`: a guess, to be checked.
     """
-    report = _fetched(url)
+    report = asked(url, "/v1/observe")
     if is_json:
         print_json(report)
     else:
@@ -98,32 +85,3 @@ def _pattern(tool: Mapping[str, Any]) -> str:
 def _suggested(tool: Mapping[str, Any]) -> str:
     more = "".join(f", {name}" for name in ("record", "upstream_key") if tool[name])
     return f"{tool['effect']}{more}{'' if tool['is_certain'] else ' ?'}"
-
-
-def _fetched(url: str) -> dict[str, Any]:
-    from urllib.request import ProxyHandler, Request, build_opener
-
-    parts = urlsplit(url)  # of an agent's URL: without its token
-    place = f"{parts.scheme}://{parts.netloc}"
-    if parts.scheme != "http" or not parts.netloc:
-        raise click.UsageError(f"--url {url}: must be such as {URL}")
-    opener = build_opener(ProxyHandler({}))  # loopback is not reached through a proxy
-    try:
-        with opener.open(Request(f"{place}/v1/observe"), timeout=ANSWER_S) as answer:  # noqa: S310
-            report: dict[str, Any] = json.load(answer)
-    except HTTPError as error:
-        with error:
-            click.echo(f"Error: {place}: {_detail(error)}", err=True)
-        sys.exit(EX_REFUSED)
-    except (URLError, OSError, ValueError) as error:
-        click.echo(f"Error: {place}: {getattr(error, 'reason', error)}", err=True)
-        sys.exit(EX_UNAVAILABLE)
-    return report
-
-
-def _detail(error: HTTPError) -> str:
-    """What a problem answer says, else the status."""
-    try:
-        return str(json.load(error)["detail"])
-    except (ValueError, LookupError, TypeError):
-        return f"{error.code} {error.reason}"

@@ -124,7 +124,8 @@ async def _until_gone(
         if parts.watch is not None:
             show(parts.watch.tell(parts.sidecar.doors.observer), is_aside=True)
         if told.done():
-            drain = group.create_task(parts.sidecar.drain(deadline_s=grace_s))
+            parts.sidecar.drain.begin(told.result().name)
+            drain = group.create_task(parts.sidecar.drain.finish())
             again = group.create_task(signals.get())
             await asyncio.wait([gone, drain, again], return_when=asyncio.FIRST_COMPLETED)
             is_from_terminal = told.result() == signal.SIGINT and sys.stdin.isatty()
@@ -133,7 +134,8 @@ async def _until_gone(
             drain.cancel()
             again.cancel()
         elif gone.result() == 0:
-            await parts.sidecar.drain(deadline_s=grace_s)
+            parts.sidecar.drain.begin("the agent ended")
+            await parts.sidecar.drain.finish()
         else:
             await _give_up(parts, f"the agent ended with {_status(gone.result())}", grace_s=grace_s)
         told.cancel()

@@ -9,6 +9,7 @@ objects that it names, swaps the head, and says how that went.
                                            |-> refused, or no clear answer -> read -> `judge`
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -46,6 +47,8 @@ PACKS_MAX: Final = 8
 """A restore reads each, so they stay few: past this all become one."""
 BODY_BYTES_MAX: Final = 4_096
 """A body above this goes to an object of its own as soon as it comes."""
+RECORD_BYTES: Final = 100
+"""What a record weighs in a head beside its body: an intent has about as many."""
 NAME_RANDOM_BYTES: Final = 8
 """Makes a name that is never used twice, even by two owners who count alike."""
 
@@ -119,6 +122,9 @@ class RunLog:
         self.packs: tuple[PackRef, ...] = ()
         self.checkpoint = Paged(b"")
         self.shipped_seq = 0
+        self.unshipped_bytes = 0
+        """About what the records weigh that no head holds yet."""
+        self._weights: deque[tuple[int, int]] = deque()
         self.tag: str | None = None
         self.nonce: bytes | None = None
         """Of the head that stands in the store, as far as we know."""
@@ -152,9 +158,14 @@ class RunLog:
 
     def take(self, record: Record) -> None:
         """Take in a record that has its place: ours, or one from the journal of a former life."""
-        event = record.event
+        event, weight = record.event, RECORD_BYTES
         if isinstance(event, Checkpoint):
-            self._deltas.append(Delta(record.seq, event.delta.data or b""))
+            delta = event.delta.data or b""
+            self._deltas.append(Delta(record.seq, delta))
+            weight += len(delta)
+        weight += sum(len(body.data or b"") for body in bodies_of(record))
+        self._weights.append((record.seq, weight))
+        self.unshipped_bytes += weight
         self.state.apply(record)
 
     def replay(self, record: Record, *, bytes_max: int) -> None:
@@ -238,6 +249,8 @@ class RunLog:
         done = self.written[nonce]
         self.written = {}
         self.tag, self.nonce, self.shipped_seq = tag, nonce, done.seq
+        while self._weights and self._weights[0][0] <= done.seq:
+            self.unshipped_bytes -= self._weights.popleft()[1]
         if (done.base, done.mid) != self._sealed:
             self._sealed = (done.base, done.mid)
             self._deltas = [delta for delta in self._deltas if delta.seq > done.seq]

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Request, Retry
+from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import RUN_ID, Effect, Level
 
 
@@ -76,6 +77,7 @@ SAID: Final = frozenset({"error", "reason"})
 """What an agent says of a failure may be long; its beginning is kept."""
 LEVELS: Final = frozenset(level.value for level in Level)
 EFFECTS: Final = frozenset(effect.value for effect in Effect)
+ON_DRAIN: Final = frozenset(on_drain.value for on_drain in OnDrain)
 
 
 def _may(kinds: tuple[type, ...], values: frozenset[str] = frozenset()) -> Field:
@@ -98,6 +100,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "wait_s": Field(NUMBER),
         "address": _may(TEXT),
         "step_timeout_s": _may(NUMBER),
+        "on_drain": _may(TEXT, values=ON_DRAIN),
         "resume": _may((dict,)),
     },
     Request.COMMIT: {
@@ -120,6 +123,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "key_lifetime_s": _may(NUMBER),
         "unresolved_ok": _may(FLAG),
     },
+    Request.ETA: {"seconds": Field(NUMBER)},
     Request.OUTCOME: {
         "call": Field(INT),
         "attempt": Field(INT),

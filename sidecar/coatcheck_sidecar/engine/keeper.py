@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Push, Retry
-from coatcheck_sidecar.core.head import Kind, reference, seal
-from coatcheck_sidecar.core.model import Body, Level, ObjectRef, Status
+from coatcheck_sidecar.core.drain import OnDrain
+from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
@@ -19,33 +19,19 @@ from coatcheck_sidecar.core.record import (
     Parked,
     Record,
     Released,
-    bodies_of,
 )
-from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog, object_name
+from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import IN_DOUBT
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.agent import Agent
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.shipper import Doors, Shipper, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
-from coatcheck_sidecar.ports import JournalDead, StoreError
+from coatcheck_sidecar.engine.uploads import Uploads
+from coatcheck_sidecar.ports import JournalDead
 
-RETRY_BASE_S: Final = 0.1
-RETRY_MAX_S: Final = 2.0
 BIG_STATE_BYTES: Final = 1_048_576
 """A delta that looks at more takes over a millisecond: it is made beside the loop."""
-
-PushTo = Callable[[Push, dict[str, Any]], None]
-
-
-class Agent:
-    """The live agent of a run: its incarnation, and how to tell it something."""
-
-    def __init__(self, incarnation: bytes, push: PushTo, *, code_version: str, schema: int) -> None:
-        """`push` must not wait."""
-        self.incarnation = incarnation
-        self.push = push
-        self.code_version = code_version
-        self.schema = schema
 
 
 class Keeper:
@@ -74,7 +60,15 @@ class Keeper:
         self.agent_gone_s = doors.clock.monotonic()
         self.step_began_s = doors.clock.monotonic()
         self.step_timeout_s: float | None = None
+        self.on_drain = OnDrain.AUTO
+        self.eta_at_s: float | None = None
+        """When the run is done, as its agent reckons."""
+        self.boundary_s = 0.0
+        """The longest step that an agent ended here."""
         self.is_draining = False
+        """The pod drains: what is acknowledged is off it."""
+        self.is_stopping = False
+        """The agent was told to stop at its next step boundary."""
         self.left_marker = ""
         """Of the state before the claim; removed once a heartbeat names the run."""
         self.is_over = False
@@ -87,6 +81,7 @@ class Keeper:
         self.cancelled_by = ""
         self._local = local
         self._tasks = tasks
+        self._uploads = Uploads(self.shipper, tasks)
         self._committing = asyncio.Lock()
         self._loop: asyncio.Task[None] | None = None
 
@@ -97,8 +92,13 @@ class Keeper:
         self.check_owned()
         records = [self.log.append(event, at_ms=self.now_ms()) for event in events]
         for record in records:
-            self._send_body(record)
+            self._uploads.send(record)
         return records
+
+    @property
+    def unshipped_bytes(self) -> int:
+        """What no head holds yet."""
+        return self.log.unshipped_bytes
 
     def check_owned(self) -> None:
         """Raises `Refusal` once the run is somebody else's, or nobody's."""
@@ -134,29 +134,6 @@ class Keeper:
         written = self._local.write(self.run, records, level=Level.NODE)
         written.add_done_callback(_mark_seen)
         self.shipper.poke()
-
-    def _send_body(self, record: Record) -> None:
-        for body in bodies_of(record):
-            if body.data is None or body.ref is not None or len(body.data) <= BODY_BYTES_MAX:
-                continue
-            random = self.doors.clock.random_bytes(8)
-            name = object_name(self.run, epoch=record.epoch, seq=record.seq, random=random)
-            data = seal(Kind.BODY, body.data)
-            upload = self._tasks.start(self._upload(name, data), name=f"upload {name}")
-            self.shipper.adopt(record.seq, upload)
-
-    async def _upload(self, name: str, data: bytes) -> ObjectRef:
-        delay_s = RETRY_BASE_S
-        while True:
-            try:
-                async with self.shipper.place(), self.doors.gate:
-                    await self.doors.store.put(name, data)
-            except StoreError as error:
-                self.doors.observer.note("ship_failed", run=self.run, error=str(error))
-                await self.doors.clock.sleep(delay_s * self.doors.clock.uniform(0.5, 1.0))
-                delay_s = min(RETRY_MAX_S, delay_s * 2)
-            else:
-                return reference(name, data)
 
     # The agent's side
 
@@ -209,7 +186,8 @@ class Keeper:
             delta=Body(draft.delta),
         )
         record = self.log.commit(event, draft.state, at_ms=self.now_ms())
-        self.step_began_s = self.doors.clock.monotonic()
+        began_s, self.step_began_s = self.step_began_s, self.doors.clock.monotonic()
+        self.boundary_s = max(self.boundary_s, self.step_began_s - began_s)
         self.on_new_step()
         return record
 
@@ -319,10 +297,10 @@ class Keeper:
         `first` are the records of a new run that go before its claim, `then` what ends it at once.
         """
         for before in first:
-            self._send_body(self.log.append(before, at_ms=self.now_ms()))
+            self._uploads.send(self.log.append(before, at_ms=self.now_ms()))
         record = self.log.claim(event, at_ms=self.now_ms())
         for after in then:
-            self._send_body(self.log.append(after, at_ms=self.now_ms()))
+            self._uploads.send(self.log.append(after, at_ms=self.now_ms()))
         if self._loop is None:
             await self.shipper.ship_all()
             self._loop = self._tasks.start(self.shipper.run(), name=f"ship {self.run}")
@@ -336,6 +314,20 @@ class Keeper:
         self.heard = agent.incarnation if agent is not None else self.heard
         self.agent_gone_s = self.doors.clock.monotonic()
         self.step_began_s = self.agent_gone_s
+
+    def drain(self) -> None:
+        """From now on what is acknowledged is off the pod, and what was is on its way at once."""
+        self.is_draining = True
+        self.shipper.urge()
+
+    def expect(self, seconds: float) -> None:
+        """The agent reckons that the run is done in so many seconds."""
+        self.eta_at_s = self.doors.clock.monotonic() + max(0.0, seconds)
+
+    def stop(self, *, left_s: float) -> None:
+        """Tell the agent to stop at its next step boundary, which it has `left_s` to reach."""
+        self.is_stopping = True
+        self.push(Push.DRAIN, {"deadline_s": left_s})
 
     def push(self, push: Push, body: dict[str, Any]) -> None:
         """Tell the agent, if there is one."""

@@ -81,7 +81,7 @@ class Shipper:
     def __init__(self, log: RunLog, doors: Doors) -> None:
         """Ships nothing before `run` (a loop) or `ship_all` (until all is shipped)."""
         self.log = log
-        self._doors = doors
+        self.doors = doors
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._is_urgent = asyncio.Event()
@@ -101,6 +101,13 @@ class Shipper:
     def poke(self) -> None:
         """There is something new to ship."""
         self._wake.set()
+
+    def urge(self) -> None:
+        """What there is must go now: it waits for no interval, and no place in the background."""
+        if self.log.unshipped:
+            self._is_urgent.set()
+            self._wake.set()
+            self._pass()
 
     def adopt(self, seq: int, upload: "asyncio.Future[ObjectRef]") -> None:
         """The body of record `seq` is on its way to an object; its head must wait for it."""
@@ -129,7 +136,7 @@ class Shipper:
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """A place in the background; without one, once somebody waits for what is not shipped."""
-        lane = self._doors.background
+        lane = self.doors.background
         turn = lane.enter()
         self._turns.add(turn)
         if self._waiters or self._is_uploading:
@@ -142,12 +149,12 @@ class Shipper:
             raise
         finally:
             self._turns.discard(turn)
-        began_s = self._doors.clock.monotonic()
+        began_s = self.doors.clock.monotonic()
         try:
             yield
         finally:
             if has_place:
-                lane.leave(after_s=self._doors.clock.monotonic() - began_s)
+                lane.leave(after_s=self.doors.clock.monotonic() - began_s)
 
     async def run(self) -> None:
         """Ship until fenced or cancelled."""
@@ -176,8 +183,8 @@ class Shipper:
                 raise fenced(self.log.state.run, self.log.state.epoch)
 
     async def _pace(self) -> None:
-        clock = self._doors.clock
-        left_s = self._last_s + self._doors.settings.ship_interval_s - clock.monotonic()
+        clock = self.doors.clock
+        left_s = self._last_s + self.doors.settings.ship_interval_s - clock.monotonic()
         if left_s <= 0 or self._is_urgent.is_set():
             return
         try:
@@ -187,14 +194,14 @@ class Shipper:
             pass
 
     async def _attempt(self) -> None:
-        self._last_s = self._doors.clock.monotonic()
+        self._last_s = self.doors.clock.monotonic()
         try:
             await self._ship()
         except StoreError as error:
             self._failures += 1
-            self._doors.observer.note("ship_failed", run=self.log.state.run, error=str(error))
+            self.doors.observer.note("ship_failed", run=self.log.state.run, error=str(error))
             delay_s = min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(self._failures, 10))
-            await self._doors.clock.sleep(delay_s * self._doors.clock.uniform(0.5, 1.0))
+            await self.doors.clock.sleep(delay_s * self.doors.clock.uniform(0.5, 1.0))
         else:
             self._failures = 0
 
@@ -211,7 +218,7 @@ class Shipper:
             self._is_uploading = False
 
     async def _ship(self) -> None:
-        doors, log = self._doors, self.log
+        doors, log = self.doors, self.log
         await self._upload_all()
         nonce = doors.clock.random_bytes(NONCE_BYTES)
         snapshot = log.snapshot(nonce=nonce, random=doors.clock.random_bytes(NAME_RANDOM_BYTES))
@@ -249,7 +256,7 @@ class Shipper:
 
     async def _settle(self, error: Exception) -> None:
         """A swap was refused or has no clear answer: only the head tells what it means."""
-        stored = await self._doors.store.get(head_name(self.log.state.run))
+        stored = await self.doors.store.get(head_name(self.log.state.run))
         try:
             name = head_name(self.log.state.run)
             seen = None if stored is None else decode_head(name, stored.data)
@@ -273,7 +280,7 @@ class Shipper:
         Raises `StoreError` the first times: it may have been the reading.
         """
         run = self.log.state.run
-        self._doors.observer.note("damaged", run=run, error=str(damage))
+        self.doors.observer.note("damaged", run=run, error=str(damage))
         self._damaged_looks += 1
         if self._damaged_looks < DAMAGED_LOOKS_MAX:
             raise StoreError(str(damage)) from damage
@@ -290,22 +297,22 @@ class Shipper:
         self.on_fenced()
 
     async def _put(self, name: str, data: bytes) -> None:
-        async with self._doors.gate:
-            await self._doors.store.put(name, data)
+        async with self.doors.gate:
+            await self.doors.store.put(name, data)
 
     async def _seal(self, snapshot: Snapshot) -> Snapshot:
         """Read the base back, if there is one, and fold the deltas into a mid or a new base."""
         ref, stored = snapshot.head.chain.base, None
         if ref is not None:
-            stored = await self._doors.store.get(ref.name)
-        bytes_max = self._doors.settings.state_bytes_max
-        random = self._doors.clock.random_bytes(NAME_RANDOM_BYTES)
+            stored = await self.doors.store.get(ref.name)
+        bytes_max = self.doors.settings.state_bytes_max
+        random = self.doors.clock.random_bytes(NAME_RANDOM_BYTES)
         work = partial(_sealed, snapshot, stored, bytes_max=bytes_max, random=random)
         # A snapshot is frozen through and through: commits may go on beside the thread.
         is_big = len(snapshot.state) > SEAL_HERE_BYTES_MAX
         sealed, damage = await asyncio.to_thread(work) if is_big else work()
         if damage is not None:
-            self._doors.observer.note("damaged", run=self.log.state.run, error=str(damage))
+            self.doors.observer.note("damaged", run=self.log.state.run, error=str(damage))
         return sealed
 
 

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from coatcheck.wire import ErrorCode, Push, Retry
+from coatcheck.wire import ErrorCode, Retry
+from coatcheck_sidecar.core.budget import ASSUMED
 from coatcheck_sidecar.core.call_events import Life
 from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.agent import Agent
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer, Wants
+from coatcheck_sidecar.engine.drain import Drain, Pod
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.heart import Heart
-from coatcheck_sidecar.engine.keeper import Agent, Keeper
+from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.local import LocalLog, Spool
 from coatcheck_sidecar.engine.queues import Queues
@@ -30,8 +33,6 @@ ADOPT_RETRY_S: Final = 1.0
 """Between two tries to ship a former life's records, while the store is away."""
 SWEEPS_PER_WAIT: Final = 10
 """How often, within `agent_wait_s`, runs without an agent are looked for."""
-SETTLE_S: Final = 0.05
-"""How often a drain looks whether its runs are gone."""
 
 
 @dataclass(slots=True)
@@ -62,7 +63,6 @@ class Sidecar:
         self.settings = settings
         self.keepers: dict[str, Keeper] = {}
         self.is_started = False
-        self.is_draining = False
         self.journal = journal
         self.mode = "enforce"
         """What `hello` tells clients; see docs/protocol.md."""
@@ -86,6 +86,14 @@ class Sidecar:
         self._claimer.read_inbox = self.heart.read_inbox
         self._claimer.on_claimed = self._keep
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        pod = Pod(
+            self.keepers,
+            is_waiting=lambda: self._is_waiting,
+            rate=lambda: ASSUMED,
+            close_doors=self._close_doors,
+            leave=self.heart.stop,
+        )
+        self.drain = Drain(pod, doors=self.doors, tasks=self._tasks)
         self._queues = Queues(self.fleet, tasks=self._tasks, owned=self._owned, now_ms=self.now_ms)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
@@ -137,7 +145,9 @@ class Sidecar:
         self._calls[keeper.run] = self.make_calls(keeper)
         keeper.on_over = self._let_go
         keeper.on_command = self._calls[keeper.run].changed
-        keeper.is_draining = self.is_draining
+        if self.drain.is_begun:
+            keeper.drain()
+            self.drain.poke()
         self.heart.poke()
 
     def _let_go(self, keeper: Keeper) -> None:
@@ -149,6 +159,7 @@ class Sidecar:
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
         status, reason = keeper.log.state.status, keeper.log.state.reason
+        self.drain.poke()
         self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
 
     async def _clear_up(self, keeper: Keeper) -> None:
@@ -213,7 +224,7 @@ class Sidecar:
             raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run) from None
 
     def _refuse_draining(self, wants: Wants) -> None:
-        if self.is_draining and wants.resume_epoch is None:
+        if self.drain.is_begun and wants.resume_epoch is None:
             raise Refusal(ErrorCode.DRAINING, "this pod is shutting down", retry=Retry.LATER)
 
     async def _reopen(
@@ -323,6 +334,7 @@ class Sidecar:
         if keeper.agent is agent:
             keeper.attach(None)
             self._queues.poke()
+            self.drain.poke()
 
     async def look_up(self, run: str) -> Restored | None:
         """A run as it stands in the store; raises `Refusal`, `Damaged`, `StoreError`."""
@@ -330,42 +342,13 @@ class Sidecar:
 
     # Ending
 
-    async def drain(self, *, deadline_s: float) -> None:
-        """Stop at step boundaries, ship everything, release everything, by the deadline."""
-        self.is_draining = self.heart.is_draining = self._claimer.is_draining = True
-        self._observer.note("drain", deadline_s=deadline_s)
-        until_s = self._clock.monotonic() + deadline_s - self.settings.margin_s
-        for keeper in self._owned():
-            keeper.is_draining = True
-            keeper.push(Push.DRAIN, {"deadline_s": deadline_s})
-        ship_s = min(deadline_s / 2, 2 * self.settings.margin_s)
-        while any(keeper.agent is not None for keeper in self._owned()):
-            if self._clock.monotonic() >= until_s - ship_s:
-                break
-            await self._clock.sleep(SETTLE_S)
-        left_s = max(0.0, until_s - self._clock.monotonic())
-        try:
-            async with asyncio.timeout(left_s):
-                # What a former life left, and a claim under way, turn up late.
-                while self.keepers or self._claimer.tails or self._is_opening:
-                    releases = [self._release_drained(keeper) for keeper in self.keepers.values()]
-                    await asyncio.gather(*releases, self._clock.sleep(SETTLE_S))
-                await self.heart.stop()
-        except TimeoutError:
-            self._observer.note("drain_cut", runs=len(self.keepers))
+    def _close_doors(self) -> None:
+        self.heart.is_draining = self._claimer.is_draining = True
 
     @property
-    def _is_opening(self) -> bool:
-        return any(lock.locked() for lock in self._opening.values())
-
-    async def _release_drained(self, keeper: Keeper) -> None:
-        try:
-            if keeper.is_over:
-                await keeper.is_gone.wait()
-            else:
-                await keeper.release("draining")
-        except Refusal as error:
-            self._observer.note("look_failed", error=error.message)
+    def _is_waiting(self) -> bool:
+        """What a former life left, and a claim under way, turn up late."""
+        return bool(self._claimer.tails) or any(lock.locked() for lock in self._opening.values())
 
     async def close(self) -> None:
         """End the loops; what is unshipped stays in the journal."""

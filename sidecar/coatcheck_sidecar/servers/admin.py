@@ -8,6 +8,8 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
+from coatcheck_sidecar.servers.hooks import Hooks
+
 if TYPE_CHECKING:
     from aiohttp import web
 
@@ -67,8 +69,10 @@ class HttpServer:
             await self._runner.cleanup()
 
 
-def admin_server(view: SidecarView, render: Render, *, host: str, port: int) -> HttpServer:
-    """`/livez /readyz /startupz /metrics` and nothing else: the cluster can reach this port.
+def admin_server(
+    view: SidecarView, render: Render, *, hooks: Hooks, host: str, port: int
+) -> HttpServer:
+    """Health, metrics and the kubelet's two hooks, nothing else: the cluster can reach this port.
 
     `/readyz` is red for a dead journal alone. A native sidecar's readiness is its pod's: were it
     red while the store is away, the whole fleet would leave its Services at once.
@@ -97,6 +101,9 @@ def admin_server(view: SidecarView, render: Render, *, host: str, port: int) -> 
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/startupz", startupz)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/drain", hooks.drain)
+    app.router.add_post("/drain", hooks.drain)
+    app.router.add_get("/drain/barrier", hooks.barrier)
     return HttpServer(app, host=host, port=port)
 
 

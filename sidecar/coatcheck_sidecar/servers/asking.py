@@ -25,6 +25,7 @@ PLAIN_OPENING: Final = (
     "pinned",
     "address",
     "step_timeout_s",
+    "on_drain",
 )
 
 
@@ -61,6 +62,7 @@ class Asking:
         ] = {
             "commit": _commit,
             "call": _call,
+            "eta": lambda _agent, body: (Request.ETA, body, None),
             "outcome": _outcome,
             "probed": _probed,
             "wait": _wait,

@@ -12,6 +12,7 @@ from coatcheck_sidecar.servers.schemas import (
     DECIDED,
     DONE,
     DOUBT,
+    DRAIN,
     FLAG,
     LEVELS,
     NAME,
@@ -133,6 +134,15 @@ OPERATIONS: Final = (
         answer=DECIDED,
         is_agents=True,
         statuses=(409, 422, 424),
+    ),
+    Operation(
+        id="eta",
+        path=_AGENT + "eta",
+        says="Say how long the run still needs: a drain that can wait for its end does.",
+        takes=takes("seconds", seconds=SECONDS),
+        answer=shape("draining", draining=FLAG),
+        is_agents=True,
+        statuses=(409,),
     ),
     Operation(
         id="outcome",
@@ -287,6 +297,21 @@ OPERATIONS: Final = (
         takes=takes("by", **ORDER),
         answer=DONE,
         statuses=(404, 409, 424),
+    ),
+    Operation(
+        id="showDrain",
+        path="/v1/drain",
+        says="How the pod's shutdown stands: seconds from now, bytes, and who waits for what.",
+        answer=DRAIN,
+    ),
+    Operation(
+        id="drain",
+        path="/v1/drain",
+        says="Shut the pod down: runs stop, are shipped and released. There is no way back.",
+        takes=takes(
+            deadline_s={**SECONDS, "description": "What is left until SIGKILL; else the grace."}
+        ),
+        answer=DRAIN,
     ),
     Operation(
         id="observe",

@@ -38,6 +38,11 @@ class Operators:
                 return Told(self._document)
             case "observe":
                 return Told(self._observed())
+            case "showDrain":
+                return Told(self._sidecar.drain.view())
+            case "drain":
+                self._sidecar.drain.begin("operator", grace_s=body.get("deadline_s"))
+                return Told(self._sidecar.drain.view())
             case "listRuns":
                 keepers = self._sidecar.keepers.values()
                 return Told({"runs": [asdict(keeper.summary()) for keeper in keepers]})

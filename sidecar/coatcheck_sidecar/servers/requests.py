@@ -18,15 +18,17 @@ from coatcheck.wire import (
     WireError,
 )
 from coatcheck_sidecar.core.call_events import Ending
+from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import Level, OutcomeKind, Status
 from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
+from coatcheck_sidecar.engine.agent import Agent
 from coatcheck_sidecar.engine.attempts import Answer, Go, Recorded
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Wants
-from coatcheck_sidecar.engine.keeper import Agent, Keeper
+from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import Restored
 from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
@@ -78,6 +80,7 @@ class Requests:
             Request.OPEN: self._open,
             Request.COMMIT: self._commit,
             Request.CALL: self._call,
+            Request.ETA: self._eta,
             Request.OUTCOME: self._outcome,
             Request.PROBED: self._probed,
             Request.WAIT: self._wait,
@@ -159,6 +162,7 @@ class Requests:
             return _over(opened.over)
         self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
         opened.keeper.step_timeout_s = body.get("step_timeout_s")
+        opened.keeper.on_drain = OnDrain(body.get("on_drain") or OnDrain.AUTO)
         return self._opened(opened.keeper, opened.calls)
 
     def _opened(self, keeper: Keeper, calls: Calls) -> Answered:
@@ -172,7 +176,7 @@ class Requests:
             "seq": state.checkpoint_seq,
             "has_state": state.step > 0,
             "schema": state.checkpoint.schema,
-            "draining": keeper.is_draining,
+            "draining": keeper.is_stopping,
         }
         if given is not None:
             body["input"] = given.data
@@ -197,7 +201,7 @@ class Requests:
             signals=numbers_of(body.get("signals")),
         )
         step = keeper.log.state.step + 1
-        return Answered({"seq": seq, "step": step, "draining": keeper.is_draining})
+        return Answered({"seq": seq, "step": step, "draining": keeper.is_stopping})
 
     def _state(self, body: dict[str, Any], attachment: bytes | None) -> NewState:
         keeper, _ = self._owned()
@@ -244,6 +248,12 @@ class Requests:
         )
         return _answered(answer)
 
+    async def _eta(self, message: Message) -> Answered:
+        keeper, _ = self._owned()
+        keeper.expect(message.body["seconds"])
+        self._sidecar.drain.poke()
+        return Answered({"draining": keeper.is_stopping})
+
     async def _outcome(self, message: Message) -> Answered:
         keeper, calls = self._owned()
         body = message.body
@@ -254,7 +264,7 @@ class Requests:
             body=message.attachment,
             reason=said(body, "reason"),
         )
-        return Answered({"seq": seq, "draining": keeper.is_draining})
+        return Answered({"seq": seq, "draining": keeper.is_stopping})
 
     async def _probed(self, message: Message) -> Answered:
         _, calls = self._owned()
@@ -270,7 +280,7 @@ class Requests:
         found = keeper.receive(name, numbers_of(message.body.get("signals")))
         if found is not None:
             seq, value = found
-            return Answered({"signal": seq, "draining": keeper.is_draining}, value.data or b"\xc0")
+            return Answered({"signal": seq, "draining": keeper.is_stopping}, value.data or b"\xc0")
         await keeper.park(name, message.attachment)
         raise Refusal(
             ErrorCode.PARKED,

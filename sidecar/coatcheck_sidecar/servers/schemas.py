@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from coatcheck.wire import Retry
+from coatcheck_sidecar.core.drain import Doing, OnDrain
 from coatcheck_sidecar.core.model import RUN_ID, Level, OutcomeKind, Status
-from coatcheck_sidecar.core.session import SAID, TEXT_CHARS_MAX
+from coatcheck_sidecar.core.session import ON_DRAIN, SAID, TEXT_CHARS_MAX
 from coatcheck_sidecar.servers.values import BASE64
 
 Schema = Mapping[str, Any]
@@ -77,6 +78,7 @@ OPENING: Final[dict[str, Schema]] = {
     "pinned": FLAG,
     "address": TEXT,
     "step_timeout_s": SECONDS,
+    "on_drain": {**words(*ON_DRAIN), "default": OnDrain.AUTO.value},
     "incarnation": HEX16,
 }
 OPENED: Final = shape(
@@ -129,6 +131,37 @@ SUMMARY: Final = shape(
     reason=TEXT,
     not_before_ms=COUNT,
     stuck=FLAG,
+)
+LEFT_S: Final[Schema] = {"type": ["number", "null"], "description": "Seconds from now."}
+DRAIN: Final = shape(
+    "draining released unshipped_bytes bytes_per_s latency_s runs",
+    draining=FLAG,
+    released={**FLAG, "description": "No run is here, and all that there was is shipped."},
+    cause=TEXT,
+    since_s=SECONDS,
+    deadline_s=LEFT_S,
+    barrier_s=LEFT_S,
+    cut_s={**LEFT_S, "description": "Until what has not stopped is released where it stands."},
+    ship_s=SECONDS,
+    feasible={**FLAG, "description": "At the rate measured all gets off the pod in time."},
+    unshipped_bytes=COUNT,
+    bytes_per_s=SECONDS,
+    latency_s=SECONDS,
+    runs={
+        "type": "array",
+        "items": shape(
+            "run on_drain doing until_s step boundary_s eta_s unshipped_bytes waits_for",
+            run=NAME,
+            on_drain=words(*ON_DRAIN),
+            doing=words(*(doing.value for doing in Doing)),
+            until_s=LEFT_S,
+            step=COUNT,
+            boundary_s={**SECONDS, "description": "The longest step seen here."},
+            eta_s=LEFT_S,
+            unshipped_bytes=COUNT,
+            waits_for=TEXT,
+        ),
+    },
 )
 DOUBT: Final = shape(
     "call tool step first_sent_ms reason summary",

@@ -54,7 +54,7 @@ class EngineView:
             is_journal_dead=self._journal.is_dead,
             is_store_reachable=not self._sidecar.heart.is_away,
             is_unfenced=self._is_unfenced,
-            is_draining=self._sidecar.is_draining,
+            is_draining=self._sidecar.drain.is_begun,
             bypass=self.bypass(),
         )
 

@@ -1,0 +1,19 @@
+"""What the engine knows of a live agent."""
+
+from collections.abc import Callable
+from typing import Any
+
+from coatcheck.wire import Push
+
+PushTo = Callable[[Push, dict[str, Any]], None]
+
+
+class Agent:
+    """The live agent of a run: its incarnation, and how to tell it something."""
+
+    def __init__(self, incarnation: bytes, push: PushTo, *, code_version: str, schema: int) -> None:
+        """`push` must not wait."""
+        self.incarnation = incarnation
+        self.push = push
+        self.code_version = code_version
+        self.schema = schema

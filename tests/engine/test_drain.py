@@ -1,0 +1,192 @@
+"""A pod's shutdown: what agents are told and when, what is released, what is off the pod."""
+
+import asyncio
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coatcheck_sidecar.core.budget import ASSUMED
+from coatcheck_sidecar.core.drain import OnDrain
+from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.engine.drain import Drain
+from tests.engine.harness import FAST, Pod, RefusedError, Wire, Yard, link, until
+
+LONG_S = 30.0
+
+
+def drain_of(pod: Pod) -> Drain:
+    return pod.sidecar.drain
+
+
+def line(pod: Pod, run: str = "r1") -> dict[str, Any]:
+    (found,) = [line for line in drain_of(pod).view()["runs"] if line["run"] == run]
+    return dict(found)
+
+
+async def told(agent: Wire, state: bytes) -> bool:
+    """Commit; whether the answer says that the pod drains."""
+    body = {"step": agent.step, "level": "process", "schema": 1}
+    return bool((await agent.ask("commit", body, state)).body["draining"])
+
+
+async def released(pod: Pod, within_s: float = 5.0) -> bool:
+    async with asyncio.timeout(within_s):
+        return await drain_of(pod).finish()
+
+
+async def test_agents_stop_at_their_next_boundary_and_the_pod_is_free(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    await agent.commit(b"one")
+    assert line(pod)["doing"] == "go_on"
+    assert not drain_of(pod).view()["draining"]
+    drain_of(pod).begin("preStop")
+    await until(lambda: agent.pushes)
+    assert (agent.pushes[0].type, 25 < agent.pushes[0].body["deadline_s"] < 30) == ("drain", True)
+    assert line(pod) | {"until_s": 0, "boundary_s": 0} == {
+        "run": "r1", "on_drain": "migrate", "doing": "stop", "until_s": 0, "step": 2,
+        "boundary_s": 0, "eta_s": None, "unshipped_bytes": 0,
+        "waits_for": "its next step boundary",
+    }  # fmt: skip
+    link(yard).is_away = True
+    last = asyncio.ensure_future(told(agent, b"two"))
+    await asyncio.sleep(0.05)
+    assert not last.done()  # what is acknowledged now is off the pod
+    assert line(pod)["unshipped_bytes"] > 0
+    link(yard).is_away = False
+    assert await last
+    await agent.release("draining")
+    assert await released(pod)
+    assert (await yard.log()).state.status is Status.READY
+    view = drain_of(pod).view()
+    assert (view["released"], view["runs"], view["cause"]) == (True, [], "preStop")
+    assert pod.notes.of("drained")
+
+
+async def test_nobody_comes_in_any_more(yard: Yard) -> None:
+    pod = await yard.pod()
+    drain_of(pod).begin("preStop")
+    with pytest.raises(RefusedError, match="draining"):
+        await pod.agent("r3")
+    assert await released(pod)
+
+
+async def test_a_run_that_will_end_in_time_is_let_go_on(yard: Yard) -> None:
+    pod = await yard.pod()
+    ends, stays, said = await pod.agent("r1"), await pod.agent("r2"), await pod.agent("r3")
+    await ends.ask("eta", {"seconds": 3.0})
+    await stays.ask("eta", {"seconds": 300.0})
+    drain_of(pod).begin("preStop")
+    await until(lambda: stays.pushes and said.pushes)
+    assert not ends.pushes
+    assert (line(pod)["doing"], line(pod)["on_drain"]) == ("go_on", "drain")
+    assert line(pod)["waits_for"] == "its end"
+    assert 2.0 < line(pod)["eta_s"] <= 3.0
+    assert not await told(ends, b"on")
+    ends.step += 1
+    await ends.finish()
+    for agent in (stays, said):
+        await agent.release("draining")
+    assert await released(pod)
+    assert (await yard.log()).state.status is Status.FINISHED
+
+
+async def test_one_that_does_not_end_is_told_while_it_still_can_stop(yard: Yard) -> None:
+    pod = await yard.pod(settings=replace(FAST, grace_s=3.0, margin_s=0.1))
+    agent = await pod.agent("r1", on_drain="drain")
+    assert pod.sidecar.keepers["r1"].on_drain is OnDrain.DRAIN
+    drain_of(pod).begin("preStop")
+    await asyncio.sleep(0.05)
+    assert not agent.pushes
+    await until(lambda: agent.pushes, timeout_s=4.0)
+    await agent.release("draining")
+    assert await released(pod)
+    assert not pod.notes.of("run_cut")
+
+
+async def test_whoever_does_not_stop_is_cut_with_its_calls_in_doubt(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent, gone = await pod.agent("r1"), await pod.agent("r2")
+    await gone.drop()
+    go = await agent.call()
+    drain_of(pod).begin("preStop", grace_s=1.0 + 3 * ASSUMED.latency_s + 0.4)
+    assert line(pod)["waits_for"].endswith(f"(call {go.body['call']})")
+    assert await released(pod)
+    log = await yard.log()
+    assert (log.state.status, log.state.reason) == (Status.READY, "draining")
+    assert [call.number for call in log.state.in_doubt] == [go.body["call"]]
+    assert (await yard.log("r2")).state.status is Status.READY
+    assert [note["run"] for note in pod.notes.of("run_cut")] == ["r1"]
+    with pytest.raises(RefusedError, match="fenced"):
+        await agent.commit(b"late")
+
+
+async def test_a_second_trigger_brings_the_deadline_nearer_and_never_back(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    drain_of(pod).begin("preStop", grace_s=LONG_S)
+    drain_of(pod).begin("SIGTERM", grace_s=600.0)
+    assert drain_of(pod).view()["deadline_s"] < LONG_S
+    assert len(pod.notes.of("drain")) == 1
+    drain_of(pod).begin("request", grace_s=0.0)
+    assert await released(pod)
+    assert drain_of(pod).view()["cause"] == "preStop"
+    with pytest.raises(RefusedError, match="fenced"):
+        await agent.commit(b"late")
+
+
+async def test_what_is_not_shipped_by_the_deadline_stays_behind(yard: Yard) -> None:
+    pod = await yard.pod(settings=replace(FAST, grace_s=0.5, margin_s=0.1))
+    agent = await pod.agent("r1")
+    link(yard).is_away = True
+    await agent.commit(os.urandom(100))
+    drain_of(pod).begin("SIGTERM")
+    assert not drain_of(pod).view()["feasible"]
+    assert not await released(pod)
+    (cut,) = pod.notes.of("drain_cut")
+    assert cut["runs"] == 1
+
+
+async def test_what_was_acknowledged_goes_at_once(yard: Yard) -> None:
+    pod = await yard.pod(settings=replace(FAST, ship_interval_s=60.0))
+    agent = await pod.agent("r1")
+    await agent.commit(b"one", level="remote")
+    await agent.commit(b"two")
+    assert pod.sidecar.keepers["r1"].unshipped_bytes > 0
+    drain_of(pod).begin("preStop")
+    await until(lambda: not pod.sidecar.keepers["r1"].unshipped_bytes)
+    assert (await yard.log()).state.step == 2
+
+
+async def test_the_barrier_holds_until_all_is_released_or_its_time_is_over(yard: Yard) -> None:
+    pod = await yard.pod(settings=replace(FAST, grace_s=1.2, margin_s=0.1))
+    agent = await pod.agent("r1")
+    barrier = asyncio.ensure_future(drain_of(pod).barrier())
+    again = asyncio.ensure_future(drain_of(pod).barrier())
+    await until(lambda: agent.pushes)
+    await asyncio.sleep(0.05)
+    assert not barrier.done()
+    await agent.release("draining")
+    assert (await barrier, await again) == (True, True)
+    assert [note["cause"] for note in pod.notes.of("drain")] == ["barrier"]
+
+
+async def test_the_barrier_is_capped_below_the_grace(yard: Yard) -> None:
+    pod = await yard.pod(settings=replace(FAST, grace_s=0.8, margin_s=0.01))
+    await pod.agent("r1")
+    link(yard).is_away = True
+    began_s = asyncio.get_running_loop().time()
+    assert not await drain_of(pod).barrier()
+    assert 0.5 <= asyncio.get_running_loop().time() - began_s < 0.8
+
+
+async def test_sixty_four_runs_are_released_by_one_drain(yard: Yard) -> None:
+    pod = await yard.pod()
+    agents = [await pod.agent(f"r{number}") for number in range(64)]
+    drain_of(pod).begin("preStop")
+    await until(lambda: all(agent.pushes for agent in agents))
+    await asyncio.gather(*(agent.release("draining") for agent in agents))
+    assert await released(pod)
+    assert not pod.notes.of("run_cut")
