@@ -104,7 +104,7 @@ class Kubelet:
         order = sorted(self.containers.values(), key=lambda each: not each.spec.is_sidecar)
         for container in order:
             self._start(container.spec.name)
-            if container.spec.startup_url:
+            if container.spec.is_sidecar and container.spec.startup_url:
                 await self._wait_started(container.spec.startup_url)
 
     def delete(self, grace_s: int | None = None, *, force: bool = False) -> None:

@@ -68,7 +68,7 @@ class ContainerSpec:
     is_pid_1: bool = True
     """The kernel keeps SIGTERM from a PID 1 without a handler; False: an image with an init."""
     startup_url: str | None = None
-    """What follows is started once this answers 200."""
+    """What follows a native sidecar is started once this answers 200."""
 
 
 @dataclass(frozen=True, kw_only=True)
