@@ -73,6 +73,24 @@ async def test_nobody_comes_in_any_more(yard: Yard) -> None:
     assert await released(pod)
 
 
+async def test_who_comes_back_may_until_all_is_released(yard: Yard) -> None:
+    pod = await yard.pod()
+    idle = await pod.wire()
+    waits = asyncio.ensure_future(idle.open(None, create=False, wait_s=30.0))
+    agent = await pod.agent("r1")
+    drain_of(pod).begin("preStop")
+    with pytest.raises(RefusedError, match="draining"):
+        await waits
+    again = await pod.wire(incarnation=agent.incarnation)
+    await again.open("r1", resume={"epoch": agent.epoch, "calls": {}})
+    await again.commit(b"last")
+    await again.release("draining")
+    assert await released(pod)
+    late = await pod.wire(incarnation=agent.incarnation)
+    with pytest.raises(RefusedError, match="draining"):
+        await late.open("r1", resume={"epoch": again.epoch, "calls": {}})
+
+
 async def test_a_run_that_will_end_in_time_is_let_go_on(yard: Yard) -> None:
     pod = await yard.pod()
     ends, stays, said = await pod.agent("r1"), await pod.agent("r2"), await pod.agent("r3")

@@ -43,6 +43,8 @@ class Drain:
         """Nothing happens before `begin`."""
         self.latch: Latch | None = None
         self.plan: Plan | None = None
+        self.is_closed = False
+        """Nothing is here, and nothing is let in any more, not even who comes back."""
         self.is_released = asyncio.Event()
         """No run is here, and all that there was is shipped."""
         self._pod = pod
@@ -120,6 +122,7 @@ class Drain:
                 self._do(run)
             left_s = self.plan.next_s - self._clock.monotonic()
             await _wait(self._poke, min(LOOK_S, max(0.0, left_s)))
+        self.is_closed = True
         await self._pod.leave()
         self.plan = self._planned(drain)
         took_s = self._clock.monotonic() - drain.began_s

@@ -224,7 +224,8 @@ class Sidecar:
             raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run) from None
 
     def _refuse_draining(self, wants: Wants) -> None:
-        if self.drain.is_begun and wants.resume_epoch is None:
+        is_new = wants.resume_epoch is None
+        if self.drain.is_closed or (self.drain.is_begun and is_new):
             raise Refusal(ErrorCode.DRAINING, "this pod is shutting down", retry=Retry.LATER)
 
     async def _reopen(
@@ -344,6 +345,7 @@ class Sidecar:
 
     def _close_doors(self) -> None:
         self.heart.is_draining = self._claimer.is_draining = True
+        self._queues.poke()
 
     @property
     def _is_waiting(self) -> bool:
