@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from examples.demo.ledger import read_ledger
@@ -91,12 +90,10 @@ class Play:
     kinds: tuple[str, ...] = ("keyed", "probed", "blind")
 
 
-async def play(what: Play, folder: Path, *, store: str | None = None) -> None:
+async def play(what: Play, *, store: str | None = None) -> None:
     """From the first claim to the last result. Raises `AssertionError` with the whole story."""
     kinds = what.kinds if what.is_in_time else ("keyed", "probed")
-    async with world(
-        folder / what.name, what.shape, runs=2, lines=what.lines, kinds=kinds, store=store
-    ) as stage:
+    async with world(what.shape, runs=2, lines=what.lines, kinds=kinds, store=store) as stage:
         try:
             await _perform(what, stage)
         except (AssertionError, TimeoutError) as error:
@@ -137,8 +134,8 @@ def _judge(what: Play, stage: World) -> None:
         assert not pod.kubelet.log.all(What.KILL, "sidecar")
 
 
-async def play_all(plays: list[Play], folder: Path) -> None:
+async def play_all(plays: list[Play]) -> None:
     """All at once: each is mostly waiting."""
     async with asyncio.TaskGroup() as group:
         for each in plays:
-            group.create_task(play(each, folder), name=each.name)
+            group.create_task(play(each), name=each.name)

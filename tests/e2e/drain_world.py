@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -254,7 +256,6 @@ def _containers(wired: Pod, shape: Shape) -> tuple[ContainerSpec, ...]:
 
 @asynccontextmanager
 async def world(
-    folder: Path,
     shape: Shape,
     *,
     runs: int = 2,
@@ -264,8 +265,10 @@ async def world(
     store: str | None = None,
 ) -> AsyncIterator[World]:
     """Runs are submitted, servers are up, no pod is."""
+    # A socket's path has 107 bytes at most, which a test's own folder may use up.
+    folder = Path(tempfile.mkdtemp(prefix="drain-"))
     if store is None:
-        (folder / "store").mkdir(parents=True)
+        (folder / "store").mkdir()
         store = (folder / "store").as_uri()
     made = World(folder, shape, orders=orders(runs, lines=lines, kinds=kinds), store=store)
     try:
@@ -274,3 +277,4 @@ async def world(
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await made.close()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """Pods that end in every way that a kubelet ends them, in the middle of their runs."""
 
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -157,5 +156,5 @@ ROLLS: Final = [
     [ROLLS, HOOKS, STRIKES, DEATHS],
     ids=["rolls", "hooks", "strikes", "deaths"],
 )
-async def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, together: list[Play]) -> None:
-    await play_all(together, tmp_path)
+async def test_nothing_is_lost_and_nothing_done_twice(together: list[Play]) -> None:
+    await play_all(together)
