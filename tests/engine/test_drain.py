@@ -5,12 +5,16 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import msgpack
 import pytest
 
+from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.budget import ASSUMED
 from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.engine.drain import Drain
+from coatcheck_sidecar.engine.late import Late
+from coatcheck_sidecar.engine.outside import Outside
 from tests.engine.harness import FAST, Pod, RefusedError, Wire, Yard, link, until
 
 LONG_S = 30.0
@@ -208,3 +212,25 @@ async def test_sixty_four_runs_are_released_by_one_drain(yard: Yard) -> None:
     await asyncio.gather(*(agent.release("draining") for agent in agents))
     assert await released(pod)
     assert not pod.notes.of("run_cut")
+
+
+async def test_late_outcomes_of_cut_calls_resolve_them_wherever_the_run_is(yard: Yard) -> None:
+    pod, other = await yard.pod(), await yard.pod("pod2.s1")
+    outside = Outside(yard.store, SystemClock(), settings=FAST)
+    pod.sidecar.on_late_outcome = Late(outside, tasks=pod.sidecar.tasks).tell
+    agent = await pod.agent("r1")
+    ends, again = await agent.call(args={"n": 1}, key="a"), await agent.call(args={"n": 2}, key="b")
+    drain_of(pod).begin("preStop", grace_s=0.0)
+    assert await released(pod)
+    with pytest.raises(RefusedError, match="fenced"):
+        await agent.outcome(ends, result="paid")
+    await until(lambda: pod.notes.of("late_outcome"))
+    assert [call.number for call in (await yard.log()).state.in_doubt] == [again.body["call"]]
+    taker = await other.agent("r1", wait_s=2.0)
+    with pytest.raises(RefusedError, match="fenced"):
+        await agent.outcome(again, result="paid too")
+    await until(lambda: len(pod.notes.of("late_outcome")) == 2)
+    assert not any(note["refused"] for note in pod.notes.of("late_outcome"))
+    for number, result in ((1, "paid"), (2, "paid too")):
+        given = await taker.call(args={"n": number}, key="ab"[number - 1])
+        assert (given.body["decision"], msgpack.unpackb(given.attachment)) == ("replay", result)

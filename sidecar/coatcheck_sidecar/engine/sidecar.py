@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.call_events import Life
 from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.agent import Agent, Told
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer, Wants
 from coatcheck_sidecar.engine.drain import Drain, Pod
@@ -68,20 +68,21 @@ class Sidecar:
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
         self.on_let_go: Callable[[str], None] = lambda run: None
+        self.on_late_outcome: Callable[[Keeper, Told], None] = lambda keeper, told: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
         self._store = store
-        self._tasks = TaskSet(self._task_failed)
+        self.tasks = TaskSet(self._task_failed)
         gate = asyncio.Semaphore(settings.puts_max)
         background = Lane(store.background_puts_max, share=store.background_share)
         self.doors = Doors(store, clock, settings, observer, gate, background)
-        self._local = LocalLog(journal, spool, tasks=self._tasks, note=observer)
+        self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
         self._offset_ms = 0
         self.fleet = Fleet(me, self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = Claimer(
-            me, fleet=self.fleet, local=self._local, tasks=self._tasks, now_ms=self.now_ms
+            me, fleet=self.fleet, local=self._local, tasks=self.tasks, now_ms=self.now_ms
         )
         self._claimer.read_inbox = self.heart.read_inbox
         self._claimer.on_claimed = self._keep
@@ -93,8 +94,8 @@ class Sidecar:
             close_doors=self._close_doors,
             leave=self.heart.stop,
         )
-        self.drain = Drain(pod, doors=self.doors, tasks=self._tasks)
-        self._queues = Queues(self.fleet, tasks=self._tasks, owned=self._owned, now_ms=self.now_ms)
+        self.drain = Drain(pod, doors=self.doors, tasks=self.tasks)
+        self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._observer.note("task_failed", name=name, error=repr(error))
@@ -109,13 +110,13 @@ class Sidecar:
     async def start(self) -> None:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
         self._claimer.tails = await self._local.load()
-        self._tasks.start(self.heart.run(), name="heartbeat")
-        self._tasks.start(self.fleet.run(), name="fleet")
-        self._tasks.start(self._sweep(), name="sweep")
-        self._tasks.start(self._learn_time(), name="store time")
-        self._tasks.start(scan_heads(self.fleet), name="scan heads")
+        self.tasks.start(self.heart.run(), name="heartbeat")
+        self.tasks.start(self.fleet.run(), name="fleet")
+        self.tasks.start(self._sweep(), name="sweep")
+        self.tasks.start(self._learn_time(), name="store time")
+        self.tasks.start(scan_heads(self.fleet), name="scan heads")
         for run in list(self._claimer.tails):
-            self._tasks.start(self._adopt(run), name=f"adopt {run}")
+            self.tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
 
     async def _learn_time(self) -> None:
@@ -155,7 +156,7 @@ class Sidecar:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
             self.on_let_go(keeper.run)
-            self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
+            self.tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
         status, reason = keeper.log.state.status, keeper.log.state.reason
@@ -354,4 +355,4 @@ class Sidecar:
 
     async def close(self) -> None:
         """End the loops; what is unshipped stays in the journal."""
-        await self._tasks.close()
+        await self.tasks.close()
