@@ -76,6 +76,14 @@ def stuck(*, grace_s: int, is_native: bool) -> Play:
 
 HOOKS: Final = [
     Play(name="now", shape=Shape(grace_s=30), trigger=plays.deleted_now, check=freed_in_time),
+    Play(
+        name="now-stuck",
+        shape=Shape(grace_s=30, steps="one"),
+        trigger=plays.deleted_now,
+        is_in_time=False,
+        lines=12,
+        check=was_cut,
+    ),
     Play(name="forced", shape=Shape(grace_s=30), trigger=plays.forced, check=freed_in_time),
     Play(
         name="mesh-refuses-native",
