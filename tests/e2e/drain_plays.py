@@ -13,6 +13,8 @@ UP_S: Final = 60.0
 """For a dozen interpreters that start at once on a busy machine."""
 BEFORE_S: Final = 0.2
 """Between the trigger and what strikes in the middle of it."""
+DOWN_S: Final = 0.6
+"""How long the kubelet is away: shorter than any step that it is away in."""
 SLOW_S: Final = 40.0
 """For runs to end after the pod is gone: the lease, and what is left of their lines."""
 
@@ -40,7 +42,7 @@ async def kubelet_restarted(_: World, pod: CoatPod) -> None:
     """The kubelet dies while agents are on their way to the next boundary."""
     pod.kubelet.delete()
     await asyncio.sleep(BEFORE_S)
-    await pod.kubelet.restart_kubelet()
+    await pod.kubelet.restart_kubelet(DOWN_S)
 
 
 async def wedged(_: World, pod: CoatPod) -> None:

@@ -7,7 +7,9 @@ a store. What is asserted comes from files that no kill reaches.
 import asyncio
 import contextlib
 import itertools
+import json
 import os
+import random
 import shutil
 import tempfile
 from collections import Counter
@@ -15,9 +17,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgpack
+from aiohttp import web
 
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.model import Body, Status
@@ -26,11 +29,12 @@ from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.stores.url import open_store
 from examples.demo.board import Board, Order
 from examples.demo.command import Command
-from examples.demo.ledger import audit, read_ledger
+from examples.demo.ledger import Ledger, audit, read_ledger
+from examples.demo.model import Model
 from examples.demo.oncall import OnCall
+from examples.demo.payments import Payments
 from examples.demo.pods import Pod, Wiring
-from examples.demo.processes import LOOPBACK, Child, free_ports, python
-from examples.demo.scenario import wait_for_http
+from examples.demo.processes import LOOPBACK, free_ports, python
 from examples.demo.witness import What as Said
 from examples.demo.witness import lost_checkpoints, read_witness
 from tests.kubelet.node import Kubelet
@@ -83,15 +87,29 @@ class CoatPod:
         """What the sidecar said."""
         return self.kubelet.containers["sidecar"].said
 
+    def noted(self, event: str) -> list[dict[str, Any]]:
+        """What the sidecar noted of one kind."""
+        whole = self.log[: self.log.rfind("\n") + 1].splitlines()
+        notes = [json.loads(line) for line in whole if line.startswith("{")]
+        return [note for note in notes if note["event"] == event]
+
     def count(self, event: str) -> int:
         """How often the sidecar noted an event."""
-        return self.log.count(f'"event":"{event}"') + self.log.count(f'"event": "{event}"')
+        return len(self.noted(event))
 
 
 class World:
     """Servers, a store with runs in it, and pods as they are asked for."""
 
-    def __init__(self, folder: Path, shape: Shape, *, orders: list[Order], store: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: Shape,
+        *,
+        orders: list[Order],
+        store: str,
+        env: Mapping[str, str],
+    ) -> None:
         self.folder, self.shape = folder, shape
         self.pods: list[CoatPod] = []
         self.ledger, self.witness = folder / "ledger.jsonl", folder / "witness.jsonl"
@@ -107,8 +125,9 @@ class World:
             witness=self.witness,
             queue=QUEUE,
             concurrency=shape.concurrency,
+            env=env,
         )
-        self.store = open_store(store, clock=SystemClock(), environ=dict(os.environ))
+        self.store = open_store(store, clock=SystemClock(), environ={**os.environ, **env})
         self.board = Board(self.store, orders)
         self.doubted: set[str] = set()
         """Runs that somebody saw held for a call in doubt."""
@@ -116,18 +135,20 @@ class World:
         self._stack = AsyncExitStack()
 
     async def set_up(self, *, model_delay_s: float) -> None:
-        payments = ["--port", str(self.ports[0]), "--ledger", str(self.ledger)]
-        model = ["--port", str(self.ports[1]), "--delay-s", str(model_delay_s)]
-        for name, args in (("payments", payments), ("model", model)):
-            log = self.folder / f"{name}.log"
-            server = Child(python(f"examples.demo.{name}", *args), env={}, log=log)
-            self._stack.callback(server.kill)
+        """Servers in this process, since nothing strikes them; and what is to be done."""
+        ledger = Ledger(self.ledger)
+        self._stack.callback(ledger.close)
+        payments = Payments(ledger, honours_keys=True, chance=random.Random(0))
+        apps = (payments.application(), Model(delay_s=model_delay_s).application())
+        for port, app in zip(self.ports, apps, strict=True):
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            self._stack.push_async_callback(runner.cleanup)
+            await runner.setup()
+            await web.TCPSite(runner, LOOPBACK, port).start()
         outside = Outside(self.store, SystemClock())
         for order in self.orders:
             created = Created(queue=QUEUE, input=Body(msgpack.packb(order.input)))
             await outside.submit(created, run=order.run)
-        await wait_for_http(f"{self.payments}/charges?ref=none")
-        await wait_for_http(f"{self.model}/count")
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -263,14 +284,17 @@ async def world(
     kinds: tuple[str, ...] = ("keyed", "probed", "blind"),
     model_delay_s: float = 0.05,
     store: str | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[World]:
-    """Runs are submitted, servers are up, no pod is."""
+    """Runs are submitted, servers are up, no pod is. `env` is what the store needs."""
     # A socket's path has 107 bytes at most, which a test's own folder may use up.
     folder = Path(tempfile.mkdtemp(prefix="drain-"))
     if store is None:
         (folder / "store").mkdir()
         store = (folder / "store").as_uri()
-    made = World(folder, shape, orders=orders(runs, lines=lines, kinds=kinds), store=store)
+    made = World(
+        folder, shape, orders=orders(runs, lines=lines, kinds=kinds), store=store, env=env or {}
+    )
     try:
         await made.set_up(model_delay_s=model_delay_s)
         yield made

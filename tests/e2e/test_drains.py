@@ -100,14 +100,14 @@ HOOKS: Final = [
 STRIKES: Final = [
     Play(
         name="kubelet-restarted",
-        shape=Shape(grace_s=6, work_s="1-2"),
+        shape=Shape(grace_s=8, work_s="2.5-3"),
         trigger=plays.kubelet_restarted,
         lines=3,
         check=asked_twice,
     ),
     Play(
         name="kubelet-restarted-plain",
-        shape=Shape(grace_s=6, work_s="1-2", is_native=False),
+        shape=Shape(grace_s=8, work_s="2.5-3", is_native=False),
         trigger=plays.kubelet_restarted,
         lines=3,
         check=asked_twice,
@@ -116,6 +116,7 @@ STRIKES: Final = [
         name="wedged",
         shape=Shape(),
         trigger=plays.wedged,
+        lines=14,
         is_replaced=False,
         is_in_time=False,
         check=does_not_drain,
@@ -124,6 +125,7 @@ STRIKES: Final = [
         name="out-of-memory",
         shape=Shape(),
         trigger=plays.out_of_memory,
+        lines=14,
         is_replaced=False,
         is_in_time=False,
         check=does_not_drain,
