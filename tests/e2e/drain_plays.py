@@ -8,6 +8,7 @@ from typing import Final
 from examples.demo.ledger import read_ledger
 from tests.e2e.drain_world import CoatPod, Shape, World, world
 from tests.kubelet.spec import What
+from tests.servers import S3Server
 
 UP_S: Final = 60.0
 """For a dozen interpreters that start at once on a busy machine."""
@@ -15,7 +16,7 @@ BEFORE_S: Final = 0.2
 """Between the trigger and what strikes in the middle of it."""
 DOWN_S: Final = 0.6
 """How long the kubelet is away: shorter than any step that it is away in."""
-SLOW_S: Final = 40.0
+SLOW_S: Final = 90.0
 """For runs to end after the pod is gone: the lease, and what is left of their lines."""
 
 Trigger = Callable[[World, CoatPod], Awaitable[None]]
@@ -92,10 +93,18 @@ class Play:
     kinds: tuple[str, ...] = ("keyed", "probed", "blind")
 
 
-async def play(what: Play, *, store: str | None = None) -> None:
+async def play(what: Play, *, server: S3Server | None = None) -> None:
     """From the first claim to the last result. Raises `AssertionError` with the whole story."""
     kinds = what.kinds if what.is_in_time else ("keyed", "probed")
-    async with world(what.shape, runs=2, lines=what.lines, kinds=kinds, store=store) as stage:
+    store = server.make_bucket(what.name) if server else None
+    async with world(
+        what.shape,
+        runs=2,
+        lines=what.lines,
+        kinds=kinds,
+        store=store,
+        env=server.env if server else {},
+    ) as stage:
         try:
             await _perform(what, stage)
         except (AssertionError, TimeoutError) as error:
@@ -136,8 +145,8 @@ def _judge(what: Play, stage: World) -> None:
         assert not pod.kubelet.log.all(What.KILL, "sidecar")
 
 
-async def play_all(plays: list[Play]) -> None:
-    """All at once: each is mostly waiting."""
+async def play_all(plays: list[Play], *, server: S3Server | None = None) -> None:
+    """All at once: each is mostly waiting. In a directory, or in a bucket each."""
     async with asyncio.TaskGroup() as group:
         for each in plays:
-            group.create_task(play(each), name=each.name)
+            group.create_task(play(each, server=server), name=each.name)

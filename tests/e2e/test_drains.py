@@ -8,6 +8,7 @@ from tests.e2e import drain_plays as plays
 from tests.e2e.drain_plays import Play, play_all
 from tests.e2e.drain_world import CoatPod, Shape, World
 from tests.kubelet.spec import Mesh, What
+from tests.servers import ministack
 
 SHORT_GRACES_S: Final = (1, 3, 10)
 
@@ -69,7 +70,7 @@ def stuck(*, grace_s: int, is_native: bool) -> Play:
         name=f"stuck-{'native' if is_native else 'plain'}-{grace_s}",
         shape=Shape(grace_s=grace_s, is_native=is_native, steps="one"),
         is_in_time=False,
-        lines=max(8, grace_s * 4),
+        lines=8 + grace_s * 3,
         check=was_cut,
     )
 
@@ -168,3 +169,56 @@ ROLLS: Final = [
 )
 async def test_nothing_is_lost_and_nothing_done_twice(together: list[Play]) -> None:
     await play_all(together)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("grace_s", [1, 2, 5, 10, 20, 30, 60])
+async def test_any_grace_is_enough_to_lose_nothing(grace_s: int) -> None:
+    await play_all(
+        [
+            make(grace_s=grace_s, is_native=native)
+            for make in (rolls, stuck)
+            for native in (True, False)
+        ]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+async def test_hooks_that_are_lost_on_their_way_cost_time_and_nothing_else() -> None:
+    shapes = {"native": Shape(grace_s=3, mesh=Mesh.DROPS)}
+    shapes["plain"] = Shape(grace_s=3, mesh=Mesh.DROPS, is_native=False)
+    shapes["stuck"] = Shape(grace_s=3, mesh=Mesh.DROPS, steps="one")
+    await play_all(
+        [
+            Play(name=f"drops-{name}", shape=shape, is_in_time=False, check=missed_its_hook)
+            for name, shape in shapes.items()
+        ]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+async def test_an_agent_that_dies_of_sigterm_without_a_barrier_repeats_a_step_and_no_charge() -> (
+    None
+):
+    shape = Shape(has_barrier=False, is_pid_1=False, work_s="0.5-1")
+    fails = Play(name="no-barrier", shape=shape, is_in_time=False, check=freed_in_time)
+    shorter = Play(
+        name="grace-period-5",
+        shape=Shape(grace_s=30, steps="one"),
+        trigger=plays.deleted_with_5,
+        is_in_time=False,
+        lines=24,
+        check=was_cut,
+    )
+    await play_all([fails, shorter])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+async def test_the_same_on_s3() -> None:
+    with ministack() as server:
+        await play_all(ROLLS, server=server)
+        await play_all([*HOOKS[:2], *DEATHS[-1:]], server=server)
