@@ -200,14 +200,17 @@ class Sidecar:
     async def _resume(
         self, keeper: Keeper, wants: Wants, *, lives: dict[int, Life], is_known: bool
     ) -> None:
-        """Take in how the calls of an agent stand that came back."""
-        agent = keeper.agent
+        """Take in how the calls of an agent stand that came back; of a new one, adopt them."""
+        agent, calls = keeper.agent, self._calls[keeper.run]
         try:
-            calls = self._calls[keeper.run]
+            if wants.resume_epoch is None:
+                calls.begin()
+                await calls.adopt()
+                return
             await calls.resume(
-                wants.resume_epoch or 0, lives, answered=wants.resume_answered, is_known=is_known
+                wants.resume_epoch, lives, answered=wants.resume_answered, is_known=is_known
             )
-        except BaseException:
+        except BaseException:  # an agent that is gone before it has its answer holds no run
             if agent is not None:
                 self.detach(keeper, agent)
             raise
@@ -260,13 +263,8 @@ class Sidecar:
         is_known = keeper.heard == wants.incarnation
         await keeper.claim(claimed)
         keeper.attach(agent)
-        calls = self._calls[keeper.run]
-        if is_same:
-            await self._resume(keeper, wants, lives=lives, is_known=is_known)
-        else:
-            calls.begin()
-            await calls.adopt()
-        return Opened(keeper, calls, None)
+        await self._resume(keeper, wants, lives=lives, is_known=is_known)
+        return Opened(keeper, self._calls[keeper.run], None)
 
     def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:
         refused = wants.accepts.refusal(keeper.summary())
