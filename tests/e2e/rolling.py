@@ -116,9 +116,7 @@ async def rolled(
     ) as stage:
         pods = await _started(stage, roll.pods)
         first = list(pods)
-        await stage.until(
-            lambda: sum(len(stage.on(pod)) for pod in first) == roll.agents, within_s=START_S_MAX
-        )
+        await stage.until(lambda: _all_under_way(stage, first), within_s=START_S_MAX)
         tell(
             f"{roll.agents} runs under way in {roll.pods} pods, {time.monotonic() - began_s:.0f} s"
         )
@@ -156,12 +154,19 @@ async def _round(stage: World, pods: list[CoatPod]) -> tuple[list[CoatPod], int]
     for at in range(0, len(pods), size):
         wave = pods[at : at + size]
         fresh += await _started(stage, len(wave))
-        await stage.look()
+        standing = [*pods[at:], *fresh]
+        await stage.until(lambda: _all_under_way(stage, standing), within_s=START_S_MAX)  # noqa: B023 - awaited here
         moved += sum(len(stage.on(pod)) for pod in wave)
         for pod in wave:
             pod.kubelet.delete()
         await asyncio.gather(*(pod.kubelet.wait_gone(START_S_MAX) for pod in wave))
     return fresh, moved
+
+
+def _all_under_way(stage: World, pods: list[CoatPod]) -> bool:
+    """No run waits for a pod, or for somebody to resolve its doubt: all are in the middle."""
+    owned = set[str]().union(*(stage.on(pod) for pod in pods))
+    return owned == {run for run, row in stage.board.rows.items() if not row.is_over}
 
 
 def _result(stage: World, *, moved: list[int], seconds: float, last: list[CoatPod]) -> Rolled:
