@@ -36,6 +36,7 @@ def command(*, run: str, with_state: bool, is_json: bool, store: str | None) -> 
         print_json(shown)
         return
     calls, signals = shown.pop("calls"), shown.pop("signals")
+    shown["deadline_ms"] = when(shown["deadline_ms"])
     print_table(("", ""), [(k, v) for k, v in shown.items() if v not in (None, "")], empty="")
     columns = ("CALL", "TOOL", "EFFECT", "STATE", "STEP", "ATTEMPT", "FIRST SENT", "WHAT")
     if calls:
