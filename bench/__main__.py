@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.measure import Bar, Line
 
-WORKLOADS = ("step", "conc", "chat", "crash", "restore", "sidecar", "client", "proxy")
+WORKLOADS = ("step", "conc", "chat", "crash", "restore", "sidecar", "client", "proxy", "drain")
 BARS = {
     Bar.OURS_MOST: "≤ {limit:g} {unit}",
     Bar.OURS_LEAST: "≥ {limit:g} {unit}",

@@ -86,6 +86,10 @@ class Pod:
                 return
 
     @property
+    def admin(self) -> str:
+        return f"http://127.0.0.1:{self._admin_port}"
+
+    @property
     def pid(self) -> int:
         assert self.process is not None
         return self.process.pid
@@ -112,7 +116,7 @@ class Pod:
 
     def metric(self, name: str) -> float:
         """One figure of the sidecar's own; 0 if it has not been counted yet."""
-        url = f"http://127.0.0.1:{self._admin_port}/metrics"
+        url = f"{self.admin}/metrics"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=READY_S) as answer:
             lines = answer.read().decode().splitlines()

@@ -1,7 +1,8 @@
 """A deploy in the middle of a run, over and over: `python -m examples.demo --store file|s3`.
 
 Agents settle invoices on a few pods while the pods are killed at random moments, some with their
-disks. At the end the payments server's ledger is held against the invoices.
+disks; then every pod is replaced in good order. At the end the payments server's ledger is held
+against the invoices.
 """
 
 import argparse
@@ -25,8 +26,8 @@ STEP_S: Final = 0.75
 """A step of an agent left in peace, on a busy machine of two cores: a completion and a charge."""
 PEACE_SHARE: Final = 0.6
 """How much of its time a run gets to work between the kills."""
-STRIKE_SHARE: Final = 0.7
-"""Kills end here, so that the last run can."""
+STRIKE_SHARE: Final = 0.45
+"""Kills end here; then comes the rolling deploy, while all runs are still under way."""
 LIMIT_SHARE: Final = 3.0
 LIMIT_EXTRA_S: Final = 30.0
 SEED_MAX: Final = 10_000
@@ -42,6 +43,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         concurrency=-(-options.runs // max(1, options.pods - 1)),
         strike_every_s=max(1.5, options.seconds / 20),
         strike_s=options.seconds * STRIKE_SHARE,
+        is_rolled=True,
         limit_s=options.seconds * LIMIT_SHARE + LIMIT_EXTRA_S,
         honours_keys=options.keys == "honour",
     )

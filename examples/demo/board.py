@@ -76,6 +76,12 @@ class Board:
     def is_over(self) -> bool:
         return all(row.is_over for row in self.rows.values())
 
+    def is_owned(self, uids: Iterable[str]) -> bool:
+        """Each run that is not over is owned by one of these pods."""
+        known = list(uids)
+        left = [row for row in self.rows.values() if not row.is_over]
+        return all(any(row.is_on(uid) for uid in known) for row in left)
+
     @property
     def is_stuck(self) -> bool:
         """Nothing here will go on unless somebody decides what nobody here decides."""

@@ -29,7 +29,7 @@ class Meters:
             return
         life = (pod.name, pod.sidecar.pid)
         try:
-            async with http.get(pod.metrics_url) as reply:
+            async with http.get(f"{pod.admin_url}/metrics") as reply:
                 text = await reply.text()
         except (aiohttp.ClientError, OSError, TimeoutError):
             return  # it is being killed or not up yet; that is what the demo is about

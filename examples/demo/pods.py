@@ -18,6 +18,8 @@ LEASE_S: Final = 3.0
 PAUSE_MAX_S: Final = 1.0
 """No process here is paused longer; the default is 10."""
 CLAIM_POLL_S: Final = 0.5
+GRACE_S: Final = 30.0
+"""A pod's `terminationGracePeriodSeconds`, as Kubernetes has it by default."""
 PRICE: Final = {"input": 0.15, "output": 0.60}
 """Dollars a million tokens, by the list of gpt-4o-mini: what a replay saves with the real one."""
 
@@ -90,8 +92,14 @@ class Pod:
         return os.environ.get("OPENAI_MODEL", "gpt-4o-mini")
 
     @property
-    def metrics_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.admin_port}/metrics"
+    def admin_url(self) -> str:
+        """What the kubelet asks."""
+        return f"http://{LOOPBACK}:{self.admin_port}"
+
+    @property
+    def proxy_url(self) -> str:
+        """What agents and operators ask."""
+        return f"http://{LOOPBACK}:{self._proxy_port}"
 
     @property
     def socket(self) -> Path:
@@ -125,6 +133,7 @@ class Pod:
             "COATCHECK_LEASE_S": str(LEASE_S),
             "COATCHECK_PAUSE_MAX_S": str(PAUSE_MAX_S),
             "COATCHECK_CLAIM_POLL_S": str(CLAIM_POLL_S),
+            "COATCHECK_GRACE_S": str(GRACE_S),
             "COATCHECK_TOOLS__OPENAI__UPSTREAM": self._wiring.model,
             "COATCHECK_TOOLS__OPENAI__EFFECT": "read",
             "COATCHECK_TOOLS__OPENAI__RECORD": "true",
@@ -155,8 +164,16 @@ class Pod:
             child.kill()
         self.kills += 1
         if blow is Blow.NODE:
-            shutil.rmtree(self.data)
-            self.life += 1
+            self._move()
+
+    def renew(self) -> None:
+        """Both processes have ended in good order: another pod comes in this one's place."""
+        self._move()
+        self.start()
+
+    def _move(self) -> None:
+        shutil.rmtree(self.data)
+        self.life += 1
 
     def pause(self) -> None:
         """SIGSTOP: what a frozen virtual machine looks like from inside."""

@@ -20,6 +20,8 @@ class Bill:
     payments: Audit
     checkpoints: int
     steps_again: int
+    """After kills."""
+    steps_again_by_deploy: int
     lost: tuple[str, ...]
     """Acknowledged checkpoints that were lost, one sentence each."""
     doubts_open: int
@@ -34,17 +36,20 @@ def draw_up(scenario: Scenario) -> Bill:
     sayings = read_witness(scenario.witness)
     lost = tuple(lost_checkpoints(sayings))
     rows = scenario.board.rows.values()
+    again = steps_again(sayings) - scenario.steps_again_before if scenario.rollout.is_begun else 0
     faults = [
         *(f"charge {ref} is missing" for ref in payments.missing),
         *(f"charge {ref} was made twice" for ref in payments.doubled),
         *(f"charge {ref} was not ordered like that" for ref in payments.stray),
         *lost,
+        *(["the rolling deploy had steps begun again"] if again else []),
         *(f"{r.order.run} is {r.status} ({r.reason})" for r in rows if r.status != "finished"),
     ]
     return Bill(
         payments=payments,
         checkpoints=sum(saying.what is What.ACKNOWLEDGED for saying in sayings),
-        steps_again=steps_again(sayings),
+        steps_again=steps_again(sayings) - again,
+        steps_again_by_deploy=again,
         lost=lost,
         doubts_open=sum(row.is_in_doubt for row in rows),
         faults=tuple(faults),
@@ -57,7 +62,8 @@ def show_bill(scenario: Scenario, bill: Bill, *, console: Console) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
-    for section in (_work(scenario, bill), _money(scenario, bill), _cost(scenario, bill)):
+    sections = (_work, _deploy, _money, _cost)
+    for section in (lines(scenario, bill) for lines in sections):
         for name, figure, note in section:
             table.add_row(name, figure, note)
         table.add_section()
@@ -94,6 +100,20 @@ def _work(scenario: Scenario, bill: Bill) -> Lines:
         ("went on after", took, f"median; {max(recoveries, default=0):.1f} s at most"),
         ("checkpoints lost", str(len(bill.lost)), f"of {bill.checkpoints} acknowledged"),
         ("steps begun again", str(bill.steps_again), "those that a kill had cut"),
+    ]
+
+
+def _deploy(scenario: Scenario, bill: Bill) -> Lines:
+    replaced = scenario.rollout.replaced
+    if not replaced:
+        return []
+    times = [pod.drain_s for pod in replaced]
+    killed = sum(pod.was_killed for pod in replaced)
+    return [
+        ("rolling deploy", f"{len(replaced)} pods", f"{killed} killed at the end of the grace"),
+        ("runs moved by it", str(sum(pod.runs for pod in replaced)), "at a step boundary"),
+        ("released after", f"{statistics.median(times):.2f} s", f"{max(times):.2f} s at most"),
+        ("steps begun again", str(bill.steps_again_by_deploy), "by the deploy"),
     ]
 
 

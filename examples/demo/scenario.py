@@ -26,6 +26,8 @@ from examples.demo.meters import Meters
 from examples.demo.oncall import OnCall
 from examples.demo.pods import Blow, Pod, Wiring
 from examples.demo.processes import LOOPBACK, Child, free_ports, python
+from examples.demo.rollout import Rollout
+from examples.demo.witness import read_witness, steps_again
 
 QUEUE: Final = "demo"
 TICK_S: Final = 0.1
@@ -63,6 +65,8 @@ class Plan:
     strike_s: float = 40.0
     """No kills after that, so that it ends."""
     strikes_max: int = 10_000
+    is_rolled: bool = False
+    """After the kills every pod is replaced, one after the other."""
     limit_s: float = 180.0
     honours_keys: bool = True
     kinds: tuple[str, ...] = ("keyed", "probed", "blind")
@@ -137,6 +141,9 @@ class Scenario:
         self.pods = [Pod(wiring, number) for number in range(1, plan.pods + 1)]
         chance = random.Random(plan.seed)
         self.chaos = Chaos(self.pods, chance=chance, every_s=plan.strike_every_s)
+        self.rollout = Rollout(self.pods, self.tell)
+        self.steps_again_before = 0
+        """Steps that were begun more than once when the rolling deploy began."""
         self.command = Command(place.store, place.env)
         self.oncall = OnCall(self.command, payments=self._payments)
         self._store = open_store(
@@ -190,6 +197,8 @@ class Scenario:
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._strike(over, watch))
+            if self.plan.is_rolled:
+                group.create_task(self._roll(over))
             group.create_task(self._every(BOARD_S, self._look_at_heads, over))
             group.create_task(self._every(METERS_S, self._look_at_meters, over))
             group.create_task(self._every(ONCALL_S, self._look_at_doubts, over))
@@ -206,7 +215,7 @@ class Scenario:
             await asyncio.sleep(pause_s)
 
     async def _strike(self, over: asyncio.Event, watch: Callable[[], None]) -> None:
-        while not self.board.is_over and self.now_s < self.plan.limit_s:
+        while self.now_s < self.plan.limit_s and not (self.board.is_over and self._is_rolled):
             if len(self.crashes) > CRASHES_MAX or self.board.is_stuck:
                 break
             now_s = self.now_s
@@ -220,6 +229,22 @@ class Scenario:
             await asyncio.sleep(TICK_S)
         over.set()
 
+    @property
+    def _is_rolled(self) -> bool:
+        return self.rollout.is_over or not self.rollout.is_begun
+
+    async def _roll(self, over: asyncio.Event) -> None:
+        """Replace the pods once the kills are over and every run has its owner again."""
+        while not over.is_set():
+            is_calm = self.now_s >= self.plan.strike_s and not any(
+                map(self.chaos.is_down, self.pods)
+            )
+            if is_calm and self.board.is_owned(pod.uid for pod in self.pods):
+                self.steps_again_before = steps_again(read_witness(self.witness))
+                await self.rollout.run()
+                return
+            await asyncio.sleep(TICK_S)
+
     def _strike_one(self, now_s: float) -> None:
         strike = self.chaos.strike(now_s)
         if strike is None:
@@ -231,7 +256,7 @@ class Scenario:
 
     def _restart_the_dead(self) -> None:
         for pod in self.pods:
-            if self.chaos.is_down(pod):
+            if self.chaos.is_down(pod) or self.rollout.is_busy(pod):
                 self._dead_s.pop(pod.name, None)
             elif pod.name in self._dead_s:
                 if self.now_s >= self._dead_s[pod.name] + RESTART_S:

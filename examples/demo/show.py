@@ -159,6 +159,8 @@ class Picture:
     def _pod(self, pod: Pod) -> RenderableType:
         scenario = self._scenario
         text = Text()
+        if scenario.rollout.is_busy(pod):
+            return self._leaving(pod)
         if scenario.chaos.is_down(pod):
             last = next(s for s in reversed(scenario.chaos.strikes) if s.pod == pod.name)
             text.append(f"✗ {last.blow}", style="bold red")
@@ -169,6 +171,17 @@ class Picture:
         text.append(f"\n{pod.kills} kills, node no. {pod.life}", style="dim")
         colour = self._colours[pod.name]
         return Panel(text, title=f"[bold {colour}]{pod.name}[/]", border_style=colour, height=4)
+
+    def _leaving(self, pod: Pod) -> RenderableType:
+        """A pod on its way out, and its plan."""
+        plan = self._scenario.rollout.plan
+        runs = plan.get("runs", ())
+        text = Text(f"⇣ draining, {len(runs)} runs", style="bold yellow")
+        told = sum(run["doing"] == "stop" for run in runs)
+        cut_s = plan.get("cut_s")
+        left = f"cut in {cut_s:.0f} s" if cut_s is not None else "gone"
+        text.append(f"\n{told} at the next step, {left}", style="dim")
+        return Panel(text, title=f"[bold]{pod.name}[/]", border_style="yellow", height=4)
 
     def _news(self) -> list[Text]:
         room = self._console.height - FRAME_LINES - len(self._scenario.orders)

@@ -186,16 +186,8 @@ async def running(config: Config) -> AsyncIterator[Parts]:
 
         if sampler is not None:
             tasks.start(sampler.run(), name="bypass")
-        metrics = events.metrics()
-        metrics.watch(view.figures)
-        admin = admin_server(
-            view,
-            metrics.render,
-            hooks=Hooks(sidecar.drain, token=config.hook_token),
-            host=config.admin_listen.host,
-            port=config.admin_listen.port,
-        )
-        await admin.start()
+        hooks = Hooks(sidecar.drain, token=config.hook_token)
+        admin = await _listen_for_the_cluster(config, events, view=view, hooks=hooks)
         stack.push_async_callback(admin.close)
         local = await listen_for_agents(
             config,
@@ -209,6 +201,18 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         )
         logs.write("info", "started", owner=sidecar.me, store=store.url, socket=str(config.socket))
         yield Parts(sidecar, local, admin, unfit, watch)
+
+
+async def _listen_for_the_cluster(
+    config: Config, events: Events, *, view: EngineView, hooks: Hooks
+) -> HttpServer:
+    """Health, metrics and hooks, on the pod's own address. Raises `OSError`."""
+    metrics = events.metrics()
+    metrics.watch(view.figures)
+    host, port = config.admin_listen
+    admin = admin_server(view, metrics.render, hooks=hooks, host=host, port=port)
+    await admin.start()
+    return admin
 
 
 def _spare_the_collector() -> None:

@@ -147,6 +147,9 @@ TABLE: Final[Mapping[str, Line]] = {
     "run_cut": _count(
         "error", "runs_cut", help="Runs released in the middle of a step, at the deadline."
     ),
+    "late_outcome": _count(
+        "info", "late_outcomes", help="Outcomes that came after their run was let go of."
+    ),
     "drained": Line(
         "info",
         (

@@ -11,6 +11,7 @@ from coatcheck_sidecar.core.mcp import STDIO_TOOL
 from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
+from coatcheck_sidecar.engine.late import Late
 from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.passing import Passing
@@ -53,6 +54,7 @@ async def listen_for_agents(
     bodies = Bodies(config.data / "spool-http", clock=clock)
     bodies.clear()
     outside = Outside(store, clock, settings=sidecar.settings)
+    sidecar.on_late_outcome = Late(outside, tasks=sidecar.tasks).tell
     api = RunApi(
         sidecar,
         outside=outside,

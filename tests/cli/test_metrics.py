@@ -34,6 +34,7 @@ EVENTS: dict[str, dict[str, object]] = {
     "alarm": {"run": "r", "call": 7, "reason": "contradicted"},
     "drain": {"cause": "preStop", "deadline_s": 29.0},
     "drain_hook_missed": {},
+    "late_outcome": {"run": "r", "call": 3, "refused": ""},
     "drained": {"cause": "preStop", "seconds": 0.2},
     "run_cut": {"run": "r", "step": 2},
     "run_expired": {"run": "r"},

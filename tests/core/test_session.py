@@ -45,9 +45,9 @@ LEGAL = {
     Phase.IDLE: {Request.OPEN, Request.RESULT},
     Phase.OPENING: {Request.RESULT},
     Phase.OPEN: {Request.RESULT, *WITH_RUN},
-    Phase.CLOSED: {Request.RESULT, Request.FINISH, Request.FAIL},
+    Phase.CLOSED: {Request.RESULT, Request.FINISH, Request.FAIL, Request.OUTCOME},
 }
-"""An end may be said again: its answer may have been lost."""
+"""An end may be said again: its answer may have been lost. An outcome may come late."""
 
 
 @pytest.mark.parametrize("request_", Request)

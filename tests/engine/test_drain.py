@@ -2,15 +2,20 @@
 
 import asyncio
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import msgpack
 import pytest
 
+from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.budget import ASSUMED
-from coatcheck_sidecar.core.drain import OnDrain
+from coatcheck_sidecar.core.drain import Latch, OnDrain, Plan
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.engine.drain import Drain
+from coatcheck_sidecar.engine.late import Late
+from coatcheck_sidecar.engine.outside import Outside
 from tests.engine.harness import FAST, Pod, RefusedError, Wire, Yard, link, until
 
 LONG_S = 30.0
@@ -71,6 +76,24 @@ async def test_nobody_comes_in_any_more(yard: Yard) -> None:
     with pytest.raises(RefusedError, match="draining"):
         await pod.agent("r3")
     assert await released(pod)
+
+
+async def test_who_comes_back_may_until_all_is_released(yard: Yard) -> None:
+    pod = await yard.pod()
+    idle = await pod.wire()
+    waits = asyncio.ensure_future(idle.open(None, create=False, wait_s=30.0))
+    agent = await pod.agent("r1")
+    drain_of(pod).begin("preStop")
+    with pytest.raises(RefusedError, match="draining"):
+        await waits
+    again = await pod.wire(incarnation=agent.incarnation)
+    await again.open("r1", resume={"epoch": agent.epoch, "calls": {}})
+    await again.commit(b"last")
+    await again.release("draining")
+    assert await released(pod)
+    late = await pod.wire(incarnation=agent.incarnation)
+    with pytest.raises(RefusedError, match="draining"):
+        await late.open("r1", resume={"epoch": again.epoch, "calls": {}})
 
 
 async def test_a_run_that_will_end_in_time_is_let_go_on(yard: Yard) -> None:
@@ -149,6 +172,29 @@ async def test_what_is_not_shipped_by_the_deadline_stays_behind(yard: Yard) -> N
     assert cut["runs"] == 1
 
 
+async def test_past_its_deadline_a_drain_goes_on_without_a_hurry(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    link(yard).is_away = True
+    await agent.commit(b"one")
+    planned = Counter[str]()
+    plan = Drain._planned
+
+    def counted(self: Drain, drain: Latch) -> Plan:
+        planned["times"] += 1
+        return plan(self, drain)
+
+    monkeypatch.setattr(Drain, "_planned", counted)
+    drain_of(pod).begin("SIGTERM", grace_s=0.0)
+    await asyncio.sleep(0.3)
+    assert planned["times"] < 10
+    link(yard).is_away = False
+    assert await released(pod)
+    assert (await yard.log()).state.step == 1
+
+
 async def test_what_was_acknowledged_goes_at_once(yard: Yard) -> None:
     pod = await yard.pod(settings=replace(FAST, ship_interval_s=60.0))
     agent = await pod.agent("r1")
@@ -190,3 +236,25 @@ async def test_sixty_four_runs_are_released_by_one_drain(yard: Yard) -> None:
     await asyncio.gather(*(agent.release("draining") for agent in agents))
     assert await released(pod)
     assert not pod.notes.of("run_cut")
+
+
+async def test_late_outcomes_of_cut_calls_resolve_them_wherever_the_run_is(yard: Yard) -> None:
+    pod, other = await yard.pod(), await yard.pod("pod2.s1")
+    outside = Outside(yard.store, SystemClock(), settings=FAST)
+    pod.sidecar.on_late_outcome = Late(outside, tasks=pod.sidecar.tasks).tell
+    agent = await pod.agent("r1")
+    ends, again = await agent.call(args={"n": 1}, key="a"), await agent.call(args={"n": 2}, key="b")
+    drain_of(pod).begin("preStop", grace_s=0.0)
+    assert await released(pod)
+    with pytest.raises(RefusedError, match="fenced"):
+        await agent.outcome(ends, result="paid")
+    await until(lambda: pod.notes.of("late_outcome"))
+    assert [call.number for call in (await yard.log()).state.in_doubt] == [again.body["call"]]
+    taker = await other.agent("r1", wait_s=2.0)
+    with pytest.raises(RefusedError, match="fenced"):
+        await agent.outcome(again, result="paid too")
+    await until(lambda: len(pod.notes.of("late_outcome")) == 2)
+    assert not any(note["refused"] for note in pod.notes.of("late_outcome"))
+    for number, result in ((1, "paid"), (2, "paid too")):
+        given = await taker.call(args={"n": number}, key="ab"[number - 1])
+        assert (given.body["decision"], msgpack.unpackb(given.attachment)) == ("replay", result)

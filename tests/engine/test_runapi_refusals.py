@@ -53,7 +53,7 @@ async def test_each_request_of_an_agent_needs_its_token(http: Http, operation: A
 
 
 def minimal(operation: Any) -> dict[str, Any]:
-    kinds = {"integer": 1, "string": "x", "boolean": True}
+    kinds = {"integer": 1, "number": 1.5, "string": "x", "boolean": True}
     fields = operation.fields
     return {
         name: fields[name].get("enum", [kinds[fields[name]["type"]]])[0]

@@ -150,7 +150,9 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
 WITH_RUN: Final = frozenset(FIELDS) - {Request.HELLO, Request.OPEN, Request.RESULT}
 ENDS: Final = frozenset({Request.FINISH, Request.FAIL})
 """Said again after the answer was lost, on a connection whose run is over by them."""
-IN_RUN: Final = WITH_RUN - ENDS
+LATE: Final = frozenset({Request.OUTCOME})
+"""Worth hearing though the run was let go of meanwhile: it may resolve a doubt."""
+IN_RUN: Final = WITH_RUN - ENDS - LATE
 RUN_PHASES: Final = frozenset({Phase.OPEN, Phase.CLOSED})
 BY_NAME: Final = {request.value: request for request in Request}
 TEXT_CHARS_MAX: Final = 4_096

@@ -43,6 +43,8 @@ class Drain:
         """Nothing happens before `begin`."""
         self.latch: Latch | None = None
         self.plan: Plan | None = None
+        self.is_closed = False
+        """Nothing is here, and nothing is let in any more, not even who comes back."""
         self.is_released = asyncio.Event()
         """No run is here, and all that there was is shipped."""
         self._pod = pod
@@ -119,7 +121,8 @@ class Drain:
             for run in self.plan.runs:
                 self._do(run)
             left_s = self.plan.next_s - self._clock.monotonic()
-            await _wait(self._poke, min(LOOK_S, max(0.0, left_s)))
+            await _wait(self._poke, left_s if 0 < left_s < LOOK_S else LOOK_S)
+        self.is_closed = True
         await self._pod.leave()
         self.plan = self._planned(drain)
         took_s = self._clock.monotonic() - drain.began_s

@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.call_events import Life
 from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.agent import Agent, Told
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer, Wants
 from coatcheck_sidecar.engine.drain import Drain, Pod
@@ -69,20 +69,21 @@ class Sidecar:
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
         self.on_let_go: Callable[[str], None] = lambda run: None
+        self.on_late_outcome: Callable[[Keeper, Told], None] = lambda keeper, told: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
         self._store = store
-        self._tasks = TaskSet(self._task_failed)
+        self.tasks = TaskSet(self._task_failed)
         gate = asyncio.Semaphore(settings.puts_max)
         background = Lane(store.background_puts_max, share=store.background_share)
         self.doors = Doors(store, clock, settings, observer, gate, background)
-        self._local = LocalLog(journal, spool, tasks=self._tasks, note=observer)
+        self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
         self._offset_ms = 0
         self.fleet = Fleet(me, self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = Claimer(
-            me, fleet=self.fleet, local=self._local, tasks=self._tasks, now_ms=self.now_ms
+            me, fleet=self.fleet, local=self._local, tasks=self.tasks, now_ms=self.now_ms
         )
         self._claimer.read_inbox = self.heart.read_inbox
         self._claimer.on_claimed = self._keep
@@ -94,13 +95,13 @@ class Sidecar:
             close_doors=self._close_doors,
             leave=self.heart.stop,
         )
-        self.drain = Drain(pod, doors=self.doors, tasks=self._tasks)
+        self.drain = Drain(pod, doors=self.doors, tasks=self.tasks)
         self._overdue = Overdue(
             self._claimer, keepers=self.keepers, lock_of=self._opening.__getitem__,
-            fleet=self.fleet, tasks=self._tasks, now_ms=self.now_ms,
+            fleet=self.fleet, tasks=self.tasks, now_ms=self.now_ms,
         )  # fmt: skip
         self._overdue.on_stuck = self.heart.poke
-        self._queues = Queues(self.fleet, tasks=self._tasks, owned=self._owned, now_ms=self.now_ms)
+        self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._observer.note("task_failed", name=name, error=repr(error))
@@ -115,14 +116,14 @@ class Sidecar:
     async def start(self) -> None:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
         self._claimer.tails = await self._local.load()
-        self._tasks.start(self.heart.run(), name="heartbeat")
-        self._tasks.start(self.fleet.run(), name="fleet")
-        self._tasks.start(self._sweep(), name="sweep")
-        self._tasks.start(self._learn_time(), name="store time")
-        self._tasks.start(scan_heads(self.fleet, self._overdue.scanned), name="scan heads")
-        self._tasks.start(self._overdue.run(), name="overdue")
+        self.tasks.start(self.heart.run(), name="heartbeat")
+        self.tasks.start(self.fleet.run(), name="fleet")
+        self.tasks.start(self._sweep(), name="sweep")
+        self.tasks.start(self._learn_time(), name="store time")
+        self.tasks.start(scan_heads(self.fleet, self._overdue.scanned), name="scan heads")
+        self.tasks.start(self._overdue.run(), name="overdue")
         for run in list(self._claimer.tails):
-            self._tasks.start(self._adopt(run), name=f"adopt {run}")
+            self.tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
 
     async def _learn_time(self) -> None:
@@ -162,7 +163,7 @@ class Sidecar:
             del self.keepers[keeper.run]
             del self._calls[keeper.run]
             self.on_let_go(keeper.run)
-            self._tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
+            self.tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
         status, reason = keeper.log.state.status, keeper.log.state.reason
@@ -206,14 +207,17 @@ class Sidecar:
     async def _resume(
         self, keeper: Keeper, wants: Wants, *, lives: dict[int, Life], is_known: bool
     ) -> None:
-        """Take in how the calls of an agent stand that came back."""
-        agent = keeper.agent
+        """Take in how the calls of an agent stand that came back; of a new one, adopt them."""
+        agent, calls = keeper.agent, self._calls[keeper.run]
         try:
-            calls = self._calls[keeper.run]
+            if wants.resume_epoch is None:
+                calls.begin()
+                await calls.adopt()
+                return
             await calls.resume(
-                wants.resume_epoch or 0, lives, answered=wants.resume_answered, is_known=is_known
+                wants.resume_epoch, lives, answered=wants.resume_answered, is_known=is_known
             )
-        except BaseException:
+        except BaseException:  # an agent that is gone before it has its answer holds no run
             if agent is not None:
                 self.detach(keeper, agent)
             raise
@@ -231,7 +235,8 @@ class Sidecar:
             raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run) from None
 
     def _refuse_draining(self, wants: Wants) -> None:
-        if self.drain.is_begun and wants.resume_epoch is None:
+        is_new = wants.resume_epoch is None
+        if self.drain.is_closed or (self.drain.is_begun and is_new):
             raise Refusal(ErrorCode.DRAINING, "this pod is shutting down", retry=Retry.LATER)
 
     async def _reopen(
@@ -265,13 +270,8 @@ class Sidecar:
         is_known = keeper.heard == wants.incarnation
         await keeper.claim(claimed)
         keeper.attach(agent)
-        calls = self._calls[keeper.run]
-        if is_same:
-            await self._resume(keeper, wants, lives=lives, is_known=is_known)
-        else:
-            calls.begin()
-            await calls.adopt()
-        return Opened(keeper, calls, None)
+        await self._resume(keeper, wants, lives=lives, is_known=is_known)
+        return Opened(keeper, self._calls[keeper.run], None)
 
     def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:
         keeper.check_in_time()
@@ -353,6 +353,7 @@ class Sidecar:
 
     def _close_doors(self) -> None:
         self.heart.is_draining = self._claimer.is_draining = True
+        self._queues.poke()
 
     @property
     def _is_waiting(self) -> bool:
@@ -361,4 +362,4 @@ class Sidecar:
 
     async def close(self) -> None:
         """End the loops; what is unshipped stays in the journal."""
-        await self._tasks.close()
+        await self.tasks.close()

@@ -24,7 +24,7 @@ from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
-from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.agent import Agent, Told
 from coatcheck_sidecar.engine.attempts import Answer, Go, Recorded
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Wants
@@ -266,13 +266,20 @@ class Requests:
     async def _outcome(self, message: Message) -> Answered:
         keeper, calls = self._owned()
         body = message.body
-        seq = await calls.ended(
-            body["call"],
-            body["attempt"],
-            ending=ENDINGS[body["kind"]],
-            body=message.attachment,
-            reason=said(body, "reason"),
-        )
+        ending = ENDINGS[body["kind"]]
+        try:
+            seq = await calls.ended(
+                body["call"],
+                body["attempt"],
+                ending=ending,
+                body=message.attachment,
+                reason=said(body, "reason"),
+            )
+        except Refusal:
+            if keeper.is_over and ending is Ending.FINAL:
+                told = Told(body["call"], body["attempt"], message.attachment)
+                self._sidecar.on_late_outcome(keeper, told)
+            raise
         return Answered({"seq": seq, "draining": keeper.is_stopping})
 
     async def _probed(self, message: Message) -> Answered:
