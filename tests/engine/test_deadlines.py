@@ -11,6 +11,7 @@ from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import CallState, Status
 from coatcheck_sidecar.core.record import Claimed, Created, Failed
+from coatcheck_sidecar.core.tool import Tool
 from coatcheck_sidecar.engine import outside as outside_module
 from coatcheck_sidecar.engine import overdue
 from coatcheck_sidecar.engine.heart import CLAIMS_GATHER_S
@@ -26,6 +27,7 @@ from tests.engine.harness import (
     names,
     until,
 )
+from tests.engine.http_agent import Agent, ProblemError, serving
 
 SOON_S = 0.3
 LATER_S = 600.0
@@ -250,3 +252,23 @@ async def test_runs_that_somebody_has_are_left_to_them(yard: Yard) -> None:
     await ended(yard, "r2")
     assert pod.notes.of("run_expired") == [{"run": "r1"}]
     assert other.notes.of("run_expired") == [{"run": "r2"}]
+
+
+async def test_over_http_each_request_is_refused_by_name_and_a_tool_call_too(yard: Yard) -> None:
+    pod = await yard.pod()
+    async with serving(pod, yard, tools=[Tool(name="mail", upstream="http://127.0.0.1:9")]) as http:
+        agent = await Agent.open(http, deadline_s=SOON_S)
+        assert (await http.get("/v1/runs/r1"))["deadline_ms"] > 0
+        await agent.commit("one")
+        await ended(yard)
+        bodies = {"commit": {"step": 2, "state": 0}, "eta": {"seconds": 1}}
+        for what in ("commit", "alive", "alive", "eta"):
+            with pytest.raises(ProblemError) as refusal:
+                await agent.ask(what, **bodies.get(what, {}))
+            assert (refusal.value.status, refusal.value.code) == (409, "deadline_exceeded")
+        path = agent.opened["proxy"].removeprefix(http.url)
+        async with http.session.post(f"{path}/mail/send", json={}) as answer:
+            told = await answer.json(content_type=None)
+        assert (answer.status, told["code"]) == (424, "deadline_exceeded")
+        told = await http.get("/v1/runs/r1/result")
+        assert (told["status"], told["error"][:17]) == ("failed", "deadline_exceeded")

@@ -204,5 +204,6 @@ PROBLEM: Final = shape(
     address=TEXT,
     reason=TEXT,
     limit=COUNT,
+    deadline_ms=COUNT,
     calls={"type": "array", "items": {"type": "object"}},
 )
