@@ -3,6 +3,7 @@
 Names are those of `core/tool.py`, `core/completions.py` and `core/forward.py`.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -10,11 +11,12 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import CoreSchema, core_schema
 
+from coatcheck_sidecar.core import undo_template
 from coatcheck_sidecar.core.forward import CONNECT_PORT, Place, place
 from coatcheck_sidecar.core.mcp import STDIO
 from coatcheck_sidecar.core.model import Effect, Level
 from coatcheck_sidecar.core.policy import Identity
-from coatcheck_sidecar.core.tool import HttpProbe, UpstreamKey
+from coatcheck_sidecar.core.tool import HttpProbe, HttpUndo, UpstreamKey
 
 Fields = Mapping[str, tuple[CoreSchema, str]]
 """By name: the check, and the help."""
@@ -154,6 +156,24 @@ def _probe_path(text: str) -> str:
     return text
 
 
+def _undo_path(text: str) -> str:
+    if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError('must be a path such as "/charges/{/id}/refund"')
+    if wrong := undo_template.mistake(text):
+        raise ValueError(wrong)
+    return text
+
+
+def _undo_body(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("must be JSON: maps, lists, texts, numbers, true, false, null") from None
+    if wrong := undo_template.mistakes(value):
+        raise ValueError(wrong)
+    return value
+
+
 def _connect(text: str) -> Place:
     return place(text, default_port=CONNECT_PORT)
 
@@ -201,6 +221,23 @@ PROBE: Final[Fields] = {
     "credentials": (_REFERENCE, "env:NAME or file:/path, read when it is asked"),
     "header": (_text(lambda name: name), "header that the credentials go into"),
 }
+UNDO: Final[Fields] = {
+    "method": (core_schema.literal_schema(["POST", "PUT", "PATCH", "DELETE"]), "how to undo"),
+    "path": (_text(_undo_path), "where; {/pointer} into the answer, {key}, {business}"),
+    "body": (
+        core_schema.no_info_after_validator_function(_undo_body, core_schema.any_schema()),
+        "JSON with the same places in its texts",
+    ),
+    "of": (
+        _matching(METHOD_PATH, 'must be "METHOD /path", such as "POST /charges"'),
+        "calls that it takes back: all but reads if left out",
+    ),
+    "effect": (_EFFECT, "idempotent or once; by method and upstream_key if left out"),
+    "probe": (_made(PROBE, HttpProbe, "path", "applied_when"), "how to ask if it took place"),
+    "probe_settle_s": (_SECONDS_OR_0, "a probe's no counts after this, and pause_max_s"),
+    "credentials": (_REFERENCE, "env:NAME or file:/path, read when it is sent"),
+    "header": (_text(lambda name: name), "header that the credentials go into"),
+}
 TOOL: Final[Fields] = {
     "upstream": (_text(_url), "URL that the rest of a route is put behind"),
     "mcp": (_text(_mcp_url), "URL of an MCP server (streamable HTTP), or `stdio:`"),
@@ -213,6 +250,8 @@ TOOL: Final[Fields] = {
     "upstream_key": (_made(KEY, UpstreamKey), "the upstream honours an idempotency key"),
     "probe": (_made(PROBE, HttpProbe, "path", "applied_when"), "how to ask if a call took place"),
     "probe_settle_s": (_SECONDS_OR_0, "a probe's no counts after this, and pause_max_s"),
+    "undo": (_made(UNDO, HttpUndo, "path"), "the request that takes a call back"),
+    "irreversible": (_FLAG, "nothing takes its calls back; none starts while the pod drains"),
     "key": (_INNER, "pointer to the business key in the request's JSON"),
     "identity": (_IDENTITY, "content, or positional for strictly serial loops"),
     "repeats": (_FLAG, "an equal once call in one step is meant as another"),

@@ -20,6 +20,7 @@ from coatcheck_sidecar.config_fields import (
     PROBE,
     SECRET,
     TOOL,
+    UNDO,
     Fields,
 )
 from coatcheck_sidecar.config_sources import Given, Mistake, Tree, near, plain, where
@@ -27,7 +28,8 @@ from coatcheck_sidecar.core.address import literal, obstacle
 from coatcheck_sidecar.core.completions import Price
 from coatcheck_sidecar.core.forward import Forward
 from coatcheck_sidecar.core.model import Effect
-from coatcheck_sidecar.core.tool import Tool, UpstreamKey
+from coatcheck_sidecar.core.tool import HttpUndo, Tool, UpstreamKey
+from coatcheck_sidecar.core.undo_template import pointers
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 """A tool's place in a URL's path."""
@@ -58,10 +60,15 @@ FIELDS: Final[Mapping[tuple[str, ...], Fields]] = {
     ("tools",): TOOL,
     ("tools", "upstream_key"): KEY,
     ("tools", "probe"): PROBE,
+    ("tools", "undo"): UNDO,
+    ("tools", "undo", "probe"): PROBE,
     ("prices",): PRICE,
     ("forward",): FORWARD,
 }
 """The settings of each map; names that users choose are left out of the path."""
+
+
+FOR_UPSTREAMS: Final = ("probe", "undo", "upstream_key", "sheds_by_503")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +207,7 @@ def _together(
     may_be_once = effect in (None, Effect.ONCE) or Effect.ONCE in effects.values()
     if "probe" in said and not may_be_once:
         yield ("probe",), "asks about `effect: once` calls, and this tool has none"
+    yield from _taken_back(values, said)
     if "probe_settle_s" in said and "probe" not in said:
         yield ("probe_settle_s",), "says when a probe's no counts, and there is no `probe`"
     if effect is Effect.ONCE and values.get("record"):
@@ -215,6 +223,28 @@ def _together(
             yield ("effects", pattern), 'must be "METHOD /path", such as "POST /search"'
 
 
+def _taken_back(
+    values: Mapping[str, Any], said: AbstractSet[str]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with how a tool's calls are taken back."""
+    if "undo" in said and values.get("irreversible"):
+        yield ("undo",), "takes back what is said to be `irreversible`: leave one out"
+    undo: HttpUndo | None = values.get("undo")
+    if undo is None:
+        return
+    if undo.effect is Effect.READ:
+        yield ("undo", "effect"), "must be idempotent or once: what reads takes nothing back"
+    if undo.probe_settle_s is not None and undo.probe is None:
+        yield ("undo", "probe_settle_s"), "says when a probe's no counts, and there is no `probe`"
+    for place in pointers(undo.path, undo.body):
+        if any(_overlap(place, blank) for blank in values.get("redact", ())):
+            yield ("undo",), f"needs {place} of the answer, which `redact` blanks"
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
 def _whereto(
     values: Mapping[str, Any], said: AbstractSet[str]
 ) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -224,7 +254,7 @@ def _whereto(
     if not {"upstream", "mcp"} & said:
         yield (), "has neither `upstream` nor `mcp`: say where its calls go"
         return
-    alien = ("trust_hints",) if "upstream" in said else ("probe", "upstream_key", "sheds_by_503")
+    alien = ("trust_hints",) if "upstream" in said else FOR_UPSTREAMS
     for name in alien:
         if name in said:
             kind = "an MCP server" if "upstream" in said else "an `upstream`"

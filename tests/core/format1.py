@@ -64,6 +64,7 @@ from coatcheck_sidecar.core.record import (
     decode_record,
     encode_record,
 )
+from coatcheck_sidecar.core.undo_records import Compensated, Compensating, Undo
 
 ROOT: Final = Path(__file__).parents[2]
 VECTORS: Final = ROOT / "tests" / "vectors" / "format1"
@@ -90,6 +91,9 @@ BIRTH: Final = Birth(
     settle_s=2.5,
     key_lifetime_s=86400.0,
     summary="invoice_id=7",
+    handler="refund",
+    undo='["POST","/recall",{"id":"{/id}"},""]',
+    is_irreversible=True,
 )
 EVENTS: Final[tuple[Event, ...]] = (
     Created(
@@ -129,6 +133,20 @@ EVENTS: Final[tuple[Event, ...]] = (
     Held(reason="crash_loop", error="boom"),
     Finished(result=Body(b"\xa4paid")),
     Failed(error="no", is_cancelled=True),
+    Undo(
+        call=4,
+        key="invoice-7",
+        tool="charge",
+        step=2,
+        handler="refund",
+        method="POST",
+        path="/refunds",
+        body=Body(b"{}"),
+        is_irreversible=True,
+        why="there is nothing at /id in its answer",
+    ),
+    Compensating(then="resubmit", by="ada", why="wrong customer", command="c4"),
+    Compensated(undone=2, successor="demo-2"),
 )
 RECORDS: Final = tuple(
     Record(seq, 1 + seq // 8, 1_767_225_600_000 + seq, event)
@@ -152,7 +170,7 @@ HEAD: Final = Head(
     epoch=2,
     owner="3f2a.s1",
     nonce=bytes(range(16, 32)),
-    seq=14,
+    seq=17,
     status=Status.CANCELLED,
     reason="no",
     queue="bills",
@@ -162,6 +180,7 @@ HEAD: Final = Head(
     state_schema=2,
     pinned=True,
     not_before_ms=1_767_225_601_000,
+    undo="agent",
     chain=Chain(ref("1-3-01", 900), ref("1-3-02", 300), (Delta(3, b"delta"),)),
     records=RECORDS,
     tombstones=TOMBSTONES,
@@ -174,11 +193,11 @@ HEAD: Final = Head(
 SUMMARY: Final = RunSummary(
     run="demo", epoch=2, status="ready", queue="bills", step=1, in_doubt=1, schema=2,
     code_version="a1f", pinned=True, reason="left", not_before_ms=5, stuck=True,
-    deadline_ms=1_767_229_200_000,
+    deadline_ms=1_767_229_200_000, undo="sidecar",
 )  # fmt: skip
 COMMAND: Final = Command(
     id="c1", run="demo", what="resolve", by="ada", why="seen", call=4, verdict="applied",
-    force=True, value=b"\xa2ok", attempt=1, at_ms=1_900_000_000_000,
+    force=True, value=b"\xa2ok", attempt=1, then="end", at_ms=1_900_000_000_000,
 )  # fmt: skip
 
 

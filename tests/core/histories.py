@@ -35,6 +35,7 @@ from coatcheck_sidecar.core.record import (
     Signalled,
 )
 from coatcheck_sidecar.core.runstate import IN_DOUBT, RunState
+from coatcheck_sidecar.core.undo_records import Compensated, Compensating, Undo
 
 CHOICES: Final = st.lists(st.integers(0, 9_999), max_size=80)
 NAMES: Final = ("approval", "payment")
@@ -75,6 +76,7 @@ class History:
         yield self._claimed
         yield self._signalled
         yield self._commanded
+        yield self._compensating
         if self.state.status is not Status.PARKED:
             yield from (self._resolved(call) for call in self.state.in_doubt)
 
@@ -87,6 +89,7 @@ class History:
         yield self._commanded
         yield self._released
         yield self._held
+        yield self._compensating
         for call in calls:
             yield from [*self._call(call)] * 3
         if not any(call.call_class in GUARDED for call in in_flight):
@@ -115,6 +118,25 @@ class History:
             case _:
                 if call.is_unsettled:
                     yield self._resolved(call)
+                elif call.state is CallState.DONE:
+                    yield lambda n: self._undo(call, n)
+
+    def _undo(self, call: Call, n: int) -> Event:
+        plain = Undo(call=call.number, key=call.key, tool=call.tool, step=call.step)
+        match n % 4:
+            case 0:
+                return dataclasses.replace(plain, is_irreversible=True)
+            case 1:
+                return dataclasses.replace(plain, why="there is nothing at /id")
+            case 2:
+                return dataclasses.replace(plain, handler="refund", body=Body(b"paid" * (n % 40)))
+            case _:
+                body = Body(b'{"id":7}' * (n % 40))
+                return dataclasses.replace(plain, method="POST", path="/refunds", body=body)
+
+    def _compensating(self, n: int) -> Event:
+        then = ("end", "resubmit", "forward")[n % 3]
+        return Compensating(then=then, by="ada", command=f"u{self.seq}")
 
     def _done(self, call: Call) -> Callable[[int], Event]:
         kinds = tuple(OutcomeKind)
@@ -173,6 +195,8 @@ class History:
         return Held(reason=f"{IN_DOUBT}: calls" if self.state.in_doubt else "crash_loop")
 
     def _over(self, n: int) -> Event:
+        if n % 4 == 0:
+            return Compensated(undone=n % 5, successor="run-2" if n % 3 == 0 else "")
         if n % 3:
             return Finished(result=Body(b"result"))
         return Failed(error="no", is_cancelled=n % 2 == 0)

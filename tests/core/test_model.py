@@ -31,6 +31,7 @@ def test_somebody_may_still_work_on_a_run_that_is_not_final() -> None:
         Status.OWNED,
         Status.PARKED,
         Status.HELD,
+        Status.COMPENSATING,
     }
     assert {status for status in Status if status.is_final} == FINAL
 

@@ -34,6 +34,7 @@ from coatcheck_sidecar.core.record import (
     unpack_ref,
     with_body,
 )
+from coatcheck_sidecar.core.undo_records import Undo
 from tests.core.objects import JUNK, RECORD, event_of
 
 REF = ObjectRef("o", bytes(32), 9)
@@ -49,7 +50,7 @@ def test_every_kind_comes_back_with_every_field(kind: str, data: st.DataObject) 
 def test_the_kinds_are_those_of_the_format() -> None:
     assert " ".join(KINDS) == (
         "created claimed checkpoint intent dispatched outcome resolved parked signalled "
-        "commanded released held finished failed"
+        "commanded released held finished failed undo compensating compensated"
     )
 
 
@@ -76,6 +77,7 @@ BODIED: list[Event] = [
     Parked(name="n", payload=Body(b"b")),
     Signalled(name="n", value=Body(b"b")),
     Finished(result=Body(b"b")),
+    Undo(call=1, key="k", tool="t", body=Body(b"b")),
 ]
 
 

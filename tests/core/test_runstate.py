@@ -23,7 +23,8 @@ from coatcheck_sidecar.core.record import (
     Resolved,
     Signalled,
 )
-from coatcheck_sidecar.core.runstate import COMMANDS_MAX, RunState, fold
+from coatcheck_sidecar.core.runstate import COMMANDS_MAX, CallEvent, RunState, fold
+from coatcheck_sidecar.core.undo_records import Undo
 from tests.core.histories import CHOICES, Log, observed, play
 
 # The fold law
@@ -64,8 +65,11 @@ def test_no_key_has_two_tombstones_and_none_is_lost(numbers: list[int]) -> None:
 @given(CHOICES)
 def test_what_is_kept_is_bounded_by_what_still_matters(numbers: list[int]) -> None:
     state = play(numbers).state
-    calls = {r.event.call for r in state.records.values() if hasattr(r.event, "call")}
-    assert calls == set(state.calls)
+    events = [record.event for record in state.records.values()]
+    assert {event.call for event in events if isinstance(event, CallEvent)} == set(state.calls)
+    undos = [event for event in events if isinstance(event, Undo)]
+    assert undos == list(state.undos.values())
+    assert not (undos and state.status.is_final)
     claims = [r for r in state.records.values() if isinstance(r.event, Claimed)]
     sent = [r for r in state.records.values() if isinstance(r.event, Dispatched)]
     assert len(claims) <= 1 + len(sent)

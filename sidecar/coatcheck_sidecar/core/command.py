@@ -15,16 +15,19 @@ from coatcheck_sidecar.core.call_events import Reason, Resolution
 from coatcheck_sidecar.core.call_events import Resolved as ResolveCall
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
-from coatcheck_sidecar.core.model import NO_BODY, Body, Outcome, OutcomeKind, Status
+from coatcheck_sidecar.core.model import NO_BODY, RUN_ID, Body, Outcome, OutcomeKind, Status
 from coatcheck_sidecar.core.record import Commanded, Event, Failed, Signalled
 from coatcheck_sidecar.core.runstate import RunState
-from coatcheck_sidecar.core.writes import event_of
+from coatcheck_sidecar.core.undo import irreversible, successor
+from coatcheck_sidecar.core.undo_records import END, RESUBMIT, Compensating
+from coatcheck_sidecar.core.writes import event_of, undo_event
 
 SIGNALS_MAX: Final = 256
 """Signals a run keeps unread; a head stays small, and a run that reads none is stuck."""
-WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry"})
+WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry", "compensate"})
 TEXT_MAX: Final = 1_000
 """Characters of each text of a command: it stays in the head until a checkpoint, or longer."""
+THENS: Final = frozenset({"", END, RESUBMIT})
 VERDICTS: Final = frozenset({"", "applied", "not_applied", "retry"})
 
 
@@ -35,7 +38,7 @@ class Command:
     id: str
     run: str
     what: str
-    """`signal`, `resolve`, `cancel` or `retry`."""
+    """`signal`, `resolve`, `cancel`, `retry` or `compensate`."""
     by: str
     why: str = ""
     name: str = ""
@@ -48,6 +51,8 @@ class Command:
     value: bytes | None = None
     attempt: int = 0
     """Of a resolve: the newest attempt when it was decided."""
+    then: str = ""
+    """Of a compensate: `end` (also if left out) or `resubmit`."""
     at_ms: int = 0
     """Of a resolve: store time when it was decided. It may be carried out much later."""
 
@@ -71,6 +76,8 @@ def decode_command(name: str, data: bytes) -> Command:
     if command.what not in WHATS or command.verdict not in VERDICTS:
         what = f"{command.what} {command.verdict}".strip()
         raise BadObject(f"{name}: unknown command {what!r}; upgrade this sidecar")
+    if command.then not in THENS:
+        raise BadObject(f"{name}: unknown `then` {command.then!r:.40}; upgrade this sidecar")
     if command.what == "resolve" and not command.verdict:
         raise BadObject(f"{name}: a resolve without a verdict")
     if command.what == "resolve" and not command.at_ms:
@@ -101,10 +108,12 @@ def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rul
         case "signal":
             return [_signal(state, command)]
         case "resolve":
-            return [_resolve(state, command, now_ms=now_ms, rules=rules)]
+            return _resolve(state, command, now_ms=now_ms, rules=rules)
         case "cancel":
             why = f"cancelled by {command.by}: {command.why}"
             return [_done(command), Failed(error=why, is_cancelled=True)]
+        case "compensate":
+            return [_compensate(state, command)]
         case _:
             return [_retry(state, command)]
 
@@ -116,7 +125,7 @@ def _signal(state: RunState, command: Command) -> Event:
     return Signalled(name=command.name, value=value, by=command.by, command=command.id)
 
 
-def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> Event:
+def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> list[Event]:
     value = NO_BODY if command.value is None else Body(command.value)
     event = ResolveCall(
         Resolution(command.verdict),
@@ -132,13 +141,14 @@ def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) ->
     (effect,) = decision.effects
     written = event_of(effect, call=command.call, command=command.id)
     if written is not None:
-        return written
+        undo = undo_event(decision, call=command.call)
+        return [written] if undo is None else [undo, written]
     wait_s = getattr(effect, "retry_after_s", None)
     reason = getattr(effect, "reason", effect)
     later = f"; in {wait_s:.0f} s, or with --force" if wait_s else ""
     if reason in (Reason.SENT_SINCE, Reason.NOT_SETTLED) and not wait_s:
         later = "; look again, and decide anew"
-    return _refused(command, f"call {command.call}: {reason}{later}")
+    return [_refused(command, f"call {command.call}: {reason}{later}")]
 
 
 def _retry(state: RunState, command: Command) -> Event:
@@ -148,6 +158,18 @@ def _retry(state: RunState, command: Command) -> Event:
         numbers = [call.number for call in state.in_doubt]
         return _refused(command, f"calls {numbers} are in doubt: resolve them first")
     return _done(command)
+
+
+def _compensate(state: RunState, command: Command) -> Event:
+    if state.compensating is not None:
+        return _refused(command, f"run {state.run} is being taken back already")
+    in_the_way = irreversible(state)
+    if in_the_way is not None:
+        return _refused(command, f"{in_the_way}: run {state.run} goes forward")
+    then = command.then or END
+    if then == RESUBMIT and not RUN_ID.fullmatch(successor(state.run)):
+        return _refused(command, f"{successor(state.run)!r} is too long for a run's name")
+    return Compensating(then=then, by=command.by, why=command.why, command=command.id)
 
 
 def _done(command: Command) -> Commanded:

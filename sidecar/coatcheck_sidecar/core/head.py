@@ -16,7 +16,7 @@ The rest is the payload. `docs/format.md` has examples.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, TypeVar
 
@@ -115,13 +115,17 @@ class Head:
     state_schema: int = 1
     pinned: bool = False
     not_before_ms: int = 0
+    undo: str = ""
+    """Of a run that is taken back: who does what comes next, `sidecar` or `agent`."""
     chain: Chain = field(default_factory=Chain)
     records: tuple[Record, ...] = ()
     """Those that still matter and are in no pack, in order."""
     tombstones: tuple[Tombstone, ...] = ()
     packs: tuple[PackRef, ...] = ()
     calls: tuple[int, ...] = ()
-    """Calls whose records in packs still count; those of others are left out of a restore."""
+    """Calls whose records in packs still count; those of others are left out of a restore.
+
+    An undo is named by its own sequence number."""
     bodies: tuple[ObjectRef, ...] = ()
     """Bodies that records of these calls name, so that a restore can read all at once."""
     blobs: tuple[ObjectRef, ...] = ()
@@ -130,9 +134,9 @@ class Head:
 
     @property
     def created(self) -> Created:
-        """The run's first record."""
-        made = (r.event for r in self.records if isinstance(r.event, Created))
-        return next(made, Created())
+        """The run's first record; without its deadline, once the run is taken back."""
+        made = next((r.event for r in self.records if isinstance(r.event, Created)), Created())
+        return replace(made, deadline_ms=0) if self.undo else made
 
     def named_objects(self) -> list[ObjectRef]:
         """What a restore reads beside the head, all at once."""

@@ -19,6 +19,8 @@ class Status(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    COMPENSATING = "compensating"
+    """What it did is to be taken back, and nobody is at it right now."""
     COMPENSATED = "compensated"
 
     @property
@@ -104,6 +106,8 @@ class Body:
 
 
 NO_BODY: Final = Body(None)
+UNDO_KEY: Final = "undo:"
+"""How the key of a call begins that takes another back; no agent can give one that does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +154,42 @@ class Call:
     """A short rendering of the arguments for an operator; never credentials."""
     is_relayed: bool = False
     """The sidecar makes the attempts: no agent can say how they stand."""
+    handler: str = ""
+    """The agent's function that takes the call back."""
+    undo: str = ""
+    """The request that does: a template, see `undo_template.py`."""
+    is_irreversible: bool = False
+
+    @property
+    def is_undo(self) -> bool:
+        """It takes another call of the run back."""
+        return self.key.startswith(UNDO_KEY)
 
     @property
     def is_unsettled(self) -> bool:
         """In doubt, or done with its effect unknown: somebody or something must decide.
 
-        Never a read or an idempotent call: those are sent again without harm.
+        Never a read or an idempotent call: those are sent again without harm. But for an undo:
+        nobody else asks for it again.
         """
-        if self.call_class in (CallClass.READ, CallClass.IDEMPOTENT):
+        if self.call_class in (CallClass.READ, CallClass.IDEMPOTENT) and not self.is_undo:
             return False
         if self.state is CallState.DONE and self.outcome is not None:
             return self.outcome.kind is OutcomeKind.UNKNOWN
         return self.state is CallState.IN_DOUBT
+
+    @property
+    def is_decidable(self) -> bool:
+        """Somebody may say what became of it.
+
+        It is unsettled, or its answer is needed to take it back, or it is an undo that may have
+        been done by hand.
+        """
+        if self.is_unsettled:
+            return True
+        if self.state is CallState.IN_DOUBT:
+            return bool(self.handler or self.undo or self.is_irreversible)
+        return self.is_undo and self.state in (CallState.INTENT, CallState.NOT_APPLIED)
 
     @property
     def is_open(self) -> bool:

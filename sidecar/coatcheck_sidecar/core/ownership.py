@@ -18,6 +18,7 @@ from coatcheck_sidecar.core.head import Head, Kind, decode_object, seal
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.plain import plain_of, take_plain
 from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.undo import next_by
 
 GAP_SHARE_MAX: Final = 0.5
 """A look that comes, or takes, longer than this share of the lease starts its window anew."""
@@ -47,6 +48,8 @@ class RunSummary:
     not_before_ms: int = 0
     stuck: bool = False
     deadline_ms: int = 0
+    undo: str = ""
+    """Of a run that is taken back: who does what comes next, `sidecar` or `agent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +186,11 @@ def decide_claim(head: Head, *, me: str, crashes: int, is_lapsed: bool, now_ms: 
     """
     if head.status.is_final or head.status in (Status.HELD, Status.PARKED):
         return Closed(head.status, head.reason)
-    if head.status is Status.READY:
+    if head.status in (Status.READY, Status.COMPENSATING):
         left_s = (head.not_before_ms - now_ms) / 1000
         if left_s > 0:
             return Later(left_s, f"waits after {crashes} crashes without progress")
-        return Claimable("new" if head.epoch == 0 else "ready", crashes)
+        return Claimable("new" if head.epoch == 0 else head.status.value, crashes)
     if pod_of(head.owner) == pod_of(me):
         return Claimable("restart", crashes + 1)
     if is_lapsed:
@@ -240,6 +243,7 @@ def line_of(state: RunState, *, stuck: bool) -> RunSummary:
         reason=state.reason,
         stuck=stuck,
         deadline_ms=state.created.deadline_ms,
+        undo=next_by(state),
     )
 
 
@@ -259,4 +263,5 @@ def summary_of(head: Head, *, in_doubt: int = 0, stuck: bool = False) -> RunSumm
         not_before_ms=head.not_before_ms,
         stuck=stuck,
         deadline_ms=head.created.deadline_ms,
+        undo=head.undo,
     )

@@ -20,7 +20,7 @@ from typing import Final, assert_never
 
 from coatcheck_sidecar.core.call_events import Code, Hold, Reason, Refuse, Wait
 from coatcheck_sidecar.core.grown import Grown
-from coatcheck_sidecar.core.model import Call, CallClass, CallState, Effect
+from coatcheck_sidecar.core.model import UNDO_KEY, Call, CallClass, CallState, Effect
 
 ORPHAN_WAIT_S: Final = 5.0
 """Calls of a step come at once, in any order: the others are asked for well within this."""
@@ -94,6 +94,11 @@ class Ask:
     summary: str = ""
     is_relayed: bool = False
     """The sidecar makes the attempts."""
+    handler: str = ""
+    undo: str = ""
+    is_irreversible: bool = False
+    is_undo: bool = False
+    """It takes back the call under `key`, which alone names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +190,9 @@ def identify(
     others = calls.values() if in_the_way is None else in_the_way
     unasked = [] if asked is None or not matters else _unasked(ask, asked, calls=others)
     refusal = None
-    if found is None:
+    if found is None and not ask.is_undo:
         refusal = _may_not_begin(ask, unasked, calls=others, waited_s=waited_s)
-    elif key.startswith("p:") and is_guarded and found.fingerprint != ask.fingerprint:
+    elif found and key.startswith("p:") and is_guarded and found.fingerprint != ask.fingerprint:
         refusal = Hold(Code.REPLAY_DIVERGENCE, Reason.DIVERGENCE, _numbers([found, *unasked]))
     if refusal is not None:
         return refusal
@@ -197,6 +202,8 @@ def identify(
 
 
 def _own_key(ask: Ask) -> str | None:
+    if ask.is_undo:
+        return f"{UNDO_KEY}{ask.key}"
     if ask.key is not None:
         return f"k:{ask.key}"
     return None if ask.business is None else f"b:{_quoted(ask.tool)}:{ask.business}"
@@ -303,4 +310,7 @@ def _draft(ask: Ask, key: str, *, epoch: int) -> Call:
         key_lifetime_s=ask.key_lifetime_s,
         summary=ask.summary,
         is_relayed=ask.is_relayed,
+        handler=ask.handler,
+        undo=ask.undo,
+        is_irreversible=ask.is_irreversible,
     )

@@ -14,6 +14,7 @@ import msgpack
 
 from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, ObjectRef, OutcomeKind
 from coatcheck_sidecar.core.plain import take, take_all
+from coatcheck_sidecar.core.undo_records import Compensated, Compensating, Undo
 
 DIGEST_BYTES: Final = 32
 """SHA-256."""
@@ -84,6 +85,9 @@ class Birth:
     key_lifetime_s: float | None = None
     summary: str = ""
     is_relayed: bool = False
+    handler: str = ""
+    undo: str = ""
+    is_irreversible: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +210,7 @@ class Failed:
 Event = (
     Created | Claimed | Checkpoint | Intent | Dispatched | CallOutcome | Resolved
     | Parked | Signalled | Commanded | Released | Held | Finished | Failed
+    | Undo | Compensating | Compensated
 )  # fmt: skip
 
 BODY_FIELDS: Final[dict[type, str]] = {
@@ -215,6 +220,7 @@ BODY_FIELDS: Final[dict[type, str]] = {
     Parked: "payload",
     Signalled: "value",
     Finished: "result",
+    Undo: "body",
 }
 """Where a record has its body; a checkpoint's delta is none, see there."""
 KINDS: Final[dict[str, type]] = {cls.kind: cls for cls in get_args(Event)}

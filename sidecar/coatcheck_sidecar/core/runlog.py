@@ -40,6 +40,8 @@ from coatcheck_sidecar.core.record import (
     with_body,
 )
 from coatcheck_sidecar.core.runstate import CallEvent, RunState, fold
+from coatcheck_sidecar.core.undo import next_by
+from coatcheck_sidecar.core.undo_records import Undo
 
 TAIL_BYTES_MAX: Final = 16_384
 """Call records and tombstones that a head carries before they are set aside in a pack."""
@@ -221,6 +223,7 @@ class RunLog:
             status=state.status,
             reason=state.reason,
             queue=state.created.queue,
+            undo=next_by(state),
             step=state.checkpoint.step,
             step_high=state.checkpoint.step_high,
             code_version=state.checkpoint.code_version or state.created.code_version,
@@ -311,12 +314,17 @@ def _sealed(snapshot: Snapshot, *, name: str, data: bytes, base: ObjectRef | Non
 
 
 def call_of(record: Record) -> int:
-    """The number of the call that a record is of; 0: of none."""
+    """By what a head says that a record in a pack still counts; 0: it is never in one.
+
+    The number of its call; of an undo its own place in the log, since it outlives its call.
+    """
+    if isinstance(record.event, Undo):
+        return record.seq
     return record.event.call if isinstance(record.event, CallEvent) else 0
 
 
 def _is_call(record: Record) -> bool:
-    return isinstance(record.event, CallEvent)
+    return isinstance(record.event, CallEvent | Undo)
 
 
 def _is_packed(record: Record, covered: int) -> bool:

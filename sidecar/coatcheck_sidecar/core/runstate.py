@@ -7,10 +7,12 @@ nothing changes. So `fold(records kept, tombstones) == fold(all records)`.
   in doubt, as long as that call is kept: without it the doubt would be forgotten.
 - A signal goes with the checkpoint that consumes it.
 - The records of a call go all at once, with the checkpoint after which it is over.
+- What takes a call back outlives the call's other records: it goes when the run ends.
 """
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Final, assert_never
 
 from coatcheck_sidecar.core.call_events import Resolution
@@ -52,18 +54,20 @@ from coatcheck_sidecar.core.record import (
     Resolved,
     Signalled,
 )
+from coatcheck_sidecar.core.undo_records import FORWARD, Compensated, Compensating, Undo
 
 COMMANDS_MAX: Final = 64
 """Ids remembered so that a command is carried out once; one is forgotten long after its caller
 stopped waiting."""
 
+UndoEvent = Undo | Compensating
 CallEvent = Intent | Dispatched | CallOutcome | Resolved
 BIRTH: Final = tuple(Birth.__slots__)
 IN_DOUBT: Final = "in_doubt"
 """How the reason of a run begins that is held until its calls in doubt are decided."""
 TOOK_PLACE: Final = frozenset({CallState.DONE, CallState.COMPENSATED})
 """Calls that must never be made again under their key."""
-StatusEvent = Claimed | Parked | Released | Held | Finished | Failed
+StatusEvent = Claimed | Parked | Released | Held | Finished | Failed | Compensated
 RunEvent = Created | Checkpoint | Signalled | Commanded | StatusEvent
 PLACE: Final[dict[type, str]] = {
     Created: "created",
@@ -74,6 +78,8 @@ PLACE: Final[dict[type, str]] = {
     Held: "status",
     Finished: "status",
     Failed: "status",
+    Compensating: "compensating",
+    Compensated: "status",
 }
 """Of the kinds that share a place the newest record says it all."""
 
@@ -102,9 +108,15 @@ class RunState:
         self.unsettled: dict[int, Call] = {}
         """Of `calls` those that `is_unsettled`, looked for at every new call."""
         self.records: dict[int, Record] = {}
+        self.undos: dict[int, Undo] = {}
+        """By call, in the order in which the calls were done: what takes them back."""
+        self.compensating: Compensating | None = None
+        """The run is to be taken back, or was."""
         self.tombstones: list[Tombstone] = []
         """Those not in a pack."""
         self._places: dict[str, int] = {}
+        self._undo_at: dict[int, int] = {}
+        """By call: the record that says how to take it back."""
         self._doubts: dict[int, set[int]] = {}
         """By record: the calls that it put in doubt."""
 
@@ -133,6 +145,8 @@ class RunState:
         event = record.event
         if isinstance(event, CallEvent):
             self._apply_call(record, event)
+        elif isinstance(event, UndoEvent):
+            self._apply_undo(record, event)
         else:
             self._apply_run(record, event)
         self.records[record.seq] = record
@@ -163,6 +177,29 @@ class RunState:
             case _:
                 self._apply_status(record, event)
 
+    def _apply_undo(self, record: Record, event: UndoEvent) -> None:
+        match event:
+            case Undo():  # a call whose answer was not kept may be made again, and done again
+                self._forget_undo(event.call)
+                self.undos[event.call], self._undo_at[event.call] = event, record.seq
+            case Compensating():
+                is_on = event.then != FORWARD
+                self.compensating, self.crashes = event if is_on else None, 0
+                self.created = replace(self._made(), deadline_ms=0) if is_on else self._made()
+                if self.status is not Status.OWNED:
+                    self._set_status(Status.READY)
+            case _:
+                assert_never(event)
+
+    def _made(self) -> Created:
+        """The first record as it was written: a run that is taken back has no deadline."""
+        first = self.records.get(self._places.get("created", 0))
+        return first.event if first and isinstance(first.event, Created) else self.created
+
+    def _forget_undo(self, call: int) -> None:
+        self.undos.pop(call, None)
+        self.records.pop(self._undo_at.pop(call, 0), None)
+
     def _apply_status(self, record: Record, event: StatusEvent) -> None:
         self._interrupt(record)
         match event:
@@ -171,7 +208,7 @@ class RunState:
                 self.claimed, self.crashes = event, event.crashes
             case Parked():
                 self._set_status(Status.PARKED, event.name)
-                self.parked = event
+                self.parked = event if self.status is Status.PARKED else None
             case Released():
                 self._set_status(Status.READY, event.error or event.reason)
                 self.crashes, self.not_before_ms = event.crashes, event.not_before_ms
@@ -183,11 +220,18 @@ class RunState:
             case Failed():
                 status = Status.CANCELLED if event.is_cancelled else Status.FAILED
                 self._set_status(status, event.error)
+            case Compensated():
+                self._set_status(Status.COMPENSATED, said_of(event))
             case _:
                 assert_never(event)
+        if self.status.is_final:
+            for call in list(self.undos):
+                self._forget_undo(call)
 
     def _set_status(self, status: Status, reason: str = "") -> None:
         """Whatever only an earlier status had to say is over."""
+        if self.compensating is not None and status in (Status.READY, Status.PARKED):
+            status = Status.COMPENSATING
         self.status, self.reason, self.not_before_ms, self.parked = status, reason, 0, None
 
     def _interrupt(self, record: Record) -> None:
@@ -294,6 +338,13 @@ class RunState:
     def in_doubt(self) -> list[Call]:
         """Calls for an operator to decide, oldest first."""
         return [self.unsettled[number] for number in sorted(self.unsettled)]
+
+
+def said_of(event: Compensated) -> str:
+    """How a run ended that was taken back."""
+    calls = "1 call" if event.undone == 1 else f"{event.undone} calls"
+    then = f"; {event.successor} was made in its place" if event.successor else ""
+    return f"{calls} taken back{then}"
 
 
 def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:

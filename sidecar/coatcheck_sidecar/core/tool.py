@@ -1,9 +1,10 @@
 """What the configuration says of a tool that agents reach over HTTP: values, and what they mean."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 from coatcheck_sidecar.core.http_outcome import Profile
 from coatcheck_sidecar.core.model import CallClass, Effect, Level
@@ -58,6 +59,27 @@ class HttpProbe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpUndo:
+    """The request that takes a call back: a template, see `undo_template.py`."""
+
+    method: str = "POST"
+    path: str
+    """Behind the tool's URL, with places to be filled in."""
+    body: Any = None
+    """Any JSON, with places in its texts; goes as `application/json`. `None`: no body."""
+    of: str = ""
+    """`METHOD /path` of the calls that it takes back, `*` for anything; empty: all but reads."""
+    effect: Effect | None = None
+    """What a second undo would do; `None`: by method, and by whether the upstream honours keys."""
+    probe: HttpProbe | None = None
+    """How to ask whether the undo took place."""
+    probe_settle_s: float | None = None
+    credentials: str = ""
+    """`env:NAME` or `file:/path`: goes into `header`, as it is."""
+    header: str = "Authorization"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """One tool of the configuration; `name` is its place in a route's path."""
 
@@ -75,6 +97,9 @@ class Tool:
     upstream_key: UpstreamKey | None = None
     probe: HttpProbe | None = None
     probe_settle_s: float | None = None
+    undo: HttpUndo | None = None
+    irreversible: bool = False
+    """Its calls can't be taken back: none starts while the pod drains."""
     key: str = ""
     """JSON pointer of the business key in a JSON body (MCP: in the arguments)."""
     identity: Identity = Identity.CONTENT
@@ -132,3 +157,25 @@ class Tool:
         """The column of the call table."""
         lifetime_s = self.upstream_key.lifetime_s if self.upstream_key else None
         return class_of(effect, has_probe=self.probe is not None, key_lifetime_s=lifetime_s)
+
+    def undo_text(self, method: str, path: str) -> str:
+        """The template that takes this request back, as it is kept with the call; may be empty."""
+        undo = self.undo
+        if undo is None or (undo.of and not fnmatchcase(f"{method.upper()} {path}", undo.of)):
+            return ""
+        prefix = self.upstream_key.prefix if self.upstream_key else ""
+        return json.dumps([undo.method, undo.path, undo.body, prefix], separators=(",", ":"))
+
+    def undoing(self, undo: HttpUndo) -> "Tool":
+        """The tool as the requests see it that take its calls back."""
+        effect = undo.effect or default_effect(undo.method)
+        if undo.effect is None and self.upstream_key is not None:
+            effect = Effect.IDEMPOTENT
+        return replace(
+            self,
+            effect=effect,
+            effects={},
+            probe=undo.probe,
+            probe_settle_s=undo.probe_settle_s,
+            redact=(),
+        )

@@ -1,5 +1,7 @@
 """From what the call table wants written to the records of the log."""
 
+from dataclasses import replace
+
 from coatcheck_sidecar.core.call_events import (
     CallEffect,
     Decision,
@@ -12,12 +14,21 @@ from coatcheck_sidecar.core.call_events import (
 )
 from coatcheck_sidecar.core.model import Call
 from coatcheck_sidecar.core.record import Birth, CallOutcome, Dispatched, Event, Intent, Resolved
+from coatcheck_sidecar.core.undo_template import undo_of
 
 
 def events_of(decision: Decision, *, call: int) -> list[Event]:
     """All records that a decision asks for, in its order."""
     made = (event_of(effect, call=call) for effect in decision.effects)
-    return [event for event in made if event is not None]
+    return [event for event in (*made, undo_event(decision, call=call)) if event is not None]
+
+
+def undo_event(decision: Decision, *, call: int) -> Event | None:
+    """What takes the call back that is done by this decision: kept with its outcome."""
+    is_new = any(isinstance(effect, WriteOutcome | WriteResolved) for effect in decision.effects)
+    if not is_new or decision.state is None:
+        return None
+    return undo_of(replace(decision.state, number=call))
 
 
 def event_of(effect: CallEffect, *, call: int, command: str = "") -> Event | None:

@@ -56,10 +56,11 @@ def clear(wanted: Wanted) -> None:
 def outgoing(wanted: Wanted, go: Go) -> Outgoing:
     """The attempt as it leaves, with the key by which its upstream knows the call."""
     tool, request, call_class = wanted.tool, wanted.outgoing, go.call.call_class
+    is_looked_into = tool.redact or tool.undo
     if call_class is CallClass.READ and not tool.redact:
         return request
     headers = request.headers
-    if tool.redact:
+    if is_looked_into:
         headers = (*without(headers, "accept-encoding"), ("Accept-Encoding", "identity"))
     key = _key_of(tool, call_class)
     if key is not None:

@@ -50,6 +50,8 @@ def ask_of(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
         settle_s=body.get("settle_s"),
         key_lifetime_s=lifetime_s,
         summary=summary(decoded),
+        handler=body.get("undo") or "",
+        is_irreversible=bool(body.get("irreversible")),
     )
 
 

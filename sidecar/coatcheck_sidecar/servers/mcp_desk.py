@@ -92,4 +92,5 @@ def _ask(asking: Asking, asked: ToolCall, *, call_class: CallClass) -> Ask:
         settle_s=tool.probe_settle_s,
         key_lifetime_s=lifetime_s if call_class is CallClass.KEYED else None,
         summary=fingerprint.summary(asked.arguments),
+        is_irreversible=tool.irreversible and call_class is not CallClass.READ,
     )

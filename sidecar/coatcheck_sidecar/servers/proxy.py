@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
@@ -251,6 +252,9 @@ def want(
         )
         run, step = binding.keeper.run, binding.calls.step
         ask = ask_of_request(tool, request, run=run, step=step, call_class=call_class)
+        if call_class is not CallClass.READ and (tool.undo or tool.irreversible):
+            undo = tool.undo_text(method, target.rest or "/")
+            ask = replace(ask, undo=undo, is_irreversible=tool.irreversible)
     return Wanted(
         tool=tool,
         ask=ask,
