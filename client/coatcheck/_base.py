@@ -16,10 +16,7 @@ SOCKET_PATH: Final = "/run/coatcheck/agent.sock"
 """Where the injected sidecar listens."""
 CLAIM_WAIT_S: Final = 60.0
 """One long poll; short enough that a queue's claimer is seen to live."""
-NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Run and queue names are part of an object's name."""
 
-OnDrain = Literal["auto", "drain", "migrate", "compensate"]
 Done = TypeVar("Done")
 """What a method without a value returns: `None`, or with asyncio what is to be awaited."""
 
@@ -35,7 +32,7 @@ class ClaimOptions(TypedDict, total=False):
     """Where this owner can be reached; told to others by `OwnedElsewhere`."""
     step_timeout_s: float
     """A step that takes longer is reported as stuck."""
-    on_drain: OnDrain
+    on_drain: Literal["auto", "drain", "migrate", "compensate"]
     """What becomes of the run when the pod stops: `auto` (the default), `drain` to its end if
     there is time, `migrate` at its next step, or `compensate`: what it did is taken back."""
 
@@ -68,7 +65,7 @@ def opening_of(run: str | None, options: OpenOptions) -> Ask:
     run = run or os.environ.get("COATCHECK_RUN_ID")
     if run is None:
         raise ValueError("which run? give its id, or set COATCHECK_RUN_ID")
-    return _opening({"create": True, **options, "run": _named("run", run)})
+    return _opening({"create": True, **options, "run": run})
 
 
 def claiming_of(queue: str, options: ClaimOptions) -> Ask:
@@ -84,19 +81,12 @@ def _opening(options: Mapping[str, Any]) -> Ask:
     implied = {"code_version": os.environ.get("COATCHECK_CODE_VERSION", "")}
     body = {"queue": "default", "wait_s": CLAIM_WAIT_S, **implied, **given}
     value = body.pop("input", None)
-    _named("queue", body["queue"])
     return Ask(Request.OPEN, body, None if value is None else encode(value, "input"))
 
 
 def asking_of(run: str) -> Ask:
     """For a connection that opens nothing, and only asks about a run."""
-    return Ask(Request.RESULT, {"run": _named("run", run)})
-
-
-def _named(kind: str, name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.150} is no {kind} name, which matches {NAME.pattern}")
-    return name
+    return Ask(Request.RESULT, {"run": run})
 
 
 class StepBase(Generic[Done]):

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from coatcheck import _codec, errors, wire
 from coatcheck._session import Ask, CallPhase, Op, Session, Value, field, incarnation, outcome
-from coatcheck._tool import Call, Invoke, TooLate, undo_name
+from coatcheck._tool import UNDOS, Call, Invoke, TooLate, declare, undo_name
 from coatcheck.wire import Message, Request
 
 Command = Ask | Invoke | None
@@ -54,7 +54,7 @@ def handshake(session: Session) -> Op[None]:
         session.opened((yield Ask(Request.OPEN, again)))
 
 
-def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
+def open_run(session: Session) -> ToolOp[tuple[Any, Any, RunResult]]:
     """Create or claim a run, or the next of its queue: its state, its input, how it stands."""
     reply: Message | None = None
     while reply is None:
@@ -72,12 +72,27 @@ def open_run(session: Session) -> Op[tuple[Any, Any, RunResult]]:
     given, data, seq = reply.body.get("input"), reply.attachment, reply.body.get("seq")
     if data is not None and seq is not None:
         session.base = (seq, data)
+    if reply.body.get("undoing"):
+        yield from take_back(session)
+        stands = RunResult(session.status, None, None)
     return _codec.decode(data), _codec.decode(given), stands
 
 
 def _stands(reply: Message, status: str) -> RunResult:
     data = reply.attachment if status == "finished" else None
     return RunResult(status, _codec.decode(data), reply.body.get("error") or None)
+
+
+def take_back(session: Session) -> ToolOp[None]:
+    """Undo what the run did, newest first: the sidecar says which function is next."""
+    while "undo" in (reply := (yield Ask(Request.UNDO, {}))).body:
+        tool, name = (field(reply, part, kind=str) for part in ("tool", "undo"))
+        if (undo := UNDOS.get((tool, name))) is None:
+            why = f"no tool {tool} with undo={name} is declared here, for call"
+            raise errors.Unavailable(f"{why} {reply.body.get('call')}", run=session.run)
+        declared = declare(undo, {"key": field(reply, "key", kind=str)})
+        value = _codec.decode(reply.attachment)
+        yield from call_tool(session, Call(session.step, declared, undo, (value,), {}))
 
 
 def commit(session: Session, step: int, *, state: Any, level: str) -> Op[None]:
@@ -207,19 +222,15 @@ def _made(session: Session, call: Call, *, go: Message) -> ToolOp[bytes]:
     try:
         value = yield Invoke(call, session, said=go.body)
         return _codec.encode(value, f"the result of {call.name}")
-    except errors.NotApplied as error:
-        yield from _told(session, call, ask=outcome(go, "not_applied", reason=str(error)))
-        raise
-    except Exception as error:
-        yield from _told(session, call, ask=outcome(go, "failed", reason=said_of(error)))
-        if call.tool["effect"] == "once":
-            raise _doubt(session, call, number=number, why=said_of(error)) from error
-        raise
     except BaseException as error:
-        # The agent is being stopped: say what is known, and don't hold it up.
-        failed = outcome(go, "failed", reason=said_of(error))
+        is_fault, is_known = isinstance(error, Exception), isinstance(error, errors.NotApplied)
+        kind, why = ("not_applied", str(error)) if is_known else ("failed", said_of(error))
+        # An agent that is being stopped says what is known, and isn't held up.
+        told = outcome(go, kind, reason=why)._replace(within_s=None if is_fault else 0.0)
         with suppress(TimeoutError):
-            yield from _told(session, call, ask=failed._replace(within_s=0.0))
+            yield from _told(session, call, ask=told)
+        if is_fault and not is_known and call.tool["effect"] == "once":
+            raise _doubt(session, call, number=number, why=why) from error
         raise
 
 

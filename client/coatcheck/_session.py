@@ -16,7 +16,9 @@ CALL_REQUESTS_SHARE: Final = 2
 """Calls that wait for an equal one take 1 / this of the requests; outcomes need the others."""
 UNOPENED: Final = "unopened"
 OWNED: Final = "owned"
-STATUS_AFTER: Final = {"finish": "finished", "fail": "failed", "release": "released"}
+STATUS_AFTER: Final = {
+    "finish": "finished", "fail": "failed", "release": "released", "undo": "compensated"
+}  # fmt: skip
 
 Value = TypeVar("Value")
 
@@ -153,7 +155,8 @@ class Session:
             self.base = (field(message, "seq", kind=int), (ask.whole or ask).attachment or b"")
             consumed = ask.body.get("signals", ())
             self.signals = [number for number in self.signals if number not in consumed]
-        self.status = STATUS_AFTER.get(ask.type, self.status)
+        if "undo" not in message.body:  # with it there is more to take back
+            self.status = STATUS_AFTER.get(ask.type, self.status)
 
     def refused(self, ask: Ask) -> None:
         """Note that `ask` is no longer under way, whatever became of it."""

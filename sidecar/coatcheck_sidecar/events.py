@@ -147,6 +147,10 @@ TABLE: Final[Mapping[str, Line]] = {
     "run_cut": _count(
         "error", "runs_cut", help="Runs released in the middle of a step, at the deadline."
     ),
+    "undone": _count("info", "undos", "tool", help="Calls that a sidecar took back."),
+    "undo_forward": _count(
+        "warning", "undos_refused", help="Runs not taken back: they did what is irreversible."
+    ),
     "late_outcome": _count(
         "info", "late_outcomes", help="Outcomes that came after their run was let go of."
     ),

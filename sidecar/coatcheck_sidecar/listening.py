@@ -16,6 +16,7 @@ from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.passing import Passing
 from coatcheck_sidecar.engine.sidecar import Sidecar
+from coatcheck_sidecar.engine.undo_request import UndoRequests
 from coatcheck_sidecar.engine.wanted import Performs
 from coatcheck_sidecar.engine.watch import Watch
 from coatcheck_sidecar.ports import Store
@@ -49,6 +50,7 @@ async def listen_for_agents(
         accounts = Accounts(observer, config.prices)
         kept = exchange = Exchange(upstream_of, clock=clock, observer=observer, accounts=accounts)
         stack.push_async_callback(kept.close)
+        sidecar.undoing.requests = UndoRequests(kept, config.tools)
     else:
         exchange = Passing(upstream_of, watch=watch)
     bodies = Bodies(config.data / "spool-http", clock=clock)

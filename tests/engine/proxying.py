@@ -20,6 +20,7 @@ from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.settings import Settings
+from coatcheck_sidecar.engine.undo_request import UndoRequests
 from coatcheck_sidecar.ports import Journal
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.mcp import McpProxy
@@ -236,6 +237,7 @@ async def near(
         upstream_of, clock=clock, observer=pod.notes, accounts=Accounts(pod.notes, {})
     )
     stack.push_async_callback(exchange.close)
+    pod.sidecar.undoing.requests = UndoRequests(exchange, tools)
     folder = yard.folder / "bodies"
     bodies = Bodies(folder, clock=clock)
     bodies.clear()

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "resolve": "Decide what became of a call in doubt.",
     "cancel": "End a run.",
     "retry": "Let a held run go on.",
+    "compensate": "Take back what a run did.",
 }
 """Every command, and its line in `coatcheck --help`."""
 

@@ -49,8 +49,9 @@ def order_runs(
     timeout_s: float,
     is_json: bool,
     store: str | None,
+    then: str = "",
 ) -> None:
-    """Send `cancel` or `retry` to one run, or to all of a queue that it fits."""
+    """Send `cancel`, `retry` or `compensate` to one run, or to all of a queue that it fits."""
     if (run is None) == (queue is None):
         raise click.UsageError("name RUN, or --queue for all of a queue")
     runs = [run or ""]
@@ -59,11 +60,13 @@ def order_runs(
             line
             for line in outside(store, lambda o: o.list_runs())
             if line.summary.queue == queue
-            and (what == "cancel" or line.summary.status == Status.HELD.value)
+            and (what != "retry" or line.summary.status == Status.HELD.value)
         ]
         confirm(COLUMNS, [row(line) for line in lines], what=what, is_sure=is_sure, is_json=is_json)
         runs = [line.summary.run for line in lines]
-    commands = [Command(id=new_id(), run=name, what=what, by=by, why=why) for name in runs]
+    commands = [
+        Command(id=new_id(), run=name, what=what, by=by, why=why, then=then) for name in runs
+    ]
     send(store, commands, timeout_s=timeout_s, is_json=is_json)
 
 

@@ -16,6 +16,9 @@ from coatcheck_sidecar.cli.common import (
 )
 from coatcheck_sidecar.core.model import Call
 from coatcheck_sidecar.core.ownership import summary_of
+from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.undo import call_of, is_undone
+from coatcheck_sidecar.core.undo_records import Undo
 from coatcheck_sidecar.engine.restore import Restored
 
 EXAMPLE: Final = """\b
@@ -35,13 +38,16 @@ def command(*, run: str, with_state: bool, is_json: bool, store: str | None) -> 
     if is_json:
         print_json(shown)
         return
-    calls, signals = shown.pop("calls"), shown.pop("signals")
+    calls, signals, undos = shown.pop("calls"), shown.pop("signals"), shown.pop("undos")
     shown["deadline_ms"] = when(shown["deadline_ms"])
     print_table(("", ""), [(k, v) for k, v in shown.items() if v not in (None, "")], empty="")
     columns = ("CALL", "TOOL", "EFFECT", "STATE", "STEP", "ATTEMPT", "FIRST SENT", "WHAT")
     if calls:
         rows = [_row(call) for call in restored.log.state.calls.values()]
         print_table(columns, rows, empty="")
+    if undos:
+        rows = [(u["call"], u["tool"], u["state"], summary_line(u)) for u in reversed(undos)]
+        print_table(("UNDO OF", "TOOL", "STATE", "HOW"), rows, empty="")
     if signals:
         print_table(("SIGNAL", "VALUE"), [(s["name"], s["value"]) for s in signals], empty="")
 
@@ -59,6 +65,7 @@ def _shown(restored: Restored, *, with_state: bool) -> dict[str, Any]:
         "payload": None if state.parked is None else unpacked(state.parked.payload.data),
         "result": None if state.result is None else unpacked(state.result.data),
         "calls": [plain(call) for call in state.calls.values()],
+        "undos": [{"state": _undo_state(state, u), **plain(u)} for u in state.undos.values()],
         "signals": [
             {"name": s.name, "value": unpacked(s.value.data), "by": s.by}
             for s in state.signals.values()
@@ -67,6 +74,21 @@ def _shown(restored: Restored, *, with_state: bool) -> dict[str, Any]:
     if with_state:
         shown["state"] = unpacked(restored.log.checkpoint_bytes)
     return shown
+
+
+def _undo_state(state: RunState, undo: Undo) -> str:
+    if undo.is_irreversible:
+        return "irreversible"
+    call = call_of(state, undo)
+    if is_undone(state, undo):
+        return "undone"
+    return "" if call is None else call.state.value
+
+
+def summary_line(undo: dict[str, Any]) -> str:
+    """How a call is taken back."""
+    request = f"{undo['method']} {undo['path']}".strip()
+    return undo["handler"] or request or undo["why"]
 
 
 def _row(call: Call) -> tuple[object, ...]:

@@ -51,6 +51,8 @@ class Doing(StrEnum):
     """It may begin further steps."""
     STOP = "stop"
     """Its agent is told to stop at its next step boundary, or was, and has not yet."""
+    UNDO = "undo"
+    """What it did is being taken back, as far as the time goes."""
     RELEASE = "release"
     """No agent works on it: it is released at once."""
     CUT = "cut"
@@ -81,6 +83,8 @@ class RunView:
     has_agent: bool = True
     is_over: bool = False
     """It has been released, or it ended: what is left is shipping."""
+    is_undoing: bool = False
+    """This sidecar takes it back."""
     is_told: bool = False
     """Its agent was told to stop."""
     eta_at_s: float | None = None
@@ -190,7 +194,9 @@ def plan(runs: Sequence[RunView], drain: Latch, *, rate: Rate, now_s: float, put
 def _of_run(run: RunView, drain: Latch, *, now_s: float, cut_at_s: float) -> RunPlan:
     if run.is_over:
         return RunPlan(run.run, Doing.SHIP, drain.deadline_s)
-    if not run.has_agent:
+    if run.is_undoing and now_s < cut_at_s:
+        return RunPlan(run.run, Doing.UNDO, cut_at_s)
+    if not run.has_agent and not run.is_undoing:
         return RunPlan(run.run, Doing.RELEASE, now_s)
     if now_s >= cut_at_s:
         return RunPlan(run.run, Doing.CUT, drain.deadline_s)

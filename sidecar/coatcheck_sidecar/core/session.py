@@ -134,6 +134,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "reason": _may(TEXT),
     },
     Request.PROBED: {"call": Field(INT), "attempt": Field(INT), "applied": Field(FLAG)},
+    Request.UNDO: {},
     Request.WAIT: {"name": Field(TEXT), "step": Field(INT)},
     Request.FINISH: {
         "step": Field(INT),

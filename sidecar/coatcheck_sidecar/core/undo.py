@@ -8,9 +8,15 @@ decided by the same table. They run one after another, newest call first:
 - so does a call in doubt, when it is its turn: nobody knows whether there is something to undo.
 """
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Final
 
+import msgpack
+
+from coatcheck_sidecar.core.call import is_kept
+from coatcheck_sidecar.core.call_events import Ended, Ending
+from coatcheck_sidecar.core.fingerprint import SUMMARY_CHARS_MAX
 from coatcheck_sidecar.core.model import UNDO_KEY, Call, CallClass, CallState, OutcomeKind, Status
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.undo_records import Compensating, Undo
@@ -18,6 +24,7 @@ from coatcheck_sidecar.core.undo_records import Compensating, Undo
 BY_SIDECAR: Final = "sidecar"
 BY_AGENT: Final = "agent"
 SUCCESSOR: Final = "-2"
+GONE: Final = frozenset({404, 410})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ def upcoming(state: RunState) -> Take | Stop | Forward | Done:
     """What comes next for a run that is taken back."""
     in_doubt = {call.number: call for call in state.calls.values() if _is_in_the_way(call)}
     final = tuple(number for number, call in in_doubt.items() if call.is_irreversible)
-    undone = sum(_is_undone(state, undo) for undo in state.undos.values())
+    undone = sum(is_undone(state, undo) for undo in state.undos.values())
     why = irreversible(state)
     if why is not None and not undone:
         return Forward(why)
@@ -63,15 +70,19 @@ def upcoming(state: RunState) -> Take | Stop | Forward | Done:
         if number in in_doubt:
             return Stop((number,))
         undo = state.undos[number]
-        if not undo.is_irreversible and not _is_undone(state, undo):
+        if not undo.is_irreversible and not is_undone(state, undo):
             return _take(state, undo)
     return Done(undone)
 
 
 def _take(state: RunState, undo: Undo) -> Take | Stop:
     call = call_of(state, undo)
-    is_held = call is not None and call.is_unsettled and not _may_resend(call)
-    return Stop((call.number,)) if call is not None and is_held else Take(undo, call)
+    return Stop((call.number,)) if call is not None and is_held(call) else Take(undo, call)
+
+
+def is_held(call: Call) -> bool:
+    """An undo that goes on only when somebody decides it."""
+    return call.is_unsettled and not _may_resend(call)
 
 
 def _may_resend(call: Call) -> bool:
@@ -92,11 +103,50 @@ def call_of(state: RunState, undo: Undo) -> Call | None:
     return state.by_key.get(f"{UNDO_KEY}{undo.key}")
 
 
-def _is_undone(state: RunState, undo: Undo) -> bool:
+def is_undone(state: RunState, undo: Undo) -> bool:
+    """The call that it takes back is taken back."""
     call = call_of(state, undo)
     if call is None or call.state is not CallState.DONE or call.outcome is None:
         return False
     return call.outcome.kind is not OutcomeKind.UNKNOWN
+
+
+def ended(event: Ended, *, status: int, method: str, call_class: CallClass) -> Ended:
+    """How an attempt of an undo ended.
+
+    It took place if its answer says so: 2xx; and where there is nothing to delete any more, as the
+    answer to a DELETE that was sent twice says. Any other last word is for somebody to look at.
+    """
+    is_done = 200 <= status < 300 or (method == "DELETE" and status in GONE)
+    if is_done or not is_kept(event.ending, call_class):
+        return event
+    unknown = replace(event.outcome, kind=OutcomeKind.UNKNOWN)
+    return replace(event, ending=Ending.FINAL, outcome=unknown)
+
+
+def may_not_start(state: RunState, call: Call, *, is_draining: bool) -> str:
+    """Why a call can't be sent now, or an empty string."""
+    if call.is_undo or call.call_class is CallClass.READ:
+        return ""
+    if call.is_irreversible and is_draining:
+        return "nothing takes it back, and the pod is shutting down"
+    if state.compensating is None:
+        return ""
+    under_way = (c for c in state.calls.values() if c.is_undo)
+    is_of_undo = any(c.state is CallState.DISPATCHED for c in under_way)
+    return "" if is_of_undo else "what the run did is being taken back"
+
+
+def print_of(undo: Undo) -> bytes:
+    """The fingerprint of the call that takes another back: what it does was fixed long before."""
+    said = [undo.call, undo.handler, undo.method, undo.path, undo.body.data]
+    return hashlib.sha256(msgpack.packb(said)).digest()
+
+
+def summary_of(undo: Undo) -> str:
+    """A line for operators."""
+    how = undo.handler or f"{undo.method} {undo.path}".strip() or undo.why
+    return f"undo of call {undo.call}: {how}"[:SUMMARY_CHARS_MAX]
 
 
 def irreversible(state: RunState) -> str | None:

@@ -118,8 +118,10 @@ def _rendered(call: Call, outcome: Outcome) -> tuple[str, str, Body]:
 def _answer(outcome: Outcome) -> Any:
     """The call's answer as a value; raises `ValueError`."""
     data = outcome.body.data
-    if outcome.kind is not OutcomeKind.RESULT or data is None:
+    if outcome.kind is not OutcomeKind.RESULT:
         raise ValueError(f"its answer is {outcome.kind.value}")
+    if data is None:
+        raise ValueError("nobody said what its answer is")
     if not outcome.head:
         return msgpack.unpackb(data, strict_map_key=False)
     if is_encoded(_head(outcome).headers):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core import deadline
+from coatcheck_sidecar.core import deadline, undo
 from coatcheck_sidecar.core.call_events import Decision, Deliver, Hold, Refuse, Send, Wait
 from coatcheck_sidecar.core.doubt import Rules, key_left_s
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, Outcome
@@ -145,6 +145,16 @@ class Reads:
             self._by_number[call.number] = call
             self.by_key[key] = call
         return self.by_key.get(key) is not known
+
+
+def refuse_start(keeper: Keeper, decision: Decision, *, draft: Call) -> None:
+    """Raises `Refusal` for an attempt that may not be made while the run, or its pod, ends."""
+    state = keeper.log.state
+    if sends(decision):
+        why = undo.may_not_start(state, draft, is_draining=keeper.is_draining)
+        if why:
+            text = f"{draft.tool} of run {keeper.run}: {why}"
+            raise Refusal(ErrorCode.DRAINING, text, retry=Retry.LATER, tool=draft.tool)
 
 
 def latest_start_s(call: Call, keeper: Keeper, *, rules: Rules) -> float | None:

@@ -56,6 +56,7 @@ from coatcheck_sidecar.engine.attempts import (
     Turn,
     latest_start_s,
     refusal_of,
+    refuse_start,
     sends,
 )
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -203,6 +204,7 @@ class Calls:
             if draft.epoch != self._state.epoch:
                 draft = replace(draft, epoch=self._state.epoch)
             decision = self._decide(call, Asked(draft, level))
+            refuse_start(self._keeper, decision, draft=call or draft)
             is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)
             answer = await self._perform(decision, draft.key)
             if isinstance(answer, AskUpstream):

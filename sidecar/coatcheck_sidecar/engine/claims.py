@@ -70,6 +70,8 @@ class Wants:
     resume_epoch: int | None = None
     resume_answered: frozenset[int] | None = None
     """Calls of its step whose answer an agent that comes back has, if it says so."""
+    is_undo: bool = False
+    """Nobody's agent asks: a sidecar takes the run back."""
 
     @property
     def accepts(self) -> Accepts:
@@ -93,7 +95,7 @@ class Claimer:
         self._doors: Doors = fleet.doors
         self._local = local
         self._tasks = tasks
-        self._now_ms = now_ms
+        self.now_ms = now_ms
 
     async def claim(self, run: str, wants: Wants) -> Keeper | Restored:
         """Own the run, or learn that it is over (`Restored`); waits up to `wait_s`.
@@ -139,7 +141,9 @@ class Claimer:
         head = restored.head
         is_ours = head.status is Status.OWNED and pod_of(head.owner) == pod_of(self.me)
         tail = await self._tail(head)
-        if not wants.incarnation and not is_ours:
+        if wants.is_undo and restored.log.state.compensating is None:
+            return restored
+        if not wants.incarnation and not is_ours and not wants.is_undo:
             return restored
         return await self._decide(restored, tail, wants=wants)
 
@@ -152,14 +156,14 @@ class Claimer:
         match decision:
             case Claimable():
                 ending = await self._add_tail(restored, tail)
-                if ending is None and deadline.is_over(state.created, now_ms=self._now_ms()):
+                if ending is None and deadline.is_over(state.created, now_ms=self.now_ms()):
                     return await self._expired(restored, wants)
                 if ending is not None:
                     return await self._end(restored.log, ending)
                 return await self._take(restored, decision, wants=wants)
             case Elsewhere(owner):
                 return OwnedBy(owner, state.claimed.address)
-            case Closed(Status.PARKED) if deadline.is_over(state.created, now_ms=self._now_ms()):
+            case Closed(Status.PARKED) if deadline.is_over(state.created, now_ms=self.now_ms()):
                 return await self._expired(restored, wants)
             case Closed(status, reason) if not status.is_final:
                 code, retry, mend = CLOSED[status]
@@ -198,7 +202,7 @@ class Claimer:
         return restored
 
     def _judge(self, head: Head, *, crashes: int, is_lapsed: bool) -> Claim:
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         return decide_claim(head, me=self.me, crashes=crashes, is_lapsed=is_lapsed, now_ms=now_ms)
 
     async def _create(self, run: str, wants: Wants) -> "Keeper | Later":
@@ -238,6 +242,7 @@ class Claimer:
                 wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1
             )
         keeper = self._keeper(log)
+        keeper.is_undoing = wants.is_undo
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
             self._tasks.start(self._after(head, keeper), name=f"claimed {head.run}")
@@ -328,7 +333,7 @@ class Claimer:
         self._doors.observer.note("damaged", run=head.run, error=str(damage))
         if not head.status.is_final and head.status is not Status.HELD:
             at = head.seq + 1
-            held = Record(at, head.epoch + 1, self._now_ms(), Held(reason=f"damaged: {damage}"))
+            held = Record(at, head.epoch + 1, self.now_ms(), Held(reason=f"damaged: {damage}"))
             head = replace(
                 head,
                 epoch=head.epoch + 1,
@@ -359,7 +364,7 @@ class Claimer:
 
     def _keeper(self, log: RunLog) -> Keeper:
         return Keeper(
-            log, doors=self._doors, local=self._local, tasks=self._tasks, now_ms=self._now_ms
+            log, doors=self._doors, local=self._local, tasks=self._tasks, now_ms=self.now_ms
         )
 
 

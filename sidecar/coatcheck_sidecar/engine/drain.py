@@ -26,6 +26,9 @@ HOOKS_APART_S: Final = 1.0
 after that is a container's restart, and no end of a pod."""
 TERM_APART_S: Final = 0.5
 """A plain second container has its SIGTERM this soon after its hook, which returns at once."""
+MOMENT_S: Final = 2.0
+MOMENT_SHARE: Final = 0.25
+"""Before the cut no undo begins: the lesser of the two. One that is cut may be in doubt."""
 LEFT_S: Final = 2.0
 """What a kubelet leaves between SIGTERM and SIGKILL when the grace is used up."""
 
@@ -94,6 +97,15 @@ class Drain:
             self._tasks.start(self._follow(self.latch), name="drain")
         self.poke()
         return self.latch
+
+    def has_time(self) -> bool:
+        """Something that takes a moment may begin: it ends before what has not stopped is cut."""
+        if self.latch is None:
+            return True
+        cut_s = self.plan.cut_s if self.plan else self.latch.deadline_s
+        whole_s = max(0.0, cut_s - self.latch.began_s)
+        moment_s = min(MOMENT_S, whole_s * MOMENT_SHARE)
+        return self._clock.monotonic() < cut_s - moment_s
 
     def poke(self) -> None:
         """Something changed that the plan depends on."""
@@ -176,6 +188,7 @@ class Drain:
             on_drain=keeper.on_drain,
             has_agent=keeper.agent is not None,
             is_over=keeper.is_over,
+            is_undoing=keeper.is_undoing,
             is_told=keeper.is_stopping,
             eta_at_s=keeper.eta_at_s,
             boundary_s=keeper.boundary_s,

@@ -6,6 +6,7 @@ It goes on to its end when the agent hangs up: what comes is kept, and serves th
 from dataclasses import replace
 
 from coatcheck.wire import ErrorCode, Retry
+from coatcheck_sidecar.core import undo
 from coatcheck_sidecar.core.call_events import Deliver, Ended, Wait
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, OutcomeKind
 from coatcheck_sidecar.core.problem import DECISION
@@ -182,6 +183,11 @@ class Errand:
         came = await self._send(go)
         outcome = await came.outcome(self._tool, go.call.call_class)
         ended = Ended(go.call.attempt, came.ending, outcome, came.retry_after_s)
+        if go.call.is_undo:
+            method = self._wanted.outgoing.method
+            ended = undo.ended(
+                ended, status=came.status, method=method, call_class=go.call.call_class
+            )
         try:
             follows = await self._calls.over(
                 go.call.number,

@@ -193,8 +193,8 @@ class Fleet:
             return self._watch.is_lapsed(heartbeat_name(owner), head_name(run))
         return self._watch.is_lapsed(head_name(run))
 
-    def lapsed_runs(self, queue: str) -> list[RunSummary]:
-        """Runs of a queue that may be taken over."""
+    def lapsed_runs(self, queue: str | None) -> list[RunSummary]:
+        """Runs of a queue, or of all (`None`), that may be taken over."""
         former = [summary for name in self._former() for summary in self._runs_of(name)]
         lapsed = [
             summary
@@ -203,11 +203,18 @@ class Fleet:
             if self.is_lapsed(name, summary.run)
         ]
         strays = [s for s, owner in self._strays.values() if self.is_lapsed(owner, s.run)]
-        return [summary for summary in (*former, *lapsed, *strays) if summary.queue == queue]
+        found = (*former, *lapsed, *strays)
+        return [summary for summary in found if queue in (None, summary.queue)]
 
     async def ready(self, queue: str) -> list[tuple[str, str]]:
         """(run, marker's name) of markers of a queue, in random order; raises `StoreError`."""
         listed = await self.doors.store.list(f"ready/{queue}/", limit=MARKERS_MAX)
+        found = [(entry.name.split("/")[2], entry.name) for entry in listed]
+        return sorted(found, key=lambda _: self.doors.clock.uniform(0.0, 1.0))
+
+    async def compensating(self) -> list[tuple[str, str]]:
+        """(run, marker's name) of runs to be taken back, in random order; raises `StoreError`."""
+        listed = await self.doors.store.list(f"{Status.COMPENSATING}/", limit=MARKERS_MAX)
         found = [(entry.name.split("/")[2], entry.name) for entry in listed]
         return sorted(found, key=lambda _: self.doors.clock.uniform(0.0, 1.0))
 

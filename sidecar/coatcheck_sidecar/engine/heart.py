@@ -11,6 +11,7 @@ from coatcheck_sidecar.core.model import Level
 from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat
 from coatcheck_sidecar.core.record import Event, Failed
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.core.undo_records import Compensating
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import heartbeat_name, inbox_prefix
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -130,6 +131,13 @@ class Heart:
                 await self._obey(keeper, command)
                 await self._doors.store.delete(entry.name)
 
+    async def _take_back(self, keeper: Keeper) -> None:
+        """What the run did is to be taken back: its agent stops at its next boundary."""
+        if keeper.agent is None:
+            await keeper.release("compensate")
+        else:
+            keeper.stop(left_s=self._doors.settings.grace_s)
+
     async def _obey(self, keeper: Keeper, command: Command) -> None:
         """Append what the command asks for; it is in the head when this returns."""
         rules = Rules(pause_max_s=self._doors.settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
@@ -143,6 +151,8 @@ class Heart:
             elif events:
                 with keeper.writing(command.call):
                     await keeper.write(*events, level=Level.REMOTE)
+            if events and isinstance(events[-1], Compensating):
+                await self._take_back(keeper)
         except Refusal as error:
             self._doors.observer.note("command", what=command.what, refused=error.message)
             return

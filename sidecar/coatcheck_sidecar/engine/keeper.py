@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Push, Retry
-from coatcheck_sidecar.core import deadline
+from coatcheck_sidecar.core import deadline, undo
 from coatcheck_sidecar.core.drain import OnDrain
-from coatcheck_sidecar.core.model import Body, Level, Status
-from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s, line_of
+from coatcheck_sidecar.core.model import Body, CallState, Level, Status
+from coatcheck_sidecar.core.ownership import RunSummary, line_of
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
     Checkpoint,
@@ -20,11 +20,11 @@ from coatcheck_sidecar.core.record import (
     Held,
     Parked,
     Record,
-    Released,
 )
+from coatcheck_sidecar.core.release import release_event
 from coatcheck_sidecar.core.runlog import RunLog
-from coatcheck_sidecar.core.runstate import IN_DOUBT
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.core.undo_records import Compensating
 from coatcheck_sidecar.engine.agent import Agent
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.shipper import Doors, Shipper, fenced
@@ -75,6 +75,8 @@ class Keeper:
         """Of the state before the claim; removed once a heartbeat names the run."""
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
+        self.is_undoing = False
+        """This sidecar is taking the run back, without an agent."""
         self.is_expired = False
         """It is over by its own deadline."""
         self.is_gone = asyncio.Event()
@@ -206,12 +208,9 @@ class Keeper:
 
     def check_nothing_open(self, what: str) -> None:
         """Raises `Refusal` while a guarded call is in flight."""
-        is_open = [
-            c for c in self.log.state.calls.values() if c.is_open and c.call_class.is_guarded
-        ]
-        in_flight = [
-            call for call in is_open if call.attempt > 0 and call.state.value == "dispatched"
-        ]
+        calls = self.log.state.calls.values()
+        sent = [call for call in calls if call.state is CallState.DISPATCHED]
+        in_flight = [call for call in sent if call.call_class.is_guarded]
         if in_flight:
             names = ", ".join(f"{call.tool} (call {call.number})" for call in in_flight)
             raise Refusal(
@@ -230,7 +229,7 @@ class Keeper:
     async def park(self, name: str, payload: bytes | None) -> None:
         """Nobody's until the signal comes; returns when that is off the pod."""
         self.check_nothing_open("wait_for")
-        await self._let_go(Parked(name=name, payload=Body(payload)))
+        await self.let_go(Parked(name=name, payload=Body(payload)))
 
     async def finish(self, *, step: int, schema: int, state: NewState | None, result: bytes,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
@@ -240,41 +239,55 @@ class Keeper:
             if at.status is Status.FINISHED:
                 await self.shipper.shipped(at.seq)
                 return at.seq
+            self.check_goes_on()
             self.check_nothing_open("finish")
             checkpoint = []
             if state is not None and step != at.step:
                 checkpoint = [
                     await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
                 ]
-            return await self._let_go(Finished(result=Body(result)), before=checkpoint)
+            return await self.let_go(Finished(result=Body(result)), before=checkpoint)
+
+    def check_goes_on(self) -> None:
+        """Raises `Refusal` for a run that is taken back: that is how it ends."""
+        if self.log.state.compensating is not None:
+            why = f"what run {self.run} did is being taken back"
+            raise Refusal(ErrorCode.DRAINING, why, retry=Retry.LATER, run=self.run)
 
     async def fail(self, error: str) -> int:
         """The run is over without a result."""
-        return await self._let_go(Failed(error=error))
+        self.check_goes_on()
+        return await self.let_go(Failed(error=error))
 
     async def release(self, reason: str, error: str = "") -> int:
         """Give the run up, for another owner or for an operator."""
-        state = self.log.state
-        doubts = [call.number for call in state.in_doubt]
-        if reason == "in_doubt" and doubts:
-            event: Event = Held(reason=f"{IN_DOUBT}: calls {doubts}", error=error)
-        elif reason == "held":
-            event = Held(reason=f"held: {error}", error=error)
-        elif reason == "error":
-            event = self.crash_event(state.crashes + 1, error)
-        else:
-            event = Released(reason=reason, error=error, crashes=state.crashes)
-        return await self._let_go(event)
+        event = release_event(
+            self.log.state,
+            reason,
+            error,
+            breaker_crashes=self.doors.settings.breaker_crashes,
+            now_ms=self.now_ms(),
+        )
+        return await self.let_go(event, before=self._taken_back())
+
+    def _taken_back(self) -> list[Record]:
+        """What a run asked for when its pod stops, before it is let go of."""
+        if not self.is_draining or self.on_drain is not OnDrain.COMPENSATE:
+            return []
+        begun = undo.at_drain(self.log.state)
+        if isinstance(begun, undo.Forward):
+            self.doors.observer.note("undo_forward", run=self.run, why=begun.why)
+        return self.append(begun) if isinstance(begun, Compensating) else []
 
     async def hold(self, reason: str) -> int:
         """Nobody may go on before an operator decides."""
-        return await self._let_go(Held(reason=reason))
+        return await self.let_go(Held(reason=reason))
 
     async def cancel(self, *events: Event, by: str) -> int:
         """End the run by an operator's word; `events` end with its `failed`."""
         self.cancelled_by = f"cancelled by {by}"
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
-        return await self._let_go(events[-1], before=self.append(*events[:-1]))
+        return await self.let_go(events[-1], before=self.append(*events[:-1]))
 
     async def expire(self) -> None:
         """End the run by its own deadline, whatever it is at."""
@@ -284,14 +297,8 @@ class Keeper:
         self.push(Push.DEADLINE, {"left_s": 0.0})
         await self._let_go_by([record])
 
-    def crash_event(self, crashes: int, error: str) -> Event:
-        """What the breaker makes of another crash without progress."""
-        if crashes >= self.doors.settings.breaker_crashes:
-            return Held(reason=f"crash_loop: {crashes} crashes without progress", error=error)
-        not_before_ms = self.now_ms() + int(crash_delay_s(crashes) * 1000)
-        return Released(reason="error", error=error, crashes=crashes, not_before_ms=not_before_ms)
-
-    async def _let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
+    async def let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
+        """End this ownership by `event`; returns when that is off the pod."""
         return await self._let_go_by([*before, *self.append(event)])
 
     async def _let_go_by(self, records: Sequence[Record]) -> int:

@@ -59,7 +59,7 @@ async def _request(probe: HttpProbe, *, tool: Tool, call: Call) -> Outgoing:
     rest, _, query = path.partition("?")
     headers = [("Accept", "application/json")]
     if probe.credentials:
-        headers.append((probe.header, await _secret(probe.credentials)))
+        headers.append((probe.header, await secret(probe.credentials)))
     return Outgoing(
         method=probe.method,
         url=join(tool.upstream, rest, query=query).url,
@@ -70,7 +70,7 @@ async def _request(probe: HttpProbe, *, tool: Tool, call: Call) -> Outgoing:
     )
 
 
-async def _secret(reference: str) -> str:
+async def secret(reference: str) -> str:
     """What `env:NAME` or `file:/path` refers to, read anew each time: secrets rotate."""
     kind, _, name = reference.partition(":")
     if kind == "env":

@@ -75,7 +75,8 @@ class Queues:
 
     def _is_free(self, keeper: Keeper, wants: Wants) -> bool:
         """Its agent is gone, and the breaker lets the next one in at once."""
-        if keeper.agent is not None or keeper.log.state.created.queue != wants.queue:
+        is_taken = keeper.agent is not None or keeper.is_undoing
+        if is_taken or keeper.log.state.created.queue != wants.queue:
             return False
         gone_s = self._doors.clock.monotonic() - keeper.agent_gone_s
         is_due = gone_s >= crash_delay_s(keeper.log.state.crashes + 1)
@@ -101,14 +102,18 @@ class Queues:
         It is removed only if it is older than its run's epoch, and not while the run is owned: its
         owner does that, once a heartbeat of its own leads there.
         """
-        marker = self._markers.pop(run, "")
-        try:
-            found = await read_head(self._doors.store, run) if marker else None
-            is_owned = found is not None and found[0].status is Status.OWNED
-            if found is not None and not is_owned and _epoch_of(marker) < found[0].epoch:
-                await self._doors.store.delete(marker)
-        except (StoreError, Refusal, ValueError) as error:
-            self._doors.observer.note("look_failed", error=str(error))
+        await drop_stale(self._doors, run, marker=self._markers.pop(run, ""))
+
+
+async def drop_stale(doors: Doors, run: str, *, marker: str) -> None:
+    """Remove a marker (empty: none) that is older than its run's epoch, and nobody's."""
+    try:
+        found = await read_head(doors.store, run) if marker else None
+        is_owned = found is not None and found[0].status is Status.OWNED
+        if found is not None and not is_owned and _epoch_of(marker) < found[0].epoch:
+            await doors.store.delete(marker)
+    except (StoreError, Refusal, ValueError) as error:
+        doors.observer.note("look_failed", error=str(error))
 
 
 def _epoch_of(marker: str) -> int:

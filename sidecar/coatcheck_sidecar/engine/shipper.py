@@ -30,6 +30,7 @@ from coatcheck_sidecar.core.runlog import (
     seal_state,
 )
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.core.undo import BY_AGENT
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.ports import Clock, Observer, Store, Stored, StoreError, StoreRefused
@@ -42,7 +43,7 @@ DAMAGED_LOOKS_MAX: Final = 3
 """A head that can't be read so often in a row is damaged, and not only badly read."""
 SEAL_HERE_BYTES_MAX: Final = 262_144
 """A bigger state takes over half a millisecond to seal: that is done beside the loop."""
-MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED})
+MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED, Status.COMPENSATING})
 """Statuses in which nobody owns a run and a marker tells where it is."""
 
 
@@ -61,8 +62,12 @@ class Doors:
 
 
 def marker_name(head: Head) -> str:
-    """`ready|held|parked/<queue>/<run>/<epoch>`: a hint, written before the head that it is of."""
-    return f"{head.status.value}/{head.queue}/{head.run}/{head.epoch}"
+    """`<status>/<queue>/<run>/<epoch>`: a hint, written before the head that it is of.
+
+    A run that waits for an agent to take something back is where agents look for work.
+    """
+    place = Status.READY if head.undo == BY_AGENT else head.status
+    return f"{place.value}/{head.queue}/{head.run}/{head.epoch}"
 
 
 def fenced(run: str, epoch: int) -> Refusal:

@@ -28,6 +28,7 @@ from coatcheck_sidecar.engine.scan import scan_heads
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import Doors, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.engine.undo import Undoing
 from coatcheck_sidecar.ports import Clock, Journal, Observer, Store, StoreError
 
 ADOPT_RETRY_S: Final = 1.0
@@ -101,6 +102,11 @@ class Sidecar:
             fleet=self.fleet, tasks=self.tasks, now_ms=self.now_ms,
         )  # fmt: skip
         self._overdue.on_stuck = self.heart.poke
+        self.undoing = Undoing(
+            self._claimer, keepers=self.keepers, calls=self._calls,
+            lock_of=self._opening.__getitem__, fleet=self.fleet, tasks=self.tasks,
+        )  # fmt: skip
+        self.undoing.has_time = self.drain.has_time
         self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
@@ -122,6 +128,7 @@ class Sidecar:
         self.tasks.start(self._learn_time(), name="store time")
         self.tasks.start(scan_heads(self.fleet, self._overdue.scanned), name="scan heads")
         self.tasks.start(self._overdue.run(), name="overdue")
+        self.tasks.start(self.undoing.run(), name="undo")
         for run in list(self._claimer.tails):
             self.tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
@@ -166,6 +173,7 @@ class Sidecar:
             self.tasks.start(self._clear_up(keeper), name=f"close {keeper.run}")
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
+        self.undoing.let_go(keeper)
         status, reason = keeper.log.state.status, keeper.log.state.reason
         self.drain.poke()
         self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
@@ -327,7 +335,8 @@ class Sidecar:
             for keeper in self._owned():
                 gone_s = now_s - keeper.agent_gone_s
                 lock = self._opening[keeper.run]
-                is_lost = keeper.agent is None and gone_s > self.settings.agent_wait_s
+                waits_s = 0.0 if keeper.log.state.compensating else self.settings.agent_wait_s
+                is_lost = keeper.agent is None and gone_s > waits_s and not keeper.is_undoing
                 if is_lost and not lock.locked():
                     async with lock:
                         await self._release_lost(keeper)
@@ -358,7 +367,8 @@ class Sidecar:
     @property
     def _is_waiting(self) -> bool:
         """What a former life left, and a claim under way, turn up late."""
-        return bool(self._claimer.tails) or any(lock.locked() for lock in self._opening.values())
+        has_late = bool(self._claimer.tails) or self.undoing.is_busy
+        return has_late or any(lock.locked() for lock in self._opening.values())
 
     async def close(self) -> None:
         """End the loops; what is unshipped stays in the journal."""

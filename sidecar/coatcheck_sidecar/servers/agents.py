@@ -13,7 +13,8 @@ from typing import Any, Final
 from coatcheck.wire import PROTOCOL_VERSIONS, ErrorCode, Message, Push, Request, Retry
 from coatcheck_sidecar.core.session import Refusal, Session
 from coatcheck_sidecar.engine.sidecar import Sidecar
-from coatcheck_sidecar.servers.requests import Answered, Requests
+from coatcheck_sidecar.servers.answered import Answered
+from coatcheck_sidecar.servers.requests import Requests
 from coatcheck_sidecar.servers.routes import Routes
 
 AGENTS_MAX: Final = 4_096

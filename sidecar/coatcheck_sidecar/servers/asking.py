@@ -8,13 +8,13 @@ from coatcheck.wire import ErrorCode, Request, Retry
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.servers.agents import Agents, HttpAgent
+from coatcheck_sidecar.servers.answered import Answered
 from coatcheck_sidecar.servers.operations import Operation
-from coatcheck_sidecar.servers.requests import Answered
 from coatcheck_sidecar.servers.values import BASE64, from_base64, packed
 
 NO_ARGUMENTS: Final = b"\x80"
 NO_VALUE: Final = b"\xc0"
-ANSWERS: Final = {"call": "result", "probed": "result", "wait": "value"}
+ANSWERS: Final = {"call": "result", "probed": "result", "undo": "result", "wait": "value"}
 """What the attachment of an answer is called."""
 PLAIN_OPENING: Final = (
     "schema",
@@ -66,6 +66,7 @@ class Asking:
             "eta": lambda _agent, body: (Request.ETA, body, None),
             "outcome": _outcome,
             "probed": _probed,
+            "undo": lambda _agent, _body: (Request.UNDO, {}, None),
             "wait": _wait,
             "finish": _finish,
             "fail": lambda _agent, body: (Request.FAIL, body, None),

@@ -1,6 +1,6 @@
 """What a request's fields say, beyond their types: as values of the engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgpack
@@ -14,7 +14,9 @@ from coatcheck_sidecar.core.fingerprint import (
 )
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.policy import Ask, Identity, class_of
+from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import malformed
+from coatcheck_sidecar.core.undo import Take, print_of, summary_of, upcoming
 
 SAID_CHARS_MAX: Final = 4_000
 """Of what an agent says of a failure: enough for its message and the end of its traceback."""
@@ -53,6 +55,18 @@ def ask_of(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
         handler=body.get("undo") or "",
         is_irreversible=bool(body.get("irreversible")),
     )
+
+
+def undo_asked(state: RunState, ask: Ask) -> Ask:
+    """A call of a run that is taken back: the undo that is next, or none of its agent's business.
+
+    It is named by what it takes back, not by its arguments: those are recorded.
+    """
+    todo = upcoming(state)
+    if not isinstance(todo, Take) or ask.key != todo.undo.key or not todo.undo.handler:
+        return ask
+    return replace(ask, is_undo=True, fingerprint=print_of(todo.undo), business=None,
+                   handler="", is_irreversible=False, summary=summary_of(todo.undo))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

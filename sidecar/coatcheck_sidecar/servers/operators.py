@@ -104,6 +104,7 @@ class Operators:
             call=body.get("call", 0),
             verdict=body.get("verdict", ""),
             force=body.get("force", False),
+            then=body.get("then", ""),
             value=value,
         )
         done = await self._outside.command(command, timeout_s=body.get("timeout_s", TIMEOUT_S / 2))

@@ -1,8 +1,6 @@
 """From a message of the wire to the engine, and back: one method a request."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from coatcheck.wire import (
@@ -19,20 +17,27 @@ from coatcheck.wire import (
 )
 from coatcheck_sidecar.core.call_events import Ending
 from coatcheck_sidecar.core.drain import OnDrain
-from coatcheck_sidecar.core.model import Level, OutcomeKind, Status
+from coatcheck_sidecar.core.model import Level, Status
 from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.agent import Agent, Told
-from coatcheck_sidecar.engine.attempts import Answer, Go, Recorded
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Wants
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import Restored
 from coatcheck_sidecar.engine.shipper import fenced
 from coatcheck_sidecar.engine.sidecar import Sidecar
-from coatcheck_sidecar.servers.fields import ask_of, numbers_of, resume_of, said, versions_of
+from coatcheck_sidecar.servers.answered import Answered, answer_of, over, release
+from coatcheck_sidecar.servers.fields import (
+    ask_of,
+    numbers_of,
+    resume_of,
+    said,
+    undo_asked,
+    versions_of,
+)
 from coatcheck_sidecar.servers.routes import Routes
 
 WAIT_S_MAX: Final = 300.0
@@ -44,15 +49,6 @@ ENDINGS: Final = {
     "not_applied": Ending.NOT_SENT,
     "failed": Ending.LOST,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A reply: its body and attachment, and whether the connection has a run."""
-
-    body: dict[str, Any]
-    attachment: bytes | None = None
-    is_open: bool = field(default=True)
 
 
 class Requests:
@@ -83,6 +79,7 @@ class Requests:
             Request.ETA: self._eta,
             Request.OUTCOME: self._outcome,
             Request.PROBED: self._probed,
+            Request.UNDO: self._undo,
             Request.WAIT: self._wait,
             Request.FINISH: self._finish,
             Request.FAIL: self._fail,
@@ -129,7 +126,7 @@ class Requests:
         }
         body = {
             "protocol": min(highest, PROTOCOL_VERSIONS[1]),
-            "sidecar": _release(),
+            "sidecar": release(),
             "mode": self._sidecar.mode,
             "limits": limits,
         }
@@ -168,7 +165,7 @@ class Requests:
         opened = await self._sidecar.open(wants, agent, lives=resume.lives)
         if opened.keeper is None or opened.calls is None:
             self._over = opened.over
-            return _over(opened.over)
+            return over(opened.over)
         self._agent, self._keeper, self._calls = agent, opened.keeper, opened.calls
         opened.keeper.step_timeout_s = body.get("step_timeout_s")
         opened.keeper.on_drain = OnDrain(body.get("on_drain") or OnDrain.AUTO)
@@ -189,6 +186,8 @@ class Requests:
         }
         if given is not None:
             body["input"] = given.data
+        if state.compensating is not None:
+            body["undoing"] = True
         if self._routes is not None:
             body["proxy"] = self._routes.open(keeper, calls, incarnation=self._incarnation)
             body["env"] = self._routes.environ(body["proxy"])
@@ -251,11 +250,21 @@ class Requests:
                 ErrorCode.CONFLICT,
                 f"a call of step {body['step']}: the step to do is {keeper.log.state.step + 1}",
             )
-        answer = await calls.ask(
-            ask_of(keeper.run, body, arguments=message.attachment or b"\x80"),
-            level=Level(body.get("level") or Level.NODE),
-        )
-        return _answered(answer)
+        ask = ask_of(keeper.run, body, arguments=message.attachment or b"\x80")
+        if keeper.log.state.compensating is not None:
+            ask = undo_asked(keeper.log.state, ask)
+        answer = await calls.ask(ask, level=Level(body.get("level") or Level.NODE))
+        return answer_of(answer)
+
+    async def _undo(self, _message: Message) -> Answered:
+        """The next function that takes a call back; without one the run is over."""
+        keeper, _ = self._owned()
+        todo = await self._sidecar.undoing.ask(keeper)
+        if todo is None:
+            return Answered({"status": keeper.log.state.status.value})
+        undo = todo.undo
+        said = {"undo": undo.handler, "tool": undo.tool, "key": undo.key, "call": undo.call}
+        return Answered(said, undo.body.data)
 
     async def _eta(self, message: Message) -> Answered:
         keeper, _ = self._owned()
@@ -288,7 +297,7 @@ class Requests:
         answer = await calls.probed(
             body["call"], body["attempt"], applied=body["applied"], body=message.attachment
         )
-        return _answered(answer)
+        return answer_of(answer)
 
     async def _wait(self, message: Message) -> Answered:
         keeper, _ = self._owned()
@@ -349,43 +358,4 @@ class Requests:
         found = await self._sidecar.look_up(run)
         if found is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run}", run=run)
-        return _over(found)
-
-
-def _answered(answer: Answer) -> Answered:
-    call = answer.call
-    body: dict[str, Any] = {"call": call.number, "attempt": call.attempt}
-    if isinstance(answer, Go):
-        body |= {"decision": "go", "upstream_key": answer.upstream_key}
-        if answer.until_boot_s is not None:
-            body["until_boot_s"] = answer.until_boot_s
-        return Answered(body)
-    if isinstance(answer, Recorded):
-        kind = answer.outcome.kind
-        body |= {"decision": "replay", "kind": kind.value}
-        return Answered(body, answer.outcome.body.data if kind is OutcomeKind.RESULT else None)
-    return Answered({**body, "decision": "probe", "upstream_key": call.upstream_key})
-
-
-def _over(found: Restored | None) -> Answered:
-    if found is None:
-        raise Refusal(ErrorCode.UNAVAILABLE, "the run is gone", retry=Retry.LATER)
-    state = found.log.state
-    body = {
-        "run": state.run,
-        "epoch": state.epoch,
-        "step": state.step + 1,
-        "status": state.status.value,
-        "error": state.reason,
-        "has_state": False,
-        "draining": False,
-    }
-    result = state.result.data if state.result is not None else None
-    return Answered(body, result, is_open=False)
-
-
-def _release() -> str:
-    try:
-        return version("coatcheck")
-    except PackageNotFoundError:
-        return "unknown"
+        return over(found)

@@ -93,6 +93,7 @@ OPENED: Final = shape(
     seq=COUNT,
     schema=COUNT,
     draining=FLAG,
+    undoing={**FLAG, "description": "It is being taken back: ask for `undo`, and do no step."},
     proxy={**TEXT, "description": "URL of the tool proxy, for this life of the agent."},
     env={
         "type": "object",
@@ -120,7 +121,7 @@ DECIDED: Final = shape(
 WRITTEN: Final = shape("seq draining", seq=COUNT, draining=FLAG)
 SUMMARY: Final = shape(
     "run epoch status queue step in_doubt schema code_version pinned reason not_before_ms stuck"
-    " deadline_ms",
+    " deadline_ms undo",
     run=NAME,
     epoch=COUNT,
     status=STATUSES,
@@ -134,6 +135,7 @@ SUMMARY: Final = shape(
     not_before_ms=COUNT,
     stuck=FLAG,
     deadline_ms={**COUNT, "description": "Store time by which it is over; 0: never."},
+    undo={**TEXT, "description": "Being taken back: by whom next, `sidecar` or `agent`."},
 )
 LEFT_S: Final[Schema] = {"type": ["number", "null"], "description": "Seconds from now."}
 DRAIN: Final = shape(
