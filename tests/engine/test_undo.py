@@ -125,7 +125,7 @@ async def test_another_sidecar_finishes_what_one_began(
     yard: Yard, far: Far, effect: dict[str, Any]
 ) -> None:
     one, two = await pods(yard, far, **effect)
-    two.pod.sidecar.undoing.requests = None
+    two.pod.sidecar.mode = "observe"
     agent = await one.agent()
     await charge(one, 1, 2, 3)
     await done_with(agent)

@@ -107,6 +107,7 @@ class Sidecar:
             lock_of=self._opening.__getitem__, fleet=self.fleet, tasks=self.tasks,
         )  # fmt: skip
         self.undoing.has_time = self.drain.has_time
+        self.undoing.is_on = lambda: self.mode == "enforce"
         self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
 
     def _task_failed(self, name: str, error: BaseException) -> None:

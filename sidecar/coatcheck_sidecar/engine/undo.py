@@ -61,6 +61,8 @@ class Undoing:
         """`keepers` and their `calls` are the runs here; `lock_of` a run is held meanwhile."""
         self.requests: UndoRequests | None = None
         """What sends requests; without it there are no tools here, and others must."""
+        self.is_on: Callable[[], bool] = lambda: True
+        """Modes that only look on take nothing back."""
         self.has_time: Callable[[], bool] = lambda: True
         """Another undo may begin: the pod does not end before it is done."""
         self._claimer = claimer
@@ -85,7 +87,7 @@ class Undoing:
         doors = self._doors
         while True:
             await doors.clock.sleep(doors.settings.heartbeat_s * doors.clock.uniform(0.5, 1.0))
-            if self.requests is not None and not self._claimer.is_draining:
+            if self.is_on() and not self._claimer.is_draining:
                 try:
                     await self._look()
                 except StoreError as error:
@@ -107,7 +109,7 @@ class Undoing:
         if busy is not None and keeper.run in self._sending:
             busy.cancel()  # cut by a drain, or fenced: what is sent goes on to its end
         is_due = state.status is Status.COMPENSATING and not state.not_before_ms
-        if is_due and self.requests is not None and core.next_by(state) == core.BY_SIDECAR:
+        if is_due and self.is_on() and core.next_by(state) == core.BY_SIDECAR:
             self._start(keeper.run)
 
     def _start(self, run: str, marker: str = "") -> None:
