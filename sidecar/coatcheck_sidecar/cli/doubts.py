@@ -12,7 +12,7 @@ from coatcheck_sidecar.cli.common import (
     store_option,
     when,
 )
-from coatcheck_sidecar.engine.outside import Doubt
+from coatcheck_sidecar.engine.lines import Doubt
 
 COLUMNS = ("RUN", "CALL", "TOOL", "KEY", "FIRST SENT", "REASON", "WHAT")
 
