@@ -8,6 +8,7 @@ from typing import TypeVar
 from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import Call, Status
 from coatcheck_sidecar.core.ownership import RunSummary, summary_of
+from coatcheck_sidecar.core.runlog import call_of
 from coatcheck_sidecar.engine.restore import Restored
 
 Item = TypeVar("Item")
@@ -52,6 +53,11 @@ def merged(head: Head, line: RunLine | None) -> RunLine:
         return RunLine(summary_of(head), head.owner if head.status is Status.OWNED else "")
     summary = summary_of(head, in_doubt=line.summary.in_doubt, stuck=line.summary.stuck)
     return replace(line, summary=summary)
+
+
+def has_calls(head: Head) -> tuple[str, bool]:
+    """The run, and whether its log still has calls, of which some may be in doubt."""
+    return head.run, bool(head.calls) or any(call_of(record) for record in head.records)
 
 
 def doubts_of(restored: Restored) -> list[Doubt]:

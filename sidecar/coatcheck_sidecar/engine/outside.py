@@ -28,7 +28,7 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
-from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, merged
+from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
@@ -103,7 +103,7 @@ class Outside:
         return found
 
     async def of_heads(
-        self, what: Callable[[Head], Answer], *, limit: int
+        self, what: Callable[[Head], Answer], *, limit: int = LINES_MAX
     ) -> tuple[list[Answer], bool]:
         """Something of so many readable heads, by run's name; and whether there are more runs."""
 
@@ -115,14 +115,17 @@ class Outside:
         found = await each(runs[:limit], read, at_once=READS_MAX)
         return [answer for one in found for answer in one], len(runs) > limit
 
-    async def doubts(self, run: str | None = None) -> list[Doubt]:
-        """Calls in doubt, oldest first: of one run, or of all that say they have some."""
+    async def doubts(self, run: str | None = None, *, is_all: bool = False) -> list[Doubt]:
+        """Calls in doubt, oldest first: of one run, or of all that say they have some.
+
+        With `is_all` also of those that are over, by their heads.
+        """
         if run is not None:
             return doubts_of(await self.show(run))
-        lines = [line for line in await self.list_runs() if line.summary.in_doubt]
-        runs = await each(
-            [line.summary.run for line in lines], self._read_run, at_once=RUNS_READ_MAX
-        )
+        names = {line.summary.run for line in await self.list_runs() if line.summary.in_doubt}
+        if is_all:
+            names |= {name for name, has in (await self.of_heads(has_calls))[0] if has}
+        runs = await each(sorted(names), self._read_run, at_once=RUNS_READ_MAX)
         found = [
             doubt for restored in runs if restored is not None for doubt in doubts_of(restored)
         ]
