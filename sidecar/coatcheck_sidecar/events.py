@@ -136,6 +136,10 @@ TABLE: Final[Mapping[str, Line]] = {
     "unprotected": _count(
         "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."
     ),
+    "run_expired": _count("warning", "runs_expired", help="Runs ended by their own deadline."),
+    "step_stuck": _count(
+        "warning", "steps_stuck", help="Steps that outlasted the time their agent gives one."
+    ),
     "drain": _count("info", "drains", "cause", help="Drains begun, by what triggered them first."),
     "drain_hook_missed": _count(
         "warning", "drain_hooks_missed", help="SIGTERMs that no preStop hook came before."
@@ -176,6 +180,7 @@ class Figures:
     is_unfenced: bool = False
     """The store lies inside the data folder: no other pod can be fenced by it."""
     is_draining: bool = False
+    runs_stuck: int = 0
     bypass: Mapping[str, int] = field(default_factory=dict)
     """Connections of the pod that do not go through the proxy, by remote host; few hosts."""
 

@@ -92,7 +92,14 @@ BIRTH: Final = Birth(
     summary="invoice_id=7",
 )
 EVENTS: Final[tuple[Event, ...]] = (
-    Created(queue="bills", input=Body(b"\x07"), schema=2, code_version="a1f", pinned=True),
+    Created(
+        queue="bills",
+        input=Body(b"\x07"),
+        schema=2,
+        code_version="a1f",
+        pinned=True,
+        deadline_ms=1_767_229_200_000,
+    ),
     Claimed(
         owner="3f2a.s1",
         incarnation=bytes(range(16)),
@@ -167,6 +174,7 @@ HEAD: Final = Head(
 SUMMARY: Final = RunSummary(
     run="demo", epoch=2, status="ready", queue="bills", step=1, in_doubt=1, schema=2,
     code_version="a1f", pinned=True, reason="left", not_before_ms=5, stuck=True,
+    deadline_ms=1_767_229_200_000,
 )  # fmt: skip
 COMMAND: Final = Command(
     id="c1", run="demo", what="resolve", by="ada", why="seen", call=4, verdict="applied",

@@ -80,6 +80,7 @@ def test_a_summary_says_what_the_head_says() -> None:
         reason="in_doubt",
         not_before_ms=7,
         stuck=True,
+        deadline_ms=0,
     )
 
 

@@ -16,7 +16,7 @@ from coatcheck_sidecar.engine import outside as outside_module
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.ports import Row
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, until
+from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, link, until
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +203,27 @@ async def test_it_is_resolved_under_a_waiting_agent(yard: Yard) -> None:
     go = await agent.call(args={"n": 1})
     assert (go.body["decision"], go.body["attempt"]) == ("go", 2)
     assert "in_flight" in await resolve(yard, number, "applied")
+
+
+async def test_a_decision_is_told_to_nobody_before_it_is_kept(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent, number = await doubted(yard, pod)
+    calls, gate = pod.sidecar.keepers["r1"].log.state.calls, asyncio.Event()
+
+    async def wait(name: str) -> None:
+        if calls[number].state is CallState.DONE and name == "runs/r1/head":
+            await gate.wait()
+
+    link(yard).before_swap = wait
+    async with asyncio.TaskGroup() as group:
+        deciding = group.create_task(resolve(yard, number, "applied", "paid"))
+        await until(lambda: calls[number].state is CallState.DONE)
+        asking = group.create_task(agent.call(args={"n": 1}))
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        gate.set()
+    assert deciding.result() == ""
+    assert (asking.result().body["decision"], asking.result().attachment) == ("replay", b"\xa4paid")
 
 
 async def test_an_outcome_that_comes_late_resolves_it(yard: Yard) -> None:

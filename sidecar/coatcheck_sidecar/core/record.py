@@ -33,6 +33,8 @@ class Created:
     schema: int = 1
     code_version: str = ""
     pinned: bool = False
+    deadline_ms: int = 0
+    """Store time by which the run is over; 0: it has no deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

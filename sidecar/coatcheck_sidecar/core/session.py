@@ -101,6 +101,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "address": _may(TEXT),
         "step_timeout_s": _may(NUMBER),
         "on_drain": _may(TEXT, values=ON_DRAIN),
+        "deadline_s": _may(NUMBER),
         "resume": _may((dict,)),
     },
     Request.COMMIT: {

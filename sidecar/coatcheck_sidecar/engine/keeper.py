@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Push, Retry
+from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import Body, Level, Status
-from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
+from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s, line_of
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
     Checkpoint,
@@ -73,10 +75,13 @@ class Keeper:
         """Of the state before the claim; removed once a heartbeat names the run."""
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
+        self.is_expired = False
+        """It is over by its own deadline."""
         self.is_gone = asyncio.Event()
         """It is over, and what was appended is shipped, or never will be."""
         self.on_over: Callable[[Keeper], None] = lambda keeper: None
-        self.on_command: Callable[[], None] = lambda: None
+        self.writing: Callable[[int], AbstractContextManager[None]] = lambda call: nullcontext()
+        """Around writing what an operator says of a call: nobody is told before it is kept."""
         self.on_new_step: Callable[[], None] = lambda: None
         self.cancelled_by = ""
         self._local = local
@@ -104,9 +109,17 @@ class Keeper:
         """Raises `Refusal` once the run is somebody else's, or nobody's."""
         if self.shipper.is_fenced:
             raise fenced(self.run, self.log.state.epoch)
+        self.check_in_time()
         if self.is_over:
             why = self.cancelled_by or f"it is {self.log.state.status.value} now"
             raise Refusal(ErrorCode.FENCED, f"run {self.run} is no longer this agent's: {why}")
+
+    def check_in_time(self) -> None:
+        """Raises `Refusal` once the run's own deadline is over, though nobody wrote that yet."""
+        created = self.log.state.created
+        is_late = not self.is_over and deadline.is_over(created, now_ms=self.now_ms())
+        if self.is_expired or is_late:
+            raise deadline.exceeded(self.run, created)
 
     async def durable(self, records: Sequence[Record], level: Level) -> None:
         """Wait until records are kept at `level`; raises `Refusal` (fenced)."""
@@ -263,6 +276,14 @@ class Keeper:
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
         return await self._let_go(events[-1], before=self.append(*events[:-1]))
 
+    async def expire(self) -> None:
+        """End the run by its own deadline, whatever it is at."""
+        record = self.log.append(deadline.ending(self.log.state), at_ms=self.now_ms())
+        self.is_expired = True
+        self.doors.observer.note("run_expired", run=self.run)
+        self.push(Push.DEADLINE, {"left_s": 0.0})
+        await self._let_go_by([record])
+
     def crash_event(self, crashes: int, error: str) -> Event:
         """What the breaker makes of another crash without progress."""
         if crashes >= self.doors.settings.breaker_crashes:
@@ -271,7 +292,9 @@ class Keeper:
         return Released(reason="error", error=error, crashes=crashes, not_before_ms=not_before_ms)
 
     async def _let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
-        records = [*before, *self.append(event)]
+        return await self._let_go_by([*before, *self.append(event)])
+
+    async def _let_go_by(self, records: Sequence[Record]) -> int:
         self.is_over = True
         await self._tasks.whole(self._ship_last(records), name=f"let go {self.run}")
         return records[-1].seq
@@ -352,22 +375,14 @@ class Keeper:
 
     def summary(self) -> RunSummary:
         """The line of a listing."""
-        state = self.log.state
-        timeout_s = self.step_timeout_s
-        age_s = self.doors.clock.monotonic() - self.step_began_s
-        return RunSummary(
-            run=self.run,
-            epoch=state.epoch,
-            status=state.status.value,
-            queue=state.created.queue,
-            step=state.step,
-            in_doubt=len(state.in_doubt),
-            schema=state.checkpoint.schema,
-            code_version=state.checkpoint.code_version,
-            pinned=state.created.pinned,
-            reason=state.reason,
-            stuck=timeout_s is not None and age_s > timeout_s,
-        )
+        return line_of(self.log.state, stuck=self.is_stuck)
+
+    @property
+    def is_stuck(self) -> bool:
+        """The step that an agent does now outlasts what it said a step may take."""
+        if self.step_timeout_s is None or self.agent is None:
+            return False
+        return self.doors.clock.monotonic() - self.step_began_s > self.step_timeout_s
 
 
 def _mark_seen(future: "asyncio.Future[None]") -> None:

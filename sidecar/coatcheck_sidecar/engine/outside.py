@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.command import Command, decide_command, decode_command, encode_command
+from coatcheck_sidecar.core.deadline import moment_ms
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
 from coatcheck_sidecar.core.model import RUN_ID, Call, ObjectRef, Status
@@ -196,7 +197,14 @@ class Outside:
 
     # Writing
 
-    async def submit(self, created: Created, *, run: str, timeout_s: float = TIMEOUT_S) -> bool:
+    async def submit(
+        self,
+        created: Created,
+        *,
+        run: str,
+        deadline_s: float | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> bool:
         """Make a run that the next idle agent of its queue takes; `False`: it was there already.
 
         Raises `Refusal` (conflict) if the run there has another input or queue.
@@ -204,9 +212,10 @@ class Outside:
         _check_run(run)
         async with self._limit(timeout_s, f"run {run} was not made"):
             while await read_head(self._store, run) is None:
-                log = RunLog(RunState(run))
+                log, now_ms = RunLog(RunState(run)), await self._store.now_ms()
+                made = replace(created, deadline_ms=moment_ms(deadline_s, now_ms=now_ms))
                 try:
-                    await self._ship(log, [log.append(created, at_ms=await self._store.now_ms())])
+                    await self._ship(log, [log.append(made, at_ms=now_ms)])
                 except Refusal:  # somebody else made it in this moment: it is compared below
                     continue
                 return True
