@@ -166,7 +166,7 @@ async def _parked(store: Path) -> None:
 
     async def is_nobodys() -> bool:
         (line,) = json.loads(await cli(store, "runs", "--json"))
-        return line["owner"] == "" and line["summary"]["status"] == "parked"
+        return bool(line["owner"] == "" and line["summary"]["status"] == "parked")
 
     await until(is_nobodys, timeout_s=WAIT_S)
 

@@ -157,6 +157,7 @@ class Sidecar:
             keeper.drain()
             self.drain.poke()
         self.heart.poke()
+        self._overdue.poke()
 
     def _let_go(self, keeper: Keeper) -> None:
         if self.keepers.get(keeper.run) is keeper:
