@@ -123,6 +123,8 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "settle_s": _may(NUMBER),
         "key_lifetime_s": _may(NUMBER),
         "unresolved_ok": _may(FLAG),
+        "irreversible": _may(FLAG),
+        "undo": _may(TEXT),
     },
     Request.ETA: {"seconds": Field(NUMBER)},
     Request.OUTCOME: {

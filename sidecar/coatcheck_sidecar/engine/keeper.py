@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Push
@@ -80,7 +81,8 @@ class Keeper:
         self.is_gone = asyncio.Event()
         """It is over, and what was appended is shipped, or never will be."""
         self.on_over: Callable[[Keeper], None] = lambda keeper: None
-        self.on_command: Callable[[], None] = lambda: None
+        self.writing: Callable[[int], AbstractContextManager[None]] = lambda call: nullcontext()
+        """Around writing what an operator says of a call: nobody is told before it is kept."""
         self.on_new_step: Callable[[], None] = lambda: None
         self.cancelled_by = ""
         self._local = local

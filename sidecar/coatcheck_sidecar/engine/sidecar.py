@@ -152,7 +152,7 @@ class Sidecar:
         self.keepers[keeper.run] = keeper
         self._calls[keeper.run] = self.make_calls(keeper)
         keeper.on_over = self._let_go
-        keeper.on_command = self._calls[keeper.run].changed
+        keeper.writing = self._calls[keeper.run].writing
         if self.drain.is_begun:
             keeper.drain()
             self.drain.poke()
