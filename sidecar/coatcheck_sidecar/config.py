@@ -69,7 +69,8 @@ LISTEN: Final = Address("127.0.0.1", 7070)
 ADMIN_LISTEN: Final = Address("0.0.0.0", 7071)  # noqa: S104 - kubelet and scraper come from outside
 
 
-def _address(text: str) -> Address:
+def parse_address(text: str) -> Address:
+    """Of a listener, as it is written in a setting. Raises `ValueError`."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
@@ -83,7 +84,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _loopback(text: str) -> Address:
-    address = _address(text)
+    address = parse_address(text)
     if not is_loopback(address.host):
         raise ValueError("must be a loopback address, such as 127.0.0.1:7070: it has no password")
     return address
@@ -145,7 +146,7 @@ class Config(Settings):
     )
     listen: Annotated[Address, _parsed(_loopback), "address for agents, loopback only"] = LISTEN
     admin_listen: Annotated[
-        Address, _parsed(_address), "address for health and metrics, best $(POD_IP):7071"
+        Address, _parsed(parse_address), "address for health and metrics, best $(POD_IP):7071"
     ] = ADMIN_LISTEN
     hook_token: Annotated[
         str, _TOKEN, "what the kubelet's hooks must say by Coatcheck-Hook-Token; none: anybody may"

@@ -9,7 +9,13 @@ from typing import Any, Final, NamedTuple
 PREFIX: Final = "COATCHECK_"
 CONFIG_FILE: Final = "/etc/coatcheck/config.yaml"
 KNOWN_ELSEWHERE: Final = frozenset(
-    {"COATCHECK_CONFIG", "COATCHECK_RUN_ID", "COATCHECK_CODE_VERSION", "COATCHECK_PROXY_URL"}
+    {
+        "COATCHECK_CONFIG",
+        "COATCHECK_RUN_ID",
+        "COATCHECK_CODE_VERSION",
+        "COATCHECK_PROXY_URL",
+        "COATCHECK_PING_URL",
+    }
 )
 """Variables under our prefix that are no settings: the file's place, and the client's own."""
 UPSTREAM: Final = "COATCHECK_UPSTREAM_"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.budget import ASSUMED
-from coatcheck_sidecar.core.drain import OnDrain
+from coatcheck_sidecar.core.drain import Latch, OnDrain, Plan
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.engine.drain import Drain
 from coatcheck_sidecar.engine.late import Late
@@ -169,6 +170,29 @@ async def test_what_is_not_shipped_by_the_deadline_stays_behind(yard: Yard) -> N
     assert not await released(pod)
     (cut,) = pod.notes.of("drain_cut")
     assert cut["runs"] == 1
+
+
+async def test_past_its_deadline_a_drain_goes_on_without_a_hurry(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    link(yard).is_away = True
+    await agent.commit(b"one")
+    planned = Counter[str]()
+    plan = Drain._planned
+
+    def counted(self: Drain, drain: Latch) -> Plan:
+        planned["times"] += 1
+        return plan(self, drain)
+
+    monkeypatch.setattr(Drain, "_planned", counted)
+    drain_of(pod).begin("SIGTERM", grace_s=0.0)
+    await asyncio.sleep(0.3)
+    assert planned["times"] < 10
+    link(yard).is_away = False
+    assert await released(pod)
+    assert (await yard.log()).state.step == 1
 
 
 async def test_what_was_acknowledged_goes_at_once(yard: Yard) -> None:

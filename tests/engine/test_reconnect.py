@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from coatcheck_sidecar.core.model import CallState, Status
+from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from tests.engine.harness import Pod, RefusedError, Wire, Yard, link, until
 
@@ -313,3 +314,27 @@ async def test_a_fenced_runs_tail_is_set_aside_at_once(yard: Yard) -> None:
     assert isinstance(journal, MemoryJournal)
     await until(lambda: journal.asides)
     assert [push.type for push in agent.pushes] == ["fenced"]
+
+
+async def test_an_agent_that_leaves_while_its_run_is_opened_anew_does_not_keep_it(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = await yard.pod()
+    first = await pod.agent()
+    await first.drop()
+    is_adopting, never = asyncio.Event(), asyncio.Event()
+
+    async def adopt(self: Calls) -> None:
+        is_adopting.set()
+        await never.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Calls, "adopt", adopt)
+        second = await pod.wire()
+        opening = asyncio.ensure_future(second.open("r1"))
+        await is_adopting.wait()
+        await second.drop()
+        await until(lambda: pod.sidecar.keepers["r1"].agent is None)
+    opening.cancel()
+    third = await pod.agent()
+    assert third.epoch == first.epoch + 2

@@ -112,7 +112,7 @@ def reused_object_names() -> Iterator[None]:
         return f"runs/{run}/o/{seq}"
 
     with ExitStack() as stack:
-        for module in ("core.runlog", "engine.keeper", "engine.outside"):
+        for module in ("core.runlog", "engine.uploads", "engine.outside"):
             stack.enter_context(patch(f"coatcheck_sidecar.{module}.object_name", name))
         yield
 

@@ -46,7 +46,7 @@ KINDS_OF: Final = (KINDS, HTTP_KINDS, KINDS + HTTP_KINDS)
 CALM_S_MAX: Final = 240.0
 """With no more faults every run is over within this: the breaker's delays are the longest part."""
 SMALL: Final = {
-    "coatcheck_sidecar.engine.keeper.BODY_BYTES_MAX": 150,
+    "coatcheck_sidecar.engine.uploads.BODY_BYTES_MAX": 150,
     "coatcheck_sidecar.engine.outside.BODY_BYTES_MAX": 150,
     "coatcheck_sidecar.core.runlog.TAIL_BYTES_MAX": 700,
     "coatcheck_sidecar.core.runlog.PACKS_MAX": 2,

@@ -1,4 +1,4 @@
-"""`coatcheck run -- CMD`: a sidecar and an agent, for machines without a cluster."""
+"""`coatcheck run -- CMD`: a sidecar and an agent, for places with one container or none."""
 
 import asyncio
 import os
@@ -6,32 +6,49 @@ import shutil
 import signal
 import sys
 import tempfile
-from asyncio.subprocess import Process
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
-from coatcheck_sidecar.__main__ import Parts, guarded, running
+from coatcheck_sidecar import logs
+from coatcheck_sidecar.__main__ import guarded, running
 from coatcheck_sidecar.cli.common import HOME
 from coatcheck_sidecar.cli.exec import exec_args
-from coatcheck_sidecar.cli.observe import show
-from coatcheck_sidecar.config import EX_USAGE, Config, load_config
-from coatcheck_sidecar.config_sources import ConfigError
+from coatcheck_sidecar.cli.supervise import STOPS, Order, Supervisor
+from coatcheck_sidecar.config import EX_USAGE, Address, Config, load_config, parse_address
+from coatcheck_sidecar.config_sources import PREFIX, ConfigError, dotted, from_file
+from coatcheck_sidecar.core.platforms import PLATFORMS, Platform, detect
+from coatcheck_sidecar.core.supervise import SIGNALLED, Policy, Restarts
+from coatcheck_sidecar.servers.ping import ping_server
 from coatcheck_sidecar.servers.routes import upstreams_of
 
 EXAMPLE: Final = """\b
 Example: coatcheck run -- python agent.py
 Example: coatcheck run --run order-4711 -- ./agent-without-the-sdk.sh
+Example: coatcheck run --platform fly --grace-s 60 --restart on-failure -- python agent.py
 """
 EX_NOT_FOUND: Final = 127
 """As a shell says that there is no such command."""
-SIGNALLED: Final = 128
-"""As a shell says it: 128 and the signal's number."""
-STOP_S: Final = 5.0
-"""What an agent gets after SIGTERM, once its runs are safe, before it is killed."""
+
+
+def _ping(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Address | None:
+    try:
+        return None if text is None else parse_address(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+class Plan(NamedTuple):
+    """What the command line asks for, settings apart."""
+
+    args: Sequence[str]
+    platform: Platform
+    restarts: Restarts
+    passes_on: bool
+    ping: Address | None
 
 
 @click.command(epilog=EXAMPLE, context_settings={"ignore_unknown_options": True})
@@ -40,15 +57,24 @@ STOP_S: Final = 5.0
 @click.option("--config", "config_file", metavar="FILE", help="Other settings, as YAML.")
 @click.option("--run", metavar="RUN", help="Open this run for an agent that doesn't by itself.")
 @click.option("--queue", metavar="QUEUE", help="Likewise, whichever run of it is ready next.")
+@click.option("--platform", type=click.Choice(list(PLATFORMS)), help="Its grace.  [detected]")
+@click.option("--grace-s", metavar="SECONDS", help="From the signal to SIGKILL.  [the platform's]")
+@click.option("--restart", type=click.Choice([policy.value for policy in Policy]), default="no",
+              show_default=True, help="Start an agent again that ended by itself.")  # fmt: skip
+@click.option("--restart-max", metavar="N", type=click.IntRange(min=0), help="At most, in a row.")
+@click.option("--ping", metavar="HOST:PORT", callback=_ping, help="Answer AgentCore's GET /ping.")
 @click.argument("command_line", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(
     *,
-    data: str | None,
-    store: str | None,
-    config_file: str | None,
     run: str | None,
     queue: str | None,
+    platform: str | None,
+    restart: str,
+    restart_max: int | None,
+    ping: Address | None,
     command_line: Sequence[str],
+    config_file: str | None,
+    **flags: str | None,
 ) -> None:
     """Run an agent beside a sidecar of its own; the exit status is the agent's.
 
@@ -56,19 +82,25 @@ def command(
     and it finds its tools by COATCHECK_PROXY_URL and the variables that they name.
 
     On SIGTERM or SIGINT the agent's runs stop at their next step boundary and are released; then
-    the agent gets the signal. A second one ends both at once.
+    the agent gets the signal, and SIGKILL if it is still there at the end of the grace. A second
+    signal ends all at once. Other signals are the agent's. It does not outlive this process.
     """
+    for number in STOPS:  # PID 1 hears of no signal without a handler
+        signal.signal(number, lambda number, _: sys.exit(SIGNALLED + number))
     program = shutil.which(command_line[0])
     if program is None:
         click.echo(f"Error: there is no command {command_line[0]!r}", err=True)
         sys.exit(EX_NOT_FOUND)
+    args = [program, *command_line[1:]]
+    if run or queue:
+        args = exec_args(args, run=run, queue=queue)
+    place = PLATFORMS[platform or detect(os.environ, pid=os.getpid())]
+    restarts = Restarts(Policy(restart), restart_max)
+    plan = Plan(args, place, restarts, passes_on=bool(run or queue), ping=ping)
     folder = Path(tempfile.mkdtemp(prefix="coatcheck-"))  # short: a socket's path has 107 bytes
     try:
-        config = _config(folder, data=data, store=store, config_file=config_file)
-        args = [program, *command_line[1:]]
-        if run or queue:
-            args = exec_args(args, run=run, queue=queue)
-        sys.exit(_run(config, args))
+        config = settings(folder, flags, config_file=config_file, place=place)
+        sys.exit(guarded(config, lambda: _supervise(config, plan)))
     except ConfigError as error:
         click.echo(f"coatcheck: {error}", err=True)
         sys.exit(EX_USAGE)
@@ -76,92 +108,56 @@ def command(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _config(
-    folder: Path, *, data: str | None, store: str | None, config_file: str | None
+def settings(
+    folder: Path, flags: Mapping[str, str | None], *, config_file: str | None, place: Platform
 ) -> Config:
-    """Ports are any that are free, so that several can run beside each other."""
-    home = {"COATCHECK_DATA": str(HOME.expanduser()), "COATCHECK_LOG_LEVEL": "warning"}
-    ports = {"COATCHECK_LISTEN": "127.0.0.1:0", "COATCHECK_ADMIN_LISTEN": "127.0.0.1:0"}
-    flags: dict[str, object] = {"socket": str(folder / "agent.sock")}
-    flags |= {k: v for k, v in (("data", data), ("store", store)) if v is not None}
-    return load_config(flags, environ={**home, **ports, **os.environ}, config_file=config_file)
+    """What nobody said is as it suits the place; ports are free ones, so that many can run here."""
+    usual = {
+        "data": str(HOME.expanduser()),
+        "log_level": "warning",
+        "listen": "127.0.0.1:0",
+        "admin_listen": "127.0.0.1:0",
+        "grace_s": str(place.grace_s),
+    }
+    in_file = {
+        dotted(path) for path, _ in from_file(config_file or os.environ.get("COATCHECK_CONFIG"), [])
+    }
+    defaults = {
+        PREFIX + name.upper(): value for name, value in usual.items() if name not in in_file
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    given["socket"] = str(folder / "agent.sock")
+    return load_config(given, environ={**defaults, **os.environ}, config_file=config_file)
 
 
-def _run(config: Config, args: Sequence[str]) -> int:
-    return guarded(config, lambda: _supervise(config, args))
-
-
-async def _supervise(config: Config, args: Sequence[str]) -> int:
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+async def _supervise(config: Config, plan: Plan) -> int:
+    early: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number)
-    async with running(config) as parts:
+    for number in STOPS:
+        loop.add_signal_handler(number, early.put_nowait, number)
+    if config.grace_s > plan.platform.grace_s_max:
+        known = {"grace_s": config.grace_s, "grace_s_max": plan.platform.grace_s_max}
+        logs.write("warning", "grace_beyond_platform", **known)
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(running(config))
         environ = {
             **(upstreams_of(config.tools.values()) if config.mode == "off" else {}),
             **os.environ,
             "COATCHECK_SOCKET": str(config.socket),
             "COATCHECK_PROXY_URL": f"http://127.0.0.1:{parts.local.port}",
         }
-        agent = await asyncio.create_subprocess_exec(*args, env=environ)
-        try:
-            status = await _until_gone(agent, signals, parts=parts, grace_s=config.grace_s)
-        finally:
-            if agent.returncode is None:
-                agent.kill()
-                await agent.wait()
-        return status
-
-
-async def _until_gone(
-    agent: Process, signals: asyncio.Queue[signal.Signals], *, parts: Parts, grace_s: float
-) -> int:
-    """Wait for the agent, or stop it; then let go of its runs. Its status as a shell has it."""
-    async with asyncio.TaskGroup() as group:
-        gone = group.create_task(agent.wait())
-        told = group.create_task(signals.get())
-        await asyncio.wait([gone, told], return_when=asyncio.FIRST_COMPLETED)
-        if parts.watch is not None:
-            show(parts.watch.tell(parts.sidecar.doors.observer), is_aside=True)
-        if told.done():
-            parts.sidecar.drain.begin(told.result().name)
-            drain = group.create_task(parts.sidecar.drain.finish())
-            again = group.create_task(signals.get())
-            await asyncio.wait([gone, drain, again], return_when=asyncio.FIRST_COMPLETED)
-            is_from_terminal = told.result() == signal.SIGINT and sys.stdin.isatty()
-            await _stop(agent, None if is_from_terminal else told.result())
-            await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)
-            drain.cancel()
-            again.cancel()
-        elif gone.result() == 0:
-            parts.sidecar.drain.begin("the agent ended")
-            await parts.sidecar.drain.finish()
-        else:
-            await _give_up(parts, f"the agent ended with {_status(gone.result())}", grace_s=grace_s)
-        told.cancel()
-    return _status(gone.result())
-
-
-async def _stop(agent: Process, number: signal.Signals | None) -> None:
-    """Pass a signal on (`None`: the terminal did), and see that the agent goes."""
-    if agent.returncode is None and number is not None:
-        agent.send_signal(number)
-    try:
-        async with asyncio.timeout(STOP_S):
-            await agent.wait()
-    except TimeoutError:
-        agent.kill()
-
-
-async def _give_up(parts: Parts, error: str, *, grace_s: float) -> None:
-    """The agent crashed: its runs are for the next one, and the breaker counts."""
-    keepers = [keeper for keeper in parts.sidecar.keepers.values() if not keeper.is_over]
-    with suppress(TimeoutError):
-        async with asyncio.timeout(grace_s):
-            releases = [keeper.release("error", error) for keeper in keepers]
-            await asyncio.gather(*releases, return_exceptions=True)
-            await parts.sidecar.heart.stop()
-
-
-def _status(returncode: int) -> int:
-    return returncode if returncode >= 0 else SIGNALLED - returncode
+        if plan.ping is not None:
+            keepers, clock = parts.sidecar.keepers, parts.sidecar.doors.clock
+            server = ping_server(
+                lambda: len(keepers), clock, host=plan.ping.host, port=plan.ping.port
+            )
+            port = (await stack.enter_async_context(server)).port
+            environ["COATCHECK_PING_URL"] = f"http://127.0.0.1:{port}/ping"
+        order = Order(
+            plan.args,
+            environ,
+            restarts=plan.restarts,
+            stop=plan.platform.stop,
+            passes_on=plan.passes_on,
+        )
+        return await Supervisor(parts, order).run(early)

@@ -1,11 +1,19 @@
 """What the engine knows of a live agent."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from coatcheck.wire import Push
 
 PushTo = Callable[[Push, dict[str, Any]], None]
+
+
+class Told(NamedTuple):
+    """What an agent says came of a call that it made."""
+
+    call: int
+    attempt: int
+    body: bytes | None
 
 
 class Agent:

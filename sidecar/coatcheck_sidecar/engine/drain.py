@@ -121,7 +121,7 @@ class Drain:
             for run in self.plan.runs:
                 self._do(run)
             left_s = self.plan.next_s - self._clock.monotonic()
-            await _wait(self._poke, min(LOOK_S, max(0.0, left_s)))
+            await _wait(self._poke, left_s if 0 < left_s < LOOK_S else LOOK_S)
         self.is_closed = True
         await self._pod.leave()
         self.plan = self._planned(drain)

@@ -10,6 +10,7 @@ from typing import Final
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import CallState
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.agent import Told
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import Damaged
@@ -29,10 +30,10 @@ class Late:
         self._outside = outside
         self._tasks = tasks
 
-    def tell(self, keeper: Keeper, number: int, attempt: int, *, body: bytes | None) -> None:
-        """Call `number` took place, with this result; if nobody knew, it is resolved by that."""
-        call = keeper.log.state.calls.get(number)
-        if call is None or call.state is not CallState.IN_DOUBT or call.attempt != attempt:
+    def tell(self, keeper: Keeper, told: Told) -> None:
+        """A call took place, with this result; if nobody knew, it is resolved by that."""
+        call = keeper.log.state.calls.get(told.call)
+        if call is None or call.state is not CallState.IN_DOUBT or call.attempt != told.attempt:
             return
         command = Command(
             id=keeper.doors.clock.random_bytes(ID_BYTES).hex(),
@@ -40,9 +41,9 @@ class Late:
             what="resolve",
             by="its agent",
             why=f"a late outcome of epoch {keeper.log.state.epoch}",
-            call=number,
+            call=told.call,
             verdict="applied",
-            value=body,
+            value=told.body,
         )
         self._tasks.start(self._bring(keeper, command), name=f"late outcome {keeper.run}")
 

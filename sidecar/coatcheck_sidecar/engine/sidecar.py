@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.budget import ASSUMED
@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.call_events import Life
 from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.agent import Agent, Told
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer, Wants
 from coatcheck_sidecar.engine.drain import Drain, Pod
@@ -44,18 +44,6 @@ class Opened:
     over: Restored | None
 
 
-class OnLate(Protocol):
-    """See `engine/late.py`."""
-
-    def __call__(
-        self, keeper: Keeper, number: int, attempt: int, *, body: bytes | None
-    ) -> None: ...
-
-
-def _unheard(keeper: Keeper, number: int, attempt: int, *, body: bytes | None) -> None:
-    """Nobody brings late outcomes anywhere."""
-
-
 class Sidecar:
     """Owns runs for the agents of one pod."""
 
@@ -80,7 +68,7 @@ class Sidecar:
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
         self.on_let_go: Callable[[str], None] = lambda run: None
-        self.on_late_outcome: OnLate = _unheard
+        self.on_late_outcome: Callable[[Keeper, Told], None] = lambda keeper, told: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
@@ -212,14 +200,17 @@ class Sidecar:
     async def _resume(
         self, keeper: Keeper, wants: Wants, *, lives: dict[int, Life], is_known: bool
     ) -> None:
-        """Take in how the calls of an agent stand that came back."""
-        agent = keeper.agent
+        """Take in how the calls of an agent stand that came back; of a new one, adopt them."""
+        agent, calls = keeper.agent, self._calls[keeper.run]
         try:
-            calls = self._calls[keeper.run]
+            if wants.resume_epoch is None:
+                calls.begin()
+                await calls.adopt()
+                return
             await calls.resume(
-                wants.resume_epoch or 0, lives, answered=wants.resume_answered, is_known=is_known
+                wants.resume_epoch, lives, answered=wants.resume_answered, is_known=is_known
             )
-        except BaseException:
+        except BaseException:  # an agent that is gone before it has its answer holds no run
             if agent is not None:
                 self.detach(keeper, agent)
             raise
@@ -272,13 +263,8 @@ class Sidecar:
         is_known = keeper.heard == wants.incarnation
         await keeper.claim(claimed)
         keeper.attach(agent)
-        calls = self._calls[keeper.run]
-        if is_same:
-            await self._resume(keeper, wants, lives=lives, is_known=is_known)
-        else:
-            calls.begin()
-            await calls.adopt()
-        return Opened(keeper, calls, None)
+        await self._resume(keeper, wants, lives=lives, is_known=is_known)
+        return Opened(keeper, self._calls[keeper.run], None)
 
     def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:
         refused = wants.accepts.refusal(keeper.summary())

@@ -24,7 +24,7 @@ from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
-from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.agent import Agent, Told
 from coatcheck_sidecar.engine.attempts import Answer, Go, Recorded
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Wants
@@ -268,9 +268,8 @@ class Requests:
             )
         except Refusal:
             if keeper.is_over and ending is Ending.FINAL:
-                self._sidecar.on_late_outcome(
-                    keeper, body["call"], body["attempt"], body=message.attachment
-                )
+                told = Told(body["call"], body["attempt"], message.attachment)
+                self._sidecar.on_late_outcome(keeper, told)
             raise
         return Answered({"seq": seq, "draining": keeper.is_stopping})
 
