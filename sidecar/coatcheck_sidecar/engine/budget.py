@@ -9,7 +9,7 @@ they tell of has happened; over the budget they are acknowledged when they are r
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from coatcheck_sidecar.core.budget import Link, Put, Rate, admits, allowed_bytes
 from coatcheck_sidecar.core.drain import ENDING_BYTES, ROUND_TRIPS, Latch
@@ -37,6 +37,13 @@ WARN_EVERY_S: Final = 10.0
 """Between two log lines that say the same; the metric counts each time."""
 
 
+class Log(Protocol):
+    """What ships one run's log."""
+
+    def shipped(self, seq: int) -> Awaitable[None]:
+        """Wait until the head holds `seq`."""
+
+
 class Budget:
     """Of one pod."""
 
@@ -48,9 +55,9 @@ class Budget:
         self._clock = clock
         self._settings = settings
         self._observer = observer
-        self._left: dict[object, int] = {}
+        self._left: dict[Log, int] = {}
         """What has to be put for each log until its head holds all of it."""
-        self._owed: dict[object, int] = {}
+        self._owed: dict[Log, int] = {}
         """Up to which sequence number each log was acknowledged before it was remote."""
         self.used_bytes = 0
         self._turn = asyncio.Lock()
@@ -86,7 +93,7 @@ class Budget:
 
     # What logs have to ship
 
-    def weigh(self, log: object, left_bytes: int, *, shipped_seq: int) -> None:
+    def weigh(self, log: Log, left_bytes: int, *, shipped_seq: int) -> None:
         """So much is to be put for this log now; 0 once nothing is left, or nothing counts."""
         before = self._left.pop(log, 0)
         if left_bytes:
@@ -97,10 +104,9 @@ class Budget:
         if left_bytes < before:
             self._changed.set()
 
-    def owes(self, log: object, seq: int) -> None:
-        """What this log holds up to `seq` is acknowledged, and not yet remote."""
-        if log in self._left:
-            self._owed[log] = max(seq, self._owed.get(log, 0))
+    def forget(self, log: Log) -> None:
+        """It ships nothing more."""
+        self.weigh(log, 0, shipped_seq=0)
 
     # Who may go on
 
@@ -129,20 +135,18 @@ class Budget:
         self._waited(began_s)
         return True
 
-    def grants(self, seq: int) -> bool:
-        """Whether records that are appended already may be acknowledged before they are remote."""
+    async def pay(self, log: Log, seq: int, *, is_granted: bool) -> None:
+        """What is written up to `seq` is to be acknowledged: now if that is granted, else later."""
         mode = self._settings.flush_budget
-        if mode == OFF or (not self._turn.locked() and self._fits(0)):
-            return True
-        if mode == WARN:
+        if not is_granted and mode != OFF and (self._turn.locked() or not self._fits(0)):
+            if mode == ENFORCE:
+                began_s = self._clock.monotonic()
+                await log.shipped(seq)
+                self._waited(began_s)
+                return
             self._warn(0)
-        return mode == WARN
-
-    async def remote(self, shipped: Awaitable[None]) -> None:
-        """Wait for what was not granted."""
-        began_s = self._clock.monotonic()
-        await shipped
-        self._waited(began_s)
+        if log in self._left:
+            self._owed[log] = max(seq, self._owed.get(log, 0))
 
     async def carries(self, *, within_s: float) -> bool:
         """Whether one more run can be carried; waits for that a while."""

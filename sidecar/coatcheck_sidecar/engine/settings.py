@@ -34,5 +34,10 @@ class Settings:
     """The pod's `terminationGracePeriodSeconds`."""
     margin_s: float = 1.0
     """What a drain holds back of the grace."""
+    flush_budget: str = "enforce"
+    """What becomes of an acknowledgement that the grace might not suffice for: `enforce` has it
+    wait, `warn` says so, `off` does not look."""
+    budget_probe_s: float = 60.0
+    """How long nothing big may go over the link before it is measured by a probe."""
     scan_heads: int = 5
     """Heads read each heartbeat in search of ready runs whose marker was lost."""

@@ -121,8 +121,10 @@ class Shipper:
         return put_bytes + self._head_bytes + max(unshipped_bytes, self.log.seal_bytes())
 
     def _weigh(self) -> None:
-        left_bytes = 0 if self.is_fenced else self.left_bytes
-        self.doors.budget.weigh(self, left_bytes, shipped_seq=self.log.shipped_seq)
+        if self.is_fenced:
+            self.doors.budget.forget(self)
+        else:
+            self.doors.budget.weigh(self, self.left_bytes, shipped_seq=self.log.shipped_seq)
 
     def urge(self) -> None:
         """What there is must go now: it waits for no interval, and no place in the background."""
