@@ -137,6 +137,23 @@ TABLE: Final[Mapping[str, Line]] = {
         "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."
     ),
     "drain": _count("info", "drains", "cause", help="Drains begun, by what triggered them first."),
+    "budget_waited": Line(
+        "debug",
+        (
+            Spread(
+                "flush_budget_wait_seconds",
+                "What acknowledgements waited, since the grace might not have sufficed for them.",
+                "seconds",
+                WAIT_BUCKETS_S,
+            ),
+        ),
+    ),
+    "budget_broken": _count(
+        "debug",
+        "flush_budget_warnings",
+        help="Acknowledgements of what the grace might not suffice for.",
+    ),
+    "budget_warning": Line("warning"),
     "drain_hook_missed": _count(
         "warning", "drain_hooks_missed", help="SIGTERMs that no preStop hook came before."
     ),
@@ -176,6 +193,10 @@ class Figures:
     is_unfenced: bool = False
     """The store lies inside the data folder: no other pod can be fenced by it."""
     is_draining: bool = False
+    budget_bytes: int = 0
+    budget_used_bytes: int = 0
+    bytes_per_s: float = 0.0
+    latency_s: float = 0.0
     bypass: Mapping[str, int] = field(default_factory=dict)
     """Connections of the pod that do not go through the proxy, by remote host; few hosts."""
 

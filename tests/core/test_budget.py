@@ -28,7 +28,7 @@ def put(link: Link, size: int, began_s: float, took_s: float) -> None:
     link.ended(link.began(size, now_s=began_s), now_s=began_s + took_s)
 
 
-def allowed(rate: Rate, grace_left_s: float = 10.0, round_trips: int = 3) -> float:
+def allowed(rate: Rate, grace_left_s: float = 10.0, *, round_trips: int = 3) -> float:
     return allowed_bytes(
         rate,
         grace_left_s=grace_left_s,
@@ -62,7 +62,7 @@ def test_what_is_allowed(rate: Rate, grace_left_s: float, expected: float) -> No
     [(0, 0, 0, True), (0, 1, 0, False), (4, 6, 10, True), (4, 7, 10, False), (0, 11, 10, False)],
 )
 def test_what_is_admitted(unshipped: int, size: int, limit: float, expected: bool) -> None:
-    assert admits(unshipped, size, limit) is expected
+    assert admits(unshipped, size, allowed=limit) is expected
 
 
 SECONDS = st.floats(0, 1_000)
@@ -76,11 +76,11 @@ def test_a_worse_link_or_less_time_never_allows_more(
     slow, fast = sorted((one, other))
     near_s, far_s = sorted((near_s, far_s))
     short_s, long_s = sorted(left_s)
-    least = allowed(Rate(slow, far_s), short_s, 4)
-    assert 0 <= least <= allowed(Rate(fast, far_s), short_s, 4)
-    assert least <= allowed(Rate(slow, near_s), short_s, 4)
-    assert least <= allowed(Rate(slow, far_s), long_s, 4)
-    assert least <= allowed(Rate(slow, far_s), short_s, 3)
+    least = allowed(Rate(slow, far_s), short_s, round_trips=4)
+    assert 0 <= least <= allowed(Rate(fast, far_s), short_s, round_trips=4)
+    assert least <= allowed(Rate(slow, near_s), short_s, round_trips=4)
+    assert least <= allowed(Rate(slow, far_s), long_s, round_trips=4)
+    assert least <= allowed(Rate(slow, far_s), short_s, round_trips=3)
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=300), st.integers(1, 100))

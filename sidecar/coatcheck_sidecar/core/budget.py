@@ -69,7 +69,7 @@ def allowed_bytes(
     return rate.bytes_per_s * max(0.0, left_s)
 
 
-def admits(unshipped_bytes: float, size_bytes: float, allowed: float) -> bool:
+def admits(unshipped_bytes: float, size_bytes: float, *, allowed: float) -> bool:
     """Whether so much more may be acknowledged before it is remote."""
     return unshipped_bytes + size_bytes <= allowed
 
@@ -181,14 +181,14 @@ class Link:
         for number in range(count):
             low_s = from_s + (until_s - from_s) * number / count
             high_s = from_s + (until_s - from_s) * (number + 1) / count
-            found = _goodput(self._done, low_s, high_s)
+            found = _goodput(self._done, low_s=low_s, high_s=high_s)
             if found is not None:
                 self._goodput.append((high_s, found))
         self._cut_s = until_s
         self._done = [done for done in self._done if done.ended_s > until_s]
 
 
-def _goodput(puts: Iterable[_Done], low_s: float, high_s: float) -> float | None:
+def _goodput(puts: Iterable[_Done], *, low_s: float, high_s: float) -> float | None:
     """Bytes a second, of the time in this slice in which any put was under way."""
     size, parts = 0.0, []
     for put in puts:

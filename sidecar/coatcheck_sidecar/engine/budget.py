@@ -13,12 +13,9 @@ from typing import Final, Protocol
 
 from coatcheck_sidecar.core.budget import Link, Put, Rate, admits, allowed_bytes
 from coatcheck_sidecar.core.drain import ENDING_BYTES, ROUND_TRIPS, Latch
-from coatcheck_sidecar.engine.settings import Settings
+from coatcheck_sidecar.engine.settings import ENFORCE, OFF, WARN, Settings
 from coatcheck_sidecar.ports import Clock, Listed, Observer, Store, Stored, StoreError, StoreRefused
 
-ENFORCE: Final = "enforce"
-WARN: Final = "warn"
-OFF: Final = "off"
 SETTLE_S: Final = 0.25
 """From the start of the grace until a drain has begun here: a hook's way, on a busy node."""
 RATE_AGE_MAX_S: Final = 0.25
@@ -111,7 +108,7 @@ class Budget:
     # Who may go on
 
     def _fits(self, size_bytes: int) -> bool:
-        return admits(self.used_bytes, size_bytes, self.allowed_bytes())
+        return admits(self.used_bytes, size_bytes, allowed=self.allowed_bytes())
 
     async def turn(self, size_bytes: int, *, is_over: Callable[[], bool]) -> bool:
         """Wait until so much more may be appended; whether it may be acknowledged before remote.
