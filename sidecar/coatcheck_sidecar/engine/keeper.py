@@ -102,8 +102,8 @@ class Keeper:
 
     @property
     def unshipped_bytes(self) -> int:
-        """What no head holds yet."""
-        return self.log.unshipped_bytes
+        """What is to be put until a head holds all of it."""
+        return self.shipper.left_bytes
 
     def check_owned(self) -> None:
         """Raises `Refusal` once the run is somebody else's, or nobody's."""
@@ -121,8 +121,13 @@ class Keeper:
         if self.is_expired or is_late:
             raise deadline.exceeded(self.run, created)
 
-    async def durable(self, records: Sequence[Record], level: Level) -> None:
-        """Wait until records are kept at `level`; raises `Refusal` (fenced)."""
+    async def durable(
+        self, records: Sequence[Record], level: Level, *, is_granted: bool = False
+    ) -> None:
+        """Wait until records are kept at `level`; raises `Refusal` (fenced).
+
+        `is_granted`: the flush budget was asked for them before they were appended.
+        """
         written = self._local.write(self.run, records, level=level)
         self.shipper.poke()
         seq = records[-1].seq
@@ -135,6 +140,9 @@ class Keeper:
         except JournalDead as error:
             self._local.mourn(error)
             await self.shipper.shipped(seq)
+            return
+        await self.doors.budget.pay(self.shipper, seq, is_granted=is_granted)
+        await self._again(seq, level)  # a drain may have begun meanwhile
 
     async def write(self, *events: Event, level: Level) -> list[Record]:
         """Append and wait."""
@@ -153,14 +161,16 @@ class Keeper:
     async def commit(self, *, step: int, level: Level, schema: int, state: NewState,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
         """End a step with its checkpoint; the sequence number. Safe to repeat."""
+        began_s = self.doors.clock.monotonic()
         async with self._committing:
             at = self.log.state
             if step == at.step and at.step > 0:
                 await self._again(at.checkpoint_seq, level)
                 return at.checkpoint_seq
-            record = await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-        began_s = self.doors.clock.monotonic()
-        await self.durable([record], level)
+            record, is_granted = await self._checkpoint(
+                step=step, schema=schema, state=state, signals=signals
+            )
+        await self.durable([record], level if is_granted else Level.REMOTE, is_granted=True)
         self.doors.observer.note(
             "committed",
             level=level.value,
@@ -175,20 +185,19 @@ class Keeper:
 
     async def _checkpoint(
         self, *, step: int, schema: int, state: NewState, signals: tuple[int, ...]
-    ) -> Record:
-        self.check_owned()
-        at = self.log.state
-        if step != at.step + 1:
-            raise Refusal(
-                ErrorCode.CONFLICT,
-                f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
-            )
-        self.check_nothing_open("commit")
+    ) -> tuple[Record, bool]:
+        """Its record, and whether the flush budget lets it be acknowledged before it is remote."""
+        at, epoch = self.log.state, self.log.state.epoch
+        self._check_step(step, epoch)
         if self.log.draft_bytes(state) > BIG_STATE_BYTES:
             draft = await asyncio.to_thread(self.log.draft, state)
-            self.check_owned()
         else:
             draft = self.log.draft(state)
+        is_granted = await self.doors.budget.turn(
+            self.log.weight(len(draft.delta)),
+            is_over=lambda: self.is_over or self.shipper.is_fenced or at.epoch > epoch,
+        )
+        self._check_step(step, epoch)
         event = Checkpoint(
             step=step,
             step_high=max(step, at.checkpoint.step_high),
@@ -202,7 +211,20 @@ class Keeper:
         began_s, self.step_began_s = self.step_began_s, self.doors.clock.monotonic()
         self.boundary_s = max(self.boundary_s, self.step_began_s - began_s)
         self.on_new_step()
-        return record
+        return record, is_granted
+
+    def _check_step(self, step: int, epoch: int) -> None:
+        """Raises `Refusal` unless the agent of this epoch may end this step."""
+        self.check_owned()
+        at = self.log.state
+        if at.epoch > epoch:  # its agent came back, or another one, while this waited
+            raise fenced(self.run, epoch)
+        if step != at.step + 1:
+            raise Refusal(
+                ErrorCode.CONFLICT,
+                f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
+            )
+        self.check_nothing_open("commit")
 
     def check_nothing_open(self, what: str) -> None:
         """Raises `Refusal` while a guarded call is in flight."""
@@ -243,9 +265,10 @@ class Keeper:
             self.check_nothing_open("finish")
             checkpoint = []
             if state is not None and step != at.step:
-                checkpoint = [
-                    await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-                ]
+                record, _ = await self._checkpoint(
+                    step=step, schema=schema, state=state, signals=signals
+                )
+                checkpoint = [record]
             return await self._let_go(Finished(result=Body(result)), before=checkpoint)
 
     async def fail(self, error: str) -> int:
@@ -372,6 +395,7 @@ class Keeper:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
+        self.doors.budget.forget(self.shipper)
 
     def summary(self) -> RunSummary:
         """The line of a listing."""
