@@ -89,7 +89,10 @@ async def test_a_guarded_call_in_flight_is_in_doubt_and_named(yard: Yard) -> Non
     number = go.body["call"]
     assert go.body["until_boot_s"] <= SystemClock().boottime() + SOON_S
     assert (await ended(yard)).endswith(f"in doubt: call {number} (charge)")
-    (doubt,) = await Outside(yard.store, SystemClock()).doubts("r1")
+    out = Outside(yard.store, SystemClock())
+    (doubt,) = await out.doubts("r1")
+    assert await out.doubts() == []
+    assert await out.doubts(is_all=True) == [doubt]
     assert (doubt.call.number, doubt.call.state) == (number, CallState.IN_DOUBT)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-from coatcheck.wire import ErrorCode, Push, Retry
+from coatcheck.wire import ErrorCode, Push
 from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import Body, Level, Status
@@ -26,6 +26,7 @@ from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import IN_DOUBT
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.boundary import check_nothing_open, check_step, took
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.shipper import Doors, Shipper, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
@@ -65,8 +66,8 @@ class Keeper:
         self.on_drain = OnDrain.AUTO
         self.eta_at_s: float | None = None
         """When the run is done, as its agent reckons."""
-        self.boundary_s = 0.0
-        """The longest step that an agent ended here."""
+        self.boundary_s = log.state.checkpoint.longest_ms / 1000
+        """The longest step that an agent ended."""
         self.is_draining = False
         """The pod drains: what is acknowledged is off it."""
         self.is_stopping = False
@@ -188,7 +189,8 @@ class Keeper:
     ) -> tuple[Record, bool]:
         """Its record, and whether the flush budget lets it be acknowledged before it is remote."""
         at, epoch = self.log.state, self.log.state.epoch
-        self._check_step(step, epoch)
+        self.check_owned()
+        check_step(at, step, epoch=epoch)
         if self.log.draft_bytes(state) > BIG_STATE_BYTES:
             draft = await asyncio.to_thread(self.log.draft, state)
         else:
@@ -197,7 +199,8 @@ class Keeper:
             self.log.weight(len(draft.delta)),
             is_over=lambda: self.is_over or self.shipper.is_fenced or at.epoch > epoch,
         )
-        self._check_step(step, epoch)
+        self.check_owned()
+        check_step(at, step, epoch=epoch)
         event = Checkpoint(
             step=step,
             step_high=max(step, at.checkpoint.step_high),
@@ -206,41 +209,13 @@ class Keeper:
             length=len(state.data),
             consumed=signals,
             delta=Body(draft.delta),
+            **took(at.checkpoint, self._age_s),
         )
         record = self.log.commit(event, draft.state, at_ms=self.now_ms())
-        began_s, self.step_began_s = self.step_began_s, self.doors.clock.monotonic()
-        self.boundary_s = max(self.boundary_s, self.step_began_s - began_s)
+        self.boundary_s = max(self.boundary_s, self._age_s)
+        self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
         return record, is_granted
-
-    def _check_step(self, step: int, epoch: int) -> None:
-        """Raises `Refusal` unless the agent of this epoch may end this step."""
-        self.check_owned()
-        at = self.log.state
-        if at.epoch > epoch:  # its agent came back, or another one, while this waited
-            raise fenced(self.run, epoch)
-        if step != at.step + 1:
-            raise Refusal(
-                ErrorCode.CONFLICT,
-                f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
-            )
-        self.check_nothing_open("commit")
-
-    def check_nothing_open(self, what: str) -> None:
-        """Raises `Refusal` while a guarded call is in flight."""
-        is_open = [
-            c for c in self.log.state.calls.values() if c.is_open and c.call_class.is_guarded
-        ]
-        in_flight = [
-            call for call in is_open if call.attempt > 0 and call.state.value == "dispatched"
-        ]
-        if in_flight:
-            names = ", ".join(f"{call.tool} (call {call.number})" for call in in_flight)
-            raise Refusal(
-                ErrorCode.IN_FLIGHT,
-                f"{what} of run {self.run} while {names} is in flight: wait for it first",
-                retry=Retry.LATER,
-            )
 
     def receive(self, name: str, received: Sequence[int]) -> tuple[int, Body] | None:
         """The oldest signal of this name that the step has not received yet."""
@@ -251,7 +226,7 @@ class Keeper:
 
     async def park(self, name: str, payload: bytes | None) -> None:
         """Nobody's until the signal comes; returns when that is off the pod."""
-        self.check_nothing_open("wait_for")
+        check_nothing_open(self.log.state, "wait_for")
         await self._let_go(Parked(name=name, payload=Body(payload)))
 
     async def finish(self, *, step: int, schema: int, state: NewState | None, result: bytes,
@@ -262,14 +237,15 @@ class Keeper:
             if at.status is Status.FINISHED:
                 await self.shipper.shipped(at.seq)
                 return at.seq
-            self.check_nothing_open("finish")
+            check_nothing_open(at, "finish")
             checkpoint = []
             if state is not None and step != at.step:
                 record, _ = await self._checkpoint(
                     step=step, schema=schema, state=state, signals=signals
                 )
                 checkpoint = [record]
-            return await self._let_go(Finished(result=Body(result)), before=checkpoint)
+            times = took(at.checkpoint, self._age_s)
+            return await self._let_go(Finished(result=Body(result), **times), before=checkpoint)
 
     async def fail(self, error: str) -> int:
         """The run is over without a result."""
@@ -406,7 +382,12 @@ class Keeper:
         """The step that an agent does now outlasts what it said a step may take."""
         if self.step_timeout_s is None or self.agent is None:
             return False
-        return self.doors.clock.monotonic() - self.step_began_s > self.step_timeout_s
+        return self._age_s > self.step_timeout_s
+
+    @property
+    def _age_s(self) -> float:
+        """Of the step under way, as far as it was seen here."""
+        return self.doors.clock.monotonic() - self.step_began_s
 
 
 def _mark_seen(future: "asyncio.Future[None]") -> None:
