@@ -13,6 +13,7 @@ from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.record import Checkpoint, Claimed, Created, Event, Finished, Released
 from coatcheck_sidecar.core.runlog import RunLog, head_name
 from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import Doors, Shipper
@@ -23,8 +24,9 @@ from tests.engine.harness import Notes
 def ship(folder: Path, run: str, *events: Event, queue: str) -> None:
     async def go() -> None:
         store = DirectoryStore(folder, clock=SystemClock())
-        gate = asyncio.Semaphore(4)
-        doors = Doors(store, SystemClock(), Settings(), Notes(), gate, Lane(4))
+        gate, clock, settings, notes = asyncio.Semaphore(4), SystemClock(), Settings(), Notes()
+        budget = Budget(clock, settings=settings, observer=notes)
+        doors = Doors(store, clock, settings, notes, gate, Lane(4), budget)
         log = RunLog(RunState(run))
         log.append(Created(queue=queue), at_ms=1)
         log.claim(Claimed(owner="o.1"), at_ms=1)

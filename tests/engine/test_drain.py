@@ -161,11 +161,11 @@ async def test_a_second_trigger_brings_the_deadline_nearer_and_never_back(yard: 
 
 
 async def test_what_is_not_shipped_by_the_deadline_stays_behind(yard: Yard) -> None:
-    pod = await yard.pod(settings=replace(FAST, grace_s=0.5, margin_s=0.1))
+    pod = await yard.pod(settings=replace(FAST, grace_s=0.5, margin_s=0.1, flush_budget="off"))
     agent = await pod.agent("r1")
     link(yard).is_away = True
     await agent.commit(os.urandom(100))
-    drain_of(pod).begin("SIGTERM")
+    drain_of(pod).begin("SIGTERM", grace_s=0.1)
     assert not drain_of(pod).view()["feasible"]
     assert not await released(pod)
     (cut,) = pod.notes.of("drain_cut")
@@ -196,7 +196,7 @@ async def test_past_its_deadline_a_drain_goes_on_without_a_hurry(
 
 
 async def test_what_was_acknowledged_goes_at_once(yard: Yard) -> None:
-    pod = await yard.pod(settings=replace(FAST, ship_interval_s=60.0))
+    pod = await yard.pod(settings=replace(FAST, ship_interval_s=60.0, flush_budget="off"))
     agent = await pod.agent("r1")
     await agent.commit(b"one", level="remote")
     await agent.commit(b"two")

@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from coatcheck_sidecar.core.delta import Chain, Delta, encode_delta, needs_new_base
+from coatcheck_sidecar.core.delta import (
+    HEAD_DELTAS_BYTES_MAX,
+    Chain,
+    Delta,
+    encode_delta,
+    needs_new_base,
+)
 from coatcheck_sidecar.core.head import (
     Head,
     Kind,
@@ -195,6 +201,16 @@ class RunLog:
         record = self.append(event, at_ms=at_ms)
         self.checkpoint = state
         return record
+
+    def weight(self, delta_bytes: int) -> int:
+        """About what a checkpoint by such a delta adds to what must be put."""
+        return RECORD_BYTES + max(delta_bytes, self.seal_bytes(delta_bytes))
+
+    def seal_bytes(self, more_bytes: int = 0) -> int:
+        """What the next head has sealed before it, at most, if so much more is to be in it."""
+        base = self._sealed[0]
+        in_head = sum(len(delta.data) for delta in self._deltas) + more_bytes
+        return base.length if base is not None and in_head > HEAD_DELTAS_BYTES_MAX else 0
 
     @property
     def unshipped(self) -> int:

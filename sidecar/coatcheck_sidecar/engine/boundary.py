@@ -39,3 +39,16 @@ def check_nothing_open(state: RunState, what: str) -> None:
             f"{what} of run {state.run} while {names} is in flight: wait for it first",
             retry=Retry.LATER,
         )
+
+
+def check_step(state: RunState, step: int, *, epoch: int) -> None:
+    """Raises `Refusal` unless the agent of this epoch may end this step."""
+    if state.epoch > epoch:  # its agent came back, or another one, while this waited
+        why = f"run {state.run} was claimed anew; epoch {epoch} is over"
+        raise Refusal(ErrorCode.FENCED, why, run=state.run, epoch=epoch)
+    if step != state.step + 1:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"commit of step {step} of run {state.run}: the step to do is {state.step + 1}",
+        )
+    check_nothing_open(state, "commit")

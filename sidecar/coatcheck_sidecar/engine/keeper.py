@@ -26,7 +26,7 @@ from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import IN_DOUBT
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Agent
-from coatcheck_sidecar.engine.boundary import check_nothing_open, took
+from coatcheck_sidecar.engine.boundary import check_nothing_open, check_step, took
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.shipper import Doors, Shipper, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
@@ -103,8 +103,8 @@ class Keeper:
 
     @property
     def unshipped_bytes(self) -> int:
-        """What no head holds yet."""
-        return self.log.unshipped_bytes
+        """What is to be put until a head holds all of it."""
+        return self.shipper.left_bytes
 
     def check_owned(self) -> None:
         """Raises `Refusal` once the run is somebody else's, or nobody's."""
@@ -122,8 +122,13 @@ class Keeper:
         if self.is_expired or is_late:
             raise deadline.exceeded(self.run, created)
 
-    async def durable(self, records: Sequence[Record], level: Level) -> None:
-        """Wait until records are kept at `level`; raises `Refusal` (fenced)."""
+    async def durable(
+        self, records: Sequence[Record], level: Level, *, is_granted: bool = False
+    ) -> None:
+        """Wait until records are kept at `level`; raises `Refusal` (fenced).
+
+        `is_granted`: the flush budget was asked for them before they were appended.
+        """
         written = self._local.write(self.run, records, level=level)
         self.shipper.poke()
         seq = records[-1].seq
@@ -136,6 +141,9 @@ class Keeper:
         except JournalDead as error:
             self._local.mourn(error)
             await self.shipper.shipped(seq)
+            return
+        await self.doors.budget.pay(self.shipper, seq, is_granted=is_granted)
+        await self._again(seq, level)  # a drain may have begun meanwhile
 
     async def write(self, *events: Event, level: Level) -> list[Record]:
         """Append and wait."""
@@ -154,14 +162,16 @@ class Keeper:
     async def commit(self, *, step: int, level: Level, schema: int, state: NewState,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
         """End a step with its checkpoint; the sequence number. Safe to repeat."""
+        began_s = self.doors.clock.monotonic()
         async with self._committing:
             at = self.log.state
             if step == at.step and at.step > 0:
                 await self._again(at.checkpoint_seq, level)
                 return at.checkpoint_seq
-            record = await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-        began_s = self.doors.clock.monotonic()
-        await self.durable([record], level)
+            record, is_granted = await self._checkpoint(
+                step=step, schema=schema, state=state, signals=signals
+            )
+        await self.durable([record], level if is_granted else Level.REMOTE, is_granted=True)
         self.doors.observer.note(
             "committed",
             level=level.value,
@@ -176,20 +186,21 @@ class Keeper:
 
     async def _checkpoint(
         self, *, step: int, schema: int, state: NewState, signals: tuple[int, ...]
-    ) -> Record:
+    ) -> tuple[Record, bool]:
+        """Its record, and whether the flush budget lets it be acknowledged before it is remote."""
+        at, epoch = self.log.state, self.log.state.epoch
         self.check_owned()
-        at = self.log.state
-        if step != at.step + 1:
-            raise Refusal(
-                ErrorCode.CONFLICT,
-                f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
-            )
-        check_nothing_open(at, "commit")
+        check_step(at, step, epoch=epoch)
         if self.log.draft_bytes(state) > BIG_STATE_BYTES:
             draft = await asyncio.to_thread(self.log.draft, state)
-            self.check_owned()
         else:
             draft = self.log.draft(state)
+        is_granted = await self.doors.budget.turn(
+            self.log.weight(len(draft.delta)),
+            is_over=lambda: self.is_over or self.shipper.is_fenced or at.epoch > epoch,
+        )
+        self.check_owned()
+        check_step(at, step, epoch=epoch)
         event = Checkpoint(
             step=step,
             step_high=max(step, at.checkpoint.step_high),
@@ -204,7 +215,7 @@ class Keeper:
         self.boundary_s = max(self.boundary_s, self._age_s)
         self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
-        return record
+        return record, is_granted
 
     def receive(self, name: str, received: Sequence[int]) -> tuple[int, Body] | None:
         """The oldest signal of this name that the step has not received yet."""
@@ -229,9 +240,10 @@ class Keeper:
             check_nothing_open(at, "finish")
             checkpoint = []
             if state is not None and step != at.step:
-                checkpoint = [
-                    await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-                ]
+                record, _ = await self._checkpoint(
+                    step=step, schema=schema, state=state, signals=signals
+                )
+                checkpoint = [record]
             times = took(at.checkpoint, self._age_s)
             return await self._let_go(Finished(result=Body(result), **times), before=checkpoint)
 
@@ -359,6 +371,7 @@ class Keeper:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
+        self.doors.budget.forget(self.shipper)
 
     def summary(self) -> RunSummary:
         """The line of a listing."""

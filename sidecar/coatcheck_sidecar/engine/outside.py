@@ -25,6 +25,7 @@ from coatcheck_sidecar.core.record import Commanded, Created, Record, bodies_of
 from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog, object_name
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
@@ -75,7 +76,8 @@ class Outside:
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
         background = Lane(self._settings.puts_max)
-        self._doors = Doors(store, clock, self._settings, self._trouble, gate, background)
+        budget = Budget(clock, settings=self._settings, observer=self._trouble)
+        self._doors = Doors(store, clock, self._settings, self._trouble, gate, background, budget)
 
     # Reading
 

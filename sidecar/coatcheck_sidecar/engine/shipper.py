@@ -1,8 +1,8 @@
 """Ships one run's log: one swap of its head after another, each with all that came meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -30,6 +30,7 @@ from coatcheck_sidecar.core.runlog import (
     seal_state,
 )
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.ports import Clock, Observer, Store, Stored, StoreError, StoreRefused
@@ -58,6 +59,8 @@ class Doors:
     """Bounds the puts of the whole pod."""
     background: Lane
     """For ships that nobody waits for, so that they don't stand in the way of the others."""
+    budget: Budget
+    """What may be unshipped."""
 
 
 def marker_name(head: Head) -> str:
@@ -89,6 +92,9 @@ class Shipper:
         """Ours that queue for a place in the background."""
         self._is_uploading = False
         self._uploads: dict[int, asyncio.Future[ObjectRef]] = {}
+        self._flight: tuple[int, int] | None = None
+        """Of the head under way: what its records weighed, and what is put for it."""
+        self._head_bytes = 0
         self._last_s = float("-inf")
         self._failures = 0
         self._damaged_looks = 0
@@ -101,6 +107,24 @@ class Shipper:
     def poke(self) -> None:
         """There is something new to ship."""
         self._wake.set()
+        self._weigh()
+
+    @property
+    def left_bytes(self) -> int:
+        """What is to be put until a head holds all that there is: as good a guess as there is."""
+        unshipped_bytes, put_bytes = self.log.unshipped_bytes, 0
+        if self._flight is not None:
+            unshipped_bytes -= self._flight[0]
+            put_bytes = self._flight[1]
+        if not unshipped_bytes:
+            return put_bytes
+        return put_bytes + self._head_bytes + max(unshipped_bytes, self.log.seal_bytes())
+
+    def _weigh(self) -> None:
+        if self.is_fenced:
+            self.doors.budget.forget(self)
+        else:
+            self.doors.budget.weigh(self, self.left_bytes, shipped_seq=self.log.shipped_seq)
 
     def urge(self) -> None:
         """What there is must go now: it waits for no interval, and no place in the background."""
@@ -221,6 +245,7 @@ class Shipper:
         doors, log = self.doors, self.log
         await self._upload_all()
         nonce = doors.clock.random_bytes(NONCE_BYTES)
+        weight = log.unshipped_bytes
         snapshot = log.snapshot(nonce=nonce, random=doors.clock.random_bytes(NAME_RANDOM_BYTES))
         if snapshot.head.chain.must_seal:
             snapshot = await self._seal(snapshot)
@@ -228,22 +253,33 @@ class Shipper:
         if snapshot.head.status in MARKED:
             marker = encode_summary(summary_of(snapshot.head, in_doubt=len(log.state.in_doubt)))
             puts.append((marker_name(snapshot.head), marker))
-        await asyncio.gather(*(self._put(name, data) for name, data in puts))
         data = encode_head(snapshot.head)
-        log.remember(snapshot)
-        sent_s, sent_boot_s = doors.clock.monotonic(), doors.clock.boottime()
-        try:
-            async with doors.gate:
-                tag = await doors.store.swap(head_name(log.state.run), data, expected=log.tag)
-        except (StoreRefused, StoreError) as error:
-            await self._settle(error)
-            return
-        self.owned_from_s = sent_boot_s
         put_bytes = len(data) + sum(len(body) for _, body in puts)
-        doors.observer.note(
-            "shipped", bytes=put_bytes, puts=len(puts) + 1, seconds=doors.clock.monotonic() - sent_s
-        )
-        self._commit(nonce, tag)
+        with self._flying(put_bytes, weight=weight, head_bytes=len(data)):
+            await asyncio.gather(*(self._put(name, body) for name, body in puts))
+            log.remember(snapshot)
+            sent_s, sent_boot_s = doors.clock.monotonic(), doors.clock.boottime()
+            try:
+                async with doors.gate:
+                    tag = await doors.store.swap(head_name(log.state.run), data, expected=log.tag)
+            except (StoreRefused, StoreError) as error:
+                await self._settle(error)
+                return
+            self.owned_from_s = sent_boot_s
+            took_s = doors.clock.monotonic() - sent_s
+            doors.observer.note("shipped", bytes=put_bytes, puts=len(puts) + 1, seconds=took_s)
+            self._commit(nonce, tag)
+
+    @contextmanager
+    def _flying(self, put_bytes: int, *, weight: int, head_bytes: int) -> Iterator[None]:
+        """Have the budget know what is really put for the head that goes now."""
+        self._flight, self._head_bytes = (weight, put_bytes), head_bytes
+        self._weigh()
+        try:
+            yield
+        finally:
+            self._flight = None
+            self._weigh()
 
     def _commit(self, nonce: bytes, tag: str) -> None:
         self.log.shipped(nonce, tag=tag)
@@ -290,6 +326,7 @@ class Shipper:
         """This ownership is over: nothing more is shipped, whoever waits is told."""
         self.is_fenced = True
         self._wake.set()
+        self._weigh()
         for _, future in self._waiters:
             if not future.done():
                 future.set_exception(why or fenced(self.log.state.run, self.log.state.epoch))
