@@ -14,6 +14,7 @@ from coatcheck_sidecar.core.budget import (
     SAMPLES_MAX,
     Link,
     Rate,
+    Unsent,
     admits,
     allowed_bytes,
     percentile,
@@ -92,6 +93,35 @@ def test_percentiles_are_those_of_the_definition(values: list[float], percent: i
     assert found in values
     assert len(at_most) >= rank
     assert len(below) < rank
+
+
+UNSENT = Unsent(weight=0, new_bytes=0, old_bytes=0, base_bytes=0, state_bytes=0)
+
+
+@pytest.mark.parametrize(
+    ("unsent", "expected"),
+    [
+        (UNSENT, 0),
+        (Unsent(weight=300, new_bytes=0, old_bytes=900, base_bytes=5, state_bytes=7), 300),
+        (Unsent(weight=300, new_bytes=200, old_bytes=800, base_bytes=5, state_bytes=7), 300),
+        # One byte more than a head may carry: the state is put in place of its deltas.
+        (Unsent(weight=300, new_bytes=200, old_bytes=801, base_bytes=9_000, state_bytes=500), 600),
+        (Unsent(weight=300, new_bytes=200, old_bytes=801, base_bytes=99, state_bytes=5_000), 1_200),
+        (
+            Unsent(weight=5_100, new_bytes=5_000, old_bytes=0, base_bytes=0, state_bytes=5_000),
+            5_100,
+        ),
+    ],
+)
+def test_what_a_head_to_come_takes(unsent: Unsent, expected: int) -> None:
+    assert unsent.put_bytes(head_bytes_max=1_000) == expected
+
+
+def test_states_that_replace_each_other_are_put_once() -> None:
+    unsent = UNSENT
+    for _ in range(5):
+        unsent = unsent.more(5_000, state_bytes=5_000)
+    assert unsent.put_bytes(head_bytes_max=1_000) == 5_000
 
 
 # What a link is

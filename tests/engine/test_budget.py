@@ -257,10 +257,10 @@ async def test_an_unused_link_is_probed_and_a_used_one_is_not() -> None:
 
         await until(lambda: probes() >= 3)
         agent = await pod.agent()
+        await agent.commit(os.urandom(PROBE_BYTES_MIN * 2), level="remote")
         before = probes()
         for _ in range(15):
             await agent.commit(os.urandom(PROBE_BYTES_MIN * 2), level="remote")
-            before = probes()
             await asyncio.sleep(0.03)
         assert probes() <= before + 1
         store.is_away = True

@@ -16,7 +16,7 @@ way.
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 SMALL_BYTES_MAX: Final = 32_768
@@ -72,6 +72,48 @@ def allowed_bytes(
 def admits(unshipped_bytes: float, size_bytes: float, *, allowed: float) -> bool:
     """Whether so much more may be acknowledged before it is remote."""
     return unshipped_bytes + size_bytes <= allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is on its way in the head under way: nothing, if none is."""
+
+    put_bytes: int = 0
+    weight: int = 0
+    """Of its records."""
+    deltas_bytes: int = 0
+    has_sealed: bool = False
+    """The head after it begins with no deltas."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsent:
+    """What the head after that has to hold."""
+
+    weight: int
+    """Of records, deltas included."""
+    new_bytes: int
+    """Of deltas that no head holds."""
+    old_bytes: int
+    """Of deltas that it still carries."""
+    base_bytes: int
+    state_bytes: int
+
+    def more(self, delta_bytes: int, *, state_bytes: int) -> "Unsent":
+        """With one more delta, which makes a state of that length."""
+        weight, new_bytes = self.weight + delta_bytes, self.new_bytes + delta_bytes
+        return replace(self, weight=weight, new_bytes=new_bytes, state_bytes=state_bytes)
+
+    def put_bytes(self, *, head_bytes_max: int) -> int:
+        """About what is put for it, with what has to be sealed.
+
+        Deltas that are more than a head may carry are folded: however many there are, one state
+        is put for them, which is at most as long as it is, or as what it is made of.
+        """
+        in_head = self.old_bytes + self.new_bytes
+        if not self.new_bytes or in_head <= head_bytes_max:
+            return self.weight
+        return self.weight - self.new_bytes + min(self.state_bytes, in_head + self.base_bytes)
 
 
 @dataclass(slots=True, eq=False)

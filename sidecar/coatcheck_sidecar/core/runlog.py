@@ -17,7 +17,6 @@ from enum import Enum, auto
 from typing import Final
 
 from coatcheck_sidecar.core.delta import (
-    HEAD_DELTAS_BYTES_MAX,
     Chain,
     Delta,
     encode_delta,
@@ -130,7 +129,11 @@ class RunLog:
         self.shipped_seq = 0
         self.unshipped_bytes = 0
         """About what the records weigh that no head holds yet."""
-        self._weights: deque[tuple[int, int]] = deque()
+        self.unshipped_deltas_bytes = 0
+        """What of that are deltas."""
+        self._weights: deque[tuple[int, int, int]] = deque()
+        self.deltas_bytes = 0
+        """Of all that the next head would carry."""
         self.tag: str | None = None
         self.nonce: bytes | None = None
         """Of the head that stands in the store, as far as we know."""
@@ -150,6 +153,7 @@ class RunLog:
     @chain.setter
     def chain(self, chain: Chain) -> None:
         self._sealed, self._deltas = (chain.base, chain.mid), list(chain.deltas)
+        self.deltas_bytes = chain.deltas_bytes
 
     def claim(self, event: Claimed, *, at_ms: int) -> Record:
         """Begin a new epoch: the next head swapped in fences every earlier owner."""
@@ -164,14 +168,16 @@ class RunLog:
 
     def take(self, record: Record) -> None:
         """Take in a record that has its place: ours, or one from the journal of a former life."""
-        event, weight = record.event, RECORD_BYTES
+        event, weight, delta_bytes = record.event, RECORD_BYTES, 0
         if isinstance(event, Checkpoint):
             delta = event.delta.data or b""
             self._deltas.append(Delta(record.seq, delta))
-            weight += len(delta)
-        weight += sum(len(body.data or b"") for body in bodies_of(record))
-        self._weights.append((record.seq, weight))
+            delta_bytes = len(delta)
+        weight += delta_bytes + sum(len(body.data or b"") for body in bodies_of(record))
+        self._weights.append((record.seq, weight, delta_bytes))
         self.unshipped_bytes += weight
+        self.unshipped_deltas_bytes += delta_bytes
+        self.deltas_bytes += delta_bytes
         self.state.apply(record)
 
     def replay(self, record: Record, *, bytes_max: int) -> None:
@@ -202,15 +208,10 @@ class RunLog:
         self.checkpoint = state
         return record
 
-    def weight(self, delta_bytes: int) -> int:
-        """About what a checkpoint by such a delta adds to what must be put."""
-        return RECORD_BYTES + max(delta_bytes, self.seal_bytes(delta_bytes))
-
-    def seal_bytes(self, more_bytes: int = 0) -> int:
-        """What the next head has sealed before it, at most, if so much more is to be in it."""
-        base = self._sealed[0]
-        in_head = sum(len(delta.data) for delta in self._deltas) + more_bytes
-        return base.length if base is not None and in_head > HEAD_DELTAS_BYTES_MAX else 0
+    @property
+    def base_bytes(self) -> int:
+        """Of the base that the state is built on; 0 if there is none."""
+        return self._sealed[0].length if self._sealed[0] is not None else 0
 
     @property
     def unshipped(self) -> int:
@@ -266,10 +267,13 @@ class RunLog:
         self.written = {}
         self.tag, self.nonce, self.shipped_seq = tag, nonce, done.seq
         while self._weights and self._weights[0][0] <= done.seq:
-            self.unshipped_bytes -= self._weights.popleft()[1]
+            _, weight, delta_bytes = self._weights.popleft()
+            self.unshipped_bytes -= weight
+            self.unshipped_deltas_bytes -= delta_bytes
         if (done.base, done.mid) != self._sealed:
             self._sealed = (done.base, done.mid)
             self._deltas = [delta for delta in self._deltas if delta.seq > done.seq]
+            self.deltas_bytes = self.unshipped_deltas_bytes
         self.packs = done.packs
         del self.state.tombstones[: done.buried]
 

@@ -196,7 +196,7 @@ class Keeper:
         else:
             draft = self.log.draft(state)
         is_granted = await self.doors.budget.turn(
-            self.log.weight(len(draft.delta)),
+            self.shipper.added_bytes(len(draft.delta), state_bytes=len(state.data)),
             is_over=lambda: self.is_over or self.shipper.is_fenced or at.epoch > epoch,
         )
         self.check_owned()
@@ -339,7 +339,7 @@ class Keeper:
 
     def drain(self) -> None:
         """From now on what is acknowledged is off the pod, and what was is on its way at once."""
-        self.is_draining = True
+        self.is_draining = self.shipper.is_draining = True
         self.shipper.urge()
 
     def expect(self, seconds: float) -> None:

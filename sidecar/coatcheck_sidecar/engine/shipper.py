@@ -4,36 +4,34 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from coatcheck.wire import ErrorCode
-from coatcheck_sidecar.core.delta import BadDelta, decode_delta
+from coatcheck_sidecar.core.budget import Sent, Unsent
+from coatcheck_sidecar.core.delta import HEAD_DELTAS_BYTES_MAX
 from coatcheck_sidecar.core.head import (
     BadObject,
     Head,
-    Kind,
-    check,
     decode_head,
-    decode_sealed,
     encode_head,
 )
 from coatcheck_sidecar.core.model import ObjectRef, Status
 from coatcheck_sidecar.core.ownership import encode_summary, summary_of
 from coatcheck_sidecar.core.runlog import (
     NAME_RANDOM_BYTES,
+    RECORD_BYTES,
     RunLog,
     Snapshot,
     Verdict,
     head_name,
     judge,
-    seal_state,
 )
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane
+from coatcheck_sidecar.engine.seal import must_seal, sealed
 from coatcheck_sidecar.engine.settings import Settings
-from coatcheck_sidecar.ports import Clock, Observer, Store, Stored, StoreError, StoreRefused
+from coatcheck_sidecar.ports import Clock, Observer, Store, StoreError, StoreRefused
 
 NONCE_BYTES: Final = 16
 RETRY_BASE_S: Final = 0.1
@@ -41,8 +39,6 @@ RETRY_MAX_S: Final = 2.0
 """Back-off while the store is away: short, since guarded calls wait for it."""
 DAMAGED_LOOKS_MAX: Final = 3
 """A head that can't be read so often in a row is damaged, and not only badly read."""
-SEAL_HERE_BYTES_MAX: Final = 262_144
-"""A bigger state takes over half a millisecond to seal: that is done beside the loop."""
 MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED})
 """Statuses in which nobody owns a run and a marker tells where it is."""
 
@@ -92,13 +88,13 @@ class Shipper:
         """Ours that queue for a place in the background."""
         self._is_uploading = False
         self._uploads: dict[int, asyncio.Future[ObjectRef]] = {}
-        self._flight: tuple[int, int] | None = None
-        """Of the head under way: what its records weighed, and what is put for it."""
+        self._sent = Sent()
         self._head_bytes = 0
         self._last_s = float("-inf")
         self._failures = 0
         self._damaged_looks = 0
         self.is_fenced = False
+        self.is_draining = False
         self.owned_from_s = float("-inf")
         """Boot time just before the last swap that succeeded was sent."""
         self.on_shipped: Callable[[], None] = lambda: None
@@ -111,14 +107,28 @@ class Shipper:
 
     @property
     def left_bytes(self) -> int:
-        """What is to be put until a head holds all that there is: as good a guess as there is."""
-        unshipped_bytes, put_bytes = self.log.unshipped_bytes, 0
-        if self._flight is not None:
-            unshipped_bytes -= self._flight[0]
-            put_bytes = self._flight[1]
-        if not unshipped_bytes:
-            return put_bytes
-        return put_bytes + self._head_bytes + max(unshipped_bytes, self.log.seal_bytes())
+        """About what is to be put until a head holds all that there is."""
+        next_bytes = self._unsent().put_bytes(head_bytes_max=HEAD_DELTAS_BYTES_MAX)
+        return self._sent.put_bytes + next_bytes + (self._head_bytes if next_bytes else 0)
+
+    def added_bytes(self, delta_bytes: int, *, state_bytes: int) -> int:
+        """About what a checkpoint by such a delta, of such a state, adds to that."""
+        unsent = self._unsent()
+        before = unsent.put_bytes(head_bytes_max=HEAD_DELTAS_BYTES_MAX)
+        more = unsent.more(delta_bytes, state_bytes=state_bytes)
+        after = more.put_bytes(head_bytes_max=HEAD_DELTAS_BYTES_MAX)
+        return RECORD_BYTES + max(0, after - before)
+
+    def _unsent(self) -> Unsent:
+        log, sent = self.log, self._sent
+        new_bytes = log.unshipped_deltas_bytes - sent.deltas_bytes
+        return Unsent(
+            weight=log.unshipped_bytes - sent.weight,
+            new_bytes=new_bytes,
+            old_bytes=0 if sent.has_sealed else log.deltas_bytes - new_bytes,
+            base_bytes=log.base_bytes,
+            state_bytes=len(log.checkpoint_bytes),
+        )
 
     def _weigh(self) -> None:
         if self.is_fenced:
@@ -245,9 +255,9 @@ class Shipper:
         doors, log = self.doors, self.log
         await self._upload_all()
         nonce = doors.clock.random_bytes(NONCE_BYTES)
-        weight = log.unshipped_bytes
+        weight, deltas_bytes = log.unshipped_bytes, log.unshipped_deltas_bytes
         snapshot = log.snapshot(nonce=nonce, random=doors.clock.random_bytes(NAME_RANDOM_BYTES))
-        if snapshot.head.chain.must_seal:
+        if must_seal(snapshot.head.chain, is_draining=self.is_draining):
             snapshot = await self._seal(snapshot)
         puts = list(snapshot.puts)
         if snapshot.head.status in MARKED:
@@ -255,7 +265,8 @@ class Shipper:
             puts.append((marker_name(snapshot.head), marker))
         data = encode_head(snapshot.head)
         put_bytes = len(data) + sum(len(body) for _, body in puts)
-        with self._flying(put_bytes, weight=weight, head_bytes=len(data)):
+        has_sealed = snapshot.head.chain.deltas == ()
+        with self._sending(Sent(put_bytes, weight, deltas_bytes, has_sealed), len(data)):
             await asyncio.gather(*(self._put(name, body) for name, body in puts))
             log.remember(snapshot)
             sent_s, sent_boot_s = doors.clock.monotonic(), doors.clock.boottime()
@@ -271,14 +282,14 @@ class Shipper:
             self._commit(nonce, tag)
 
     @contextmanager
-    def _flying(self, put_bytes: int, *, weight: int, head_bytes: int) -> Iterator[None]:
+    def _sending(self, sent: Sent, head_bytes: int) -> Iterator[None]:
         """Have the budget know what is really put for the head that goes now."""
-        self._flight, self._head_bytes = (weight, put_bytes), head_bytes
+        self._sent, self._head_bytes = sent, head_bytes
         self._weigh()
         try:
             yield
         finally:
-            self._flight = None
+            self._sent = Sent()
             self._weigh()
 
     def _commit(self, nonce: bytes, tag: str) -> None:
@@ -338,31 +349,9 @@ class Shipper:
             await self.doors.store.put(name, data)
 
     async def _seal(self, snapshot: Snapshot) -> Snapshot:
-        """Read the base back, if there is one, and fold the deltas into a mid or a new base."""
-        ref, stored = snapshot.head.chain.base, None
-        if ref is not None:
-            stored = await self.doors.store.get(ref.name)
-        bytes_max = self.doors.settings.state_bytes_max
         random = self.doors.clock.random_bytes(NAME_RANDOM_BYTES)
-        work = partial(_sealed, snapshot, stored, bytes_max=bytes_max, random=random)
-        # A snapshot is frozen through and through: commits may go on beside the thread.
-        is_big = len(snapshot.state) > SEAL_HERE_BYTES_MAX
-        sealed, damage = await asyncio.to_thread(work) if is_big else work()
+        bytes_max = self.doors.settings.state_bytes_max
+        found, damage = await sealed(snapshot, self.doors.store, bytes_max=bytes_max, random=random)
         if damage is not None:
             self.doors.observer.note("damaged", run=self.log.state.run, error=str(damage))
-        return sealed
-
-
-def _sealed(
-    snapshot: Snapshot, stored: Stored | None, *, bytes_max: int, random: bytes
-) -> tuple[Snapshot, Exception | None]:
-    """The snapshot with its deltas folded; and why not against the base, if that is damaged."""
-    ref, base_state, damage = snapshot.head.chain.base, None, None
-    if ref is not None:
-        try:
-            data = check(ref, None if stored is None else stored.data)
-            _, whole = decode_sealed(ref.name, data, kind=Kind.BASE)
-            base_state = decode_delta(b"", whole, bytes_max=bytes_max)
-        except (BadObject, BadDelta) as error:
-            damage = error
-    return seal_state(snapshot, base_state=base_state, random=random), damage
+        return found
