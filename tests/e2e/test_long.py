@@ -102,6 +102,7 @@ async def test_a_stuck_step_is_seen_by_metric_log_and_in_the_listing(tmp_path: P
             return "STUCK" in await cli(tmp_path / "store", "runs")
 
         await until(is_listed, timeout_s=WAIT_S)
+        await until(lambda: "step_stuck" in real.said, timeout_s=WAIT_S)
         metrics = real.metrics().decode()
         assert re.search(r"^coatcheck_runs_stuck 1\.0$", metrics, re.MULTILINE)
         (total,) = re.findall(r"^coatcheck_steps_stuck_total (\d+)", metrics, re.MULTILINE)
