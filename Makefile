@@ -10,7 +10,7 @@ READY  := $(VENV)/ready
 TREES  := client sidecar tests bench examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers sim mutants crash conformance bench e2e clean
+.PHONY: help demo test check lint types layers sim mutants crash flush conformance bench e2e clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -43,6 +43,9 @@ mutants: $(READY) ## break each rule in turn: the simulation must notice
 
 crash: $(READY) ## kill -9 at every point, real processes
 	$(BIN)/python -m tests.e2e.crash --store all
+
+flush: $(READY) ## slow links and short graces, 50 rounds of each: 20 minutes
+	$(BIN)/python -m tests.e2e.flush --rounds 50
 
 conformance: $(READY) ## the MCP suite, directly and through the proxy; needs npm's registry
 	$(BIN)/python -m pytest tests/e2e/test_mcp_conformance.py
