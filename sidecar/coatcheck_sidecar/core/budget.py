@@ -16,8 +16,8 @@ way.
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 SMALL_BYTES_MAX: Final = 32_768
 """A put measures latency if no more than this is under way while it is."""
@@ -74,8 +74,7 @@ def admits(unshipped_bytes: float, size_bytes: float, *, allowed: float) -> bool
     return unshipped_bytes + size_bytes <= allowed
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """What is on its way in the head under way: nothing, if none is."""
 
     put_bytes: int = 0
@@ -86,8 +85,7 @@ class Sent:
     """The head after it begins with no deltas."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unsent:
+class Unsent(NamedTuple):
     """What the head after that has to hold."""
 
     weight: int
@@ -102,7 +100,7 @@ class Unsent:
     def more(self, delta_bytes: int, *, state_bytes: int) -> "Unsent":
         """With one more delta, which makes a state of that length."""
         weight, new_bytes = self.weight + delta_bytes, self.new_bytes + delta_bytes
-        return replace(self, weight=weight, new_bytes=new_bytes, state_bytes=state_bytes)
+        return self._replace(weight=weight, new_bytes=new_bytes, state_bytes=state_bytes)
 
     def put_bytes(self, *, head_bytes_max: int) -> int:
         """About what is put for it, with what has to be sealed.

@@ -186,17 +186,22 @@ class Budget:
     # Measuring
 
     async def probe(self, store: Store, me: str) -> None:
-        """Measure a link that nothing big went over for a while; for ever. `store` measures."""
+        """Measure a link that nothing big went over for a while; for ever. `store` measures.
+
+        The first time a small put goes before, so that its latency is not taken for goodput.
+        """
         name, every_s = f"probe/link-{me}", self._settings.budget_probe_s
         while self._settings.flush_budget != OFF:
             left_s = self.link.measured_s + every_s - self._clock.monotonic()
             if left_s <= 0:
                 size = self.rate().bytes_per_s * PROBE_S
                 size = int(max(PROBE_BYTES_MIN, min(size, PROBE_BYTES_MAX)))
-                if self.link.measured_s < 0:
-                    size = PROBE_BYTES_MIN
+                is_first = self.link.measured_s < 0
                 left_s = min(every_s, PROBE_RETRY_S)
                 with suppress(StoreError):
+                    if is_first:
+                        await store.put(name, b"-")
+                        size = PROBE_BYTES_MIN
                     await store.put(name, bytes(size))
                     left_s = every_s
                     await store.delete(name)
