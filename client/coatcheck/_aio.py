@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, cast
 
@@ -39,13 +40,9 @@ class Connection(asyncio.Protocol):
             return await _invoke(command)
         if command is None:
             return await self._close()
-        if command.within_s is not None:
-            async with asyncio.timeout(command.within_s):
-                return await self._request(command)
-        if command.type is Request.CALL:
-            async with self._calls:
-                return await self._request(command)
-        return await self._request(command)
+        limit = self._calls if command.type is Request.CALL else nullcontext()
+        async with asyncio.timeout(command.within_s), limit:
+            return await self._request(command)
 
     @cached_property
     def _calls(self) -> asyncio.Semaphore:
@@ -60,8 +57,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self, frames: list[bytes]) -> None:
         if self._transport is not None:
-            if frames:
-                self._transport.writelines(frames)
+            self._transport.writelines(frames)
         elif self._keeper is None or self._keeper.done():
             self._keeper = asyncio.create_task(self._keep_up())  # noqa: TID251 - awaited by _close
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Generic, Required, TypedDict, TypeVar
+from typing import Any, Final, Generic, Literal, Required, TypedDict, TypeVar
 
 from coatcheck import _ops, errors
 from coatcheck._codec import encode
@@ -19,6 +19,7 @@ CLAIM_WAIT_S: Final = 60.0
 NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Run and queue names are part of an object's name."""
 
+OnDrain = Literal["auto", "drain", "migrate", "compensate"]
 Done = TypeVar("Done")
 """What a method without a value returns: `None`, or with asyncio what is to be awaited."""
 
@@ -34,6 +35,9 @@ class ClaimOptions(TypedDict, total=False):
     """Where this owner can be reached; told to others by `OwnedElsewhere`."""
     step_timeout_s: float
     """A step that takes longer is reported as stuck."""
+    on_drain: OnDrain
+    """What becomes of the run when the pod stops: `auto` (the default), `drain` to its end if
+    there is time, `migrate` at its next step, or `compensate`: what it did is taken back."""
 
 
 class OpenOptions(ClaimOptions, total=False):
@@ -41,6 +45,8 @@ class OpenOptions(ClaimOptions, total=False):
 
     queue: str
     """Where the run waits when nobody owns it (`default`)."""
+    deadline_s: float
+    """How long a new run may take in all; an existing one keeps its own deadline."""
     input: Any
     """What a new run is given; an existing one keeps its own."""
     pinned: bool
@@ -75,8 +81,7 @@ def _opening(options: Mapping[str, Any]) -> Ask:
     if "schema" not in options:
         raise TypeError("which schema has the state? give its version, such as schema=1")
     given = {name: value for name, value in options.items() if value is not None}
-    code_version = os.environ.get("COATCHECK_CODE_VERSION")
-    implied = {"code_version": code_version} if code_version else {}
+    implied = {"code_version": os.environ.get("COATCHECK_CODE_VERSION", "")}
     body = {"queue": "default", "wait_s": CLAIM_WAIT_S, **implied, **given}
     value = body.pop("input", None)
     _named("queue", body["queue"])
@@ -207,7 +212,11 @@ class RunBase(Generic[Done]):
 
     def fail(self, error: str | BaseException) -> Done:
         """End the run as failed, for good."""
-        return self._end(_ops.fail(self._session, str(error)))
+        return self._end(_ops.tell(self._session, Request.FAIL, error=str(error)))
+
+    def eta(self, seconds: float) -> Done:
+        """Say how long the run still needs: a pod that drains waits for its end if it can."""
+        return self._end(_ops.tell(self._session, Request.ETA, seconds=seconds))
 
     def _turns(self) -> Iterator[None]:
         """Once for each step, until the run ends or the pod drains."""

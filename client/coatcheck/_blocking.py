@@ -7,7 +7,7 @@ import math
 import socket
 import threading
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from typing import Any, Final
 
@@ -51,10 +51,8 @@ class Connection:
                 return command.start()
         if command is None:
             return self._close()
-        if command.type is Request.CALL:
-            with self._calls:
-                return self._request(command)
-        return self._request(command)
+        with self._calls if command.type is Request.CALL else nullcontext():
+            return self._request(command)
 
     @cached_property
     def _calls(self) -> threading.Semaphore:

@@ -73,7 +73,9 @@ class Desk:
         if self._error is not None:
             self._session.refused(ask)
             raise self._error
-        number = self._next_id()
+        return self._put(ask, future, number=self._next_id())
+
+    def _put(self, ask: Ask, future: Future, *, number: int) -> list[bytes]:
         if self._session.is_off:
             return self._settle(self._session.answer_off(number, ask), (ask, future))
         self._waiting[number] = (ask, future)
@@ -158,14 +160,9 @@ class Desk:
         self.is_ready, self._give_up_at_s, self._delay_s = True, None, 0.0
         if not (self._session.is_open or self._session.status == UNOPENED):
             self._end()
-        frames: list[bytes] = []
-        if self._session.is_off:
-            waiting, self._waiting = self._waiting, {}
-            return [frame for entry in waiting.values() for frame in self.asked(*entry)]
-        for number, (ask, future) in self._waiting.items():
-            self._waiting[number] = (ask.whole or ask, future)
-            frames += _frames(number, ask.whole or ask)
-        return frames
+        waiting, self._waiting = self._waiting, {}
+        again = [self._put(ask.whole or ask, f, number=n) for n, (ask, f) in waiting.items()]
+        return [frame for frames in again for frame in frames]
 
     def _end(self) -> None:
         """The run came to its end meanwhile: by what was asked for here, or by somebody else."""

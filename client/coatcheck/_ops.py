@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from coatcheck import _codec, errors, wire
 from coatcheck._session import Ask, CallPhase, Op, Session, Value, field, incarnation, outcome
-from coatcheck._tool import Call, Invoke, TooLate
+from coatcheck._tool import Call, Invoke, TooLate, undo_name
 from coatcheck.wire import Message, Request
 
 Command = Ask | Invoke | None
@@ -128,10 +128,10 @@ def _ended(session: Session, whole: Ask, *, data: bytes) -> Op[None]:
         yield whole
 
 
-def fail(session: Session, error: str) -> Op[None]:
-    """End the run as failed."""
+def tell(session: Session, request: Request, **body: Any) -> Op[None]:
+    """Say something of the run."""
     session.check()
-    yield Ask(Request.FAIL, {"error": error})
+    yield Ask(request, body)
 
 
 def leave(session: Session, reason: str, *, error: str | None = None) -> Op[None]:
@@ -162,7 +162,7 @@ def result_of(asking: Ask) -> ToolOp[RunResult]:
 def call_tool(session: Session, call: Call) -> ToolOp[Any]:
     """One tool call: asked about, made or answered from its record, its outcome recorded."""
     session.check(call.step)
-    if call.effect == "read" and not call.tool.get("record"):
+    if call.tool["effect"] == "read" and not call.tool.get("record"):
         return (yield Invoke(call, session, said={}))
     ask = Ask(Request.CALL, _call_body(call), _codec.encode(call.arguments(), call.name))
     data: bytes | None = None
@@ -191,11 +191,11 @@ def call_tool(session: Session, call: Call) -> ToolOp[Any]:
 
 def _call_body(call: Call) -> dict[str, Any]:
     has = call.tool.get
-    body = {"step": call.step, "tool": call.name, "effect": call.effect}
-    body |= {"key": call.explicit_key(), "business": call.business}
+    body = {"step": call.step, "tool": call.name, "effect": call.tool["effect"]}
+    body |= {"key": call.explicit_key(), "business": call.business, "undo": undo_name(call.tool)}
     body |= {"identity": has("identity", "content"), "level": has("durability")}
     body |= {"settle_s": has("probe_settle_s"), "key_lifetime_s": has("key_lifetime_s")}
-    body |= {name: has(name) or None for name in ("repeats", "unresolved_ok")}
+    body |= {name: has(name) or None for name in ("repeats", "unresolved_ok", "irreversible")}
     body["probe"] = True if has("probe") else None
     return {key: value for key, value in body.items() if value is not None}
 
@@ -212,7 +212,7 @@ def _made(session: Session, call: Call, *, go: Message) -> ToolOp[bytes]:
         raise
     except Exception as error:
         yield from _told(session, call, ask=outcome(go, "failed", reason=said_of(error)))
-        if call.effect == "once":
+        if call.tool["effect"] == "once":
             raise _doubt(session, call, number=number, why=said_of(error)) from error
         raise
     except BaseException as error:
@@ -229,7 +229,7 @@ def _told(session: Session, call: Call, *, ask: Ask) -> ToolOp[bool]:
     try:
         yield ask
     except errors.NotFound:
-        if call.effect != "read":
+        if call.tool["effect"] != "read":
             raise
         return False
     return True

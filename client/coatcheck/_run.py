@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from typing import Any, Self, Unpack, overload
+from typing import Any, Self, TypeAlias, Unpack, overload
 
 from coatcheck import _base, _ops
 from coatcheck._aio import Connection
@@ -14,21 +14,22 @@ from coatcheck.errors import Draining
 
 __all__ = ["Run", "RunResult", "Step", "claim_runs", "current_key", "open_run", "result", "tool"]
 
+Async: TypeAlias = Coroutine[Any, Any, Value]
+"""What an async function returns."""
 
-class Step(StepBase[Coroutine[Any, Any, None]]):
+
+class Step(StepBase[Async[None]]):
     """The work between two checkpoints."""
 
     @overload
     def tool(
-        self, function: Callable[Params, Coroutine[Any, Any, Value]], **options: Unpack[ToolOptions]
-    ) -> Callable[Params, Coroutine[Any, Any, Value]]: ...
+        self, function: Callable[Params, Async[Value]], **options: Unpack[ToolOptions]
+    ) -> Callable[Params, Async[Value]]: ...
     @overload
     def tool(
         self, function: Callable[Params, Value], **options: Unpack[ToolOptions]
-    ) -> Callable[Params, Coroutine[Any, Any, Value]]: ...
-    def tool(
-        self, function: Callable[..., Any], **options: Unpack[ToolOptions]
-    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+    ) -> Callable[Params, Async[Value]]: ...
+    def tool(self, function: Any, **options: Unpack[ToolOptions]) -> Callable[..., Async[Any]]:
         """`function`, with each call made at most once; `options` as for `coatcheck.tool`.
 
         A plain function runs in a thread. The call raises `InDoubt` where nobody knows whether it
@@ -44,7 +45,7 @@ class Step(StepBase[Coroutine[Any, Any, None]]):
         return guarded
 
 
-class Run(RunBase[Coroutine[Any, Any, None]]):
+class Run(RunBase[Async[None]]):
     """A run that this process owns, or will: `async with` it, or take it from `claim_runs`."""
 
     _driver = Connection

@@ -17,6 +17,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Params = ParamSpec("Params")
 
 _ATTRIBUTE: Final = "__coatcheck_tool__"
+UNDOS: Final[dict[tuple[str, str], Callable[..., Any]]] = {}
+"""By the tool's name and the function's own: what takes a call back."""
 
 
 class Here(NamedTuple):
@@ -56,7 +58,11 @@ class ToolOptions(TypedDict, total=False):
     """For `once`: asked with the same arguments whether it took place. Returns what the tool would
     have returned; or `None` or `False`, or raises `NotApplied`, if it didn't."""
     undo: Callable[..., Any]
-    """Takes back what a call did; for compensation."""
+    """Takes back what a call did: called with its result when the run is compensated. To be found
+    then, in whichever process, the tool is declared as its module is loaded."""
+    irreversible: bool
+    """Nothing takes it back: never started while the pod drains, and nothing before it is undone
+    once it is done."""
     probe_settle_s: float
     """How long after a send a probe may still miss it. Unset: a negative probe proves nothing."""
     key_lifetime_s: float
@@ -87,13 +93,17 @@ def declare(function: Callable[..., Any], options: ToolOptions) -> ToolOptions:
 
     A function that said nothing is of effect `once`: the safe one.
     """
-    known: ToolOptions | None = getattr(function, _ATTRIBUTE, None)
-    if known is not None and not options:
-        return known
-    name = getattr(function, "__name__", "")
-    declared: ToolOptions = {"name": name, "effect": "once", **(known or {}), **options}
+    silent: ToolOptions = {"name": getattr(function, "__name__", ""), "effect": "once"}
+    declared: ToolOptions = {**silent, **getattr(function, _ATTRIBUTE, {}), **options}
     _check(declared)
+    if undo := undo_name(declared):
+        UNDOS[declared["name"], undo] = declared["undo"]
     return declared
+
+
+def undo_name(tool: ToolOptions) -> str | None:
+    """What the function that takes a call back is called in the run's log."""
+    return getattr(tool["undo"], "__name__", "undo") if tool.get("undo") else None
 
 
 def _check(tool: ToolOptions) -> None:
@@ -115,6 +125,7 @@ def _check(tool: ToolOptions) -> None:
         (has("record") and not is_read, "every call but a read is recorded anyway"),
         (is_read and has("key") and not has("record"), "a read that isn't recorded takes no key"),
         (is_read and has("undo"), "a read leaves nothing to undo"),
+        (has("irreversible") and (is_read or has("undo")), "what is irreversible has no undo"),
         (has("key") == "", "a key has at least one character"),
     ):
         if is_wrong:
@@ -140,11 +151,6 @@ class Call(NamedTuple):
     def name(self) -> str:
         """What the tool is called."""
         return self.tool["name"]
-
-    @property
-    def effect(self) -> Effect:
-        """What sending it twice would do."""
-        return self.tool["effect"]
 
     def arguments(self) -> dict[str, Any]:
         """The arguments by parameter name, as given.

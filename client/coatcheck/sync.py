@@ -31,10 +31,9 @@ class Step(StepBase[None]):
             raise TypeError(f"{function!r} is async: open the run by coatcheck.open_run")
         declared, run = declare(function, options), self._run
 
-        def guarded(*args: Params.args, **kwargs: Params.kwargs) -> Value:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
             call = Call(self.number, declared, function, args, kwargs)
-            value: Value = run._perform(_ops.call_tool(run._session, call))
-            return value
+            return run._perform(_ops.call_tool(run._session, call))
 
         return guarded
 

@@ -222,8 +222,14 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GARBAGE_OBJECTS)
 
 
+async def _interrupted(signals: "asyncio.Queue[int]") -> None:
+    """Somebody at a keyboard won't wait. A kubelet that was restarted just says SIGTERM again."""
+    while await signals.get() != signal.SIGINT:
+        pass
+
+
 async def serve(config: Config) -> int:
-    """Run until SIGTERM or SIGINT, then drain; the exit status. A second signal cuts the drain."""
+    """Run until SIGTERM or SIGINT, then drain; the exit status. A SIGINT more cuts the drain."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -235,11 +241,9 @@ async def serve(config: Config) -> int:
         await asyncio.wait([stop])
         if parts.watch is not None:  # now, before the drain saves what would be lost
             parts.watch.tell(parts.sidecar.doors.observer)
-        if not parts.sidecar.drain.is_begun:
-            parts.sidecar.doors.observer.note("drain_hook_missed")
-        parts.sidecar.drain.begin("SIGTERM")
+        parts.sidecar.drain.signalled()
         drain = group.create_task(parts.sidecar.drain.finish())
-        again = group.create_task(signals.get())
+        again = group.create_task(_interrupted(signals))
         await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)
         drain.cancel()
         again.cancel()

@@ -136,6 +136,10 @@ TABLE: Final[Mapping[str, Line]] = {
     "unprotected": _count(
         "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."
     ),
+    "run_expired": _count("warning", "runs_expired", help="Runs ended by their own deadline."),
+    "step_stuck": _count(
+        "warning", "steps_stuck", help="Steps that outlasted the time their agent gives one."
+    ),
     "drain": _count("info", "drains", "cause", help="Drains begun, by what triggered them first."),
     "budget_waited": Line(
         "debug",
@@ -193,6 +197,7 @@ class Figures:
     is_unfenced: bool = False
     """The store lies inside the data folder: no other pod can be fenced by it."""
     is_draining: bool = False
+    runs_stuck: int = 0
     budget_bytes: int = 0
     budget_used_bytes: int = 0
     bytes_per_s: float = 0.0

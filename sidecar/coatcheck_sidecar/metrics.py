@@ -33,6 +33,7 @@ GAUGES: Final[tuple[tuple[str, str, str], ...]] = (
     ("journal_dead", "is_journal_dead", "1: the journal takes nothing more."),
     ("store_reachable", "is_store_reachable", "0: the store does not answer."),
     ("unfenced", "is_unfenced", "1: the store lies in the data folder and fences nobody."),
+    ("runs_stuck", "runs_stuck", "Runs whose step outlasts the time their agent gives one."),
     ("draining", "is_draining", "1: the pod is on its way out."),
     ("flush_budget_bytes", "budget_bytes", "What may be unshipped and still make the grace."),
     ("flush_budget_used_bytes", "budget_used_bytes", "What has to be put for what is unshipped."),

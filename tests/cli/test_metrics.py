@@ -40,6 +40,8 @@ EVENTS: dict[str, dict[str, object]] = {
     "late_outcome": {"run": "r", "call": 3, "refused": ""},
     "drained": {"cause": "preStop", "seconds": 0.2},
     "run_cut": {"run": "r", "step": 2},
+    "run_expired": {"run": "r"},
+    "step_stuck": {"run": "r", "step": 2, "seconds": 61.2, "timeout_s": 60.0, "queue": "q"},
     "let_go": {"run": "r", "status": "ready", "reason": "left"},
     "look_failed": {"error": "reset"},
     "passed_over": {"run": "r", "error": "pinned"},

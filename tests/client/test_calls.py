@@ -1,6 +1,7 @@
 """A tool call, driven by hand."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import msgpack
@@ -9,7 +10,7 @@ import pytest
 
 from coatcheck import _ops, errors
 from coatcheck._session import CallPhase
-from coatcheck._tool import Call, ToolOptions, current_key, declare
+from coatcheck._tool import UNDOS, Call, ToolOptions, current_key, declare
 from tests.client.script import Play, ok, refusal, session
 
 GO = {"decision": "go", "call": 7, "attempt": 2, "upstream_key": "key-7"}
@@ -51,6 +52,19 @@ def test_a_guarded_call_goes_under_its_key_and_is_recorded() -> None:
     assert called.session.calls == {7: CallPhase.DONE}
     assert called.gets(ok({"seq": 9})).returns() == expected
     assert called.session.calls == {}
+
+
+def test_a_call_says_what_takes_it_back_and_what_nothing_takes_back() -> None:
+    def refund(charged: dict[str, Any]) -> None:
+        raise AssertionError(charged)
+
+    absent = "(absent)"
+    play(charge, "i-1", undo=refund).asks("call", {"undo": "refund", "irreversible": absent})
+    play(charge, "i-1", irreversible=True).asks("call", {"undo": absent, "irreversible": True})
+    nameless = functools.partial(refund)
+    play(charge, "i-1", undo=nameless).asks("call", {"undo": "undo"})
+    assert UNDOS["charge", "refund"] is refund
+    assert UNDOS["charge", "undo"] is nameless
 
 
 def test_a_read_asks_nobody() -> None:

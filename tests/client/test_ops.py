@@ -7,6 +7,7 @@ import pytest
 
 from coatcheck import _ops, errors
 from coatcheck._session import CallPhase, Session, incarnation
+from coatcheck.wire import Request
 from tests.client.script import RUN, Play, ok, refusal, session
 
 packed = msgpack.packb
@@ -107,7 +108,7 @@ def test_a_conflict_that_is_no_matter_of_the_base_is_told() -> None:
 def test_what_is_over_or_fenced_takes_nothing_more() -> None:
     opened = session(status="failed")
     with pytest.raises(errors.StepOver, match="run r is failed"):
-        next(_ops.fail(opened, "x"))
+        next(_ops.tell(opened, Request.FAIL, error="x"))
     opened.fenced = errors.Fenced("newer owner")
     with pytest.raises(errors.Fenced):
         next(_ops.wait_for(opened, "x", payload=None))

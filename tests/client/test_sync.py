@@ -209,6 +209,17 @@ def test_runs_are_claimed(path: Path) -> None:
                 run.fail("no way")
 
 
+def test_what_the_agent_says_of_its_time_is_passed_on(path: Path) -> None:
+    asked = Expect("open", {"on_drain": "drain", "deadline_s": 600.0})
+    body = {"run": "r", "epoch": 1, "step": 1, "has_state": False}
+    told: list[Line] = [Expect("eta", {"seconds": 12.5}), Ok({"draining": True})]
+    left: list[Line] = [Expect("release", {"reason": "draining"}), Ok({"seq": 2}), AwaitClose()]
+    opening = sync.open_run("r", schema=1, on_drain="drain", deadline_s=600.0)
+    with Fake(path, [*HELLO, asked, Ok(body), *told, *left]), opening as run:
+        run.eta(12.5)
+        assert run.draining
+
+
 def test_the_result_of_a_run(path: Path) -> None:
     body = {"status": "failed", "error": "no way"}
     with Fake(path, [*HELLO, Expect("result", {"run": "r"}), Ok(body), AwaitClose()]):

@@ -53,6 +53,8 @@ def test_a_method_is_declared_for_all_its_objects() -> None:
         ({"record": True}, "recorded anyway"),
         ({"effect": "read", "key": "k"}, "takes no key"),
         ({"effect": "read", "record": True, "undo": charge}, "nothing to undo"),
+        ({"effect": "read", "irreversible": True}, "irreversible has no undo"),
+        ({"irreversible": True, "undo": charge}, "irreversible has no undo"),
         ({"key": ""}, "at least one character"),
     ],
 )

@@ -92,7 +92,14 @@ BIRTH: Final = Birth(
     summary="invoice_id=7",
 )
 EVENTS: Final[tuple[Event, ...]] = (
-    Created(queue="bills", input=Body(b"\x07"), schema=2, code_version="a1f", pinned=True),
+    Created(
+        queue="bills",
+        input=Body(b"\x07"),
+        schema=2,
+        code_version="a1f",
+        pinned=True,
+        deadline_ms=1_767_229_200_000,
+    ),
     Claimed(
         owner="3f2a.s1",
         incarnation=bytes(range(16)),
@@ -102,7 +109,16 @@ EVENTS: Final[tuple[Event, ...]] = (
         crashes=1,
         since=2,
     ),
-    Checkpoint(step=1, step_high=2, schema=2, code_version="a1f", length=1417, consumed=(9,)),
+    Checkpoint(
+        step=1,
+        step_high=2,
+        schema=2,
+        code_version="a1f",
+        length=1417,
+        consumed=(9,),
+        worked_ms=2_750,
+        longest_ms=2_000,
+    ),
     Intent(call=4, birth=BIRTH),
     Dispatched(call=4, attempt=1),
     CallOutcome(
@@ -120,7 +136,7 @@ EVENTS: Final[tuple[Event, ...]] = (
     Commanded(what="retry", by="ada", why="fixed", command="c3", refused="it runs"),
     Released(reason="error", error="boom", crashes=2, not_before_ms=1_767_225_601_000),
     Held(reason="crash_loop", error="boom"),
-    Finished(result=Body(b"\xa4paid")),
+    Finished(result=Body(b"\xa4paid"), worked_ms=2_900, longest_ms=2_000),
     Failed(error="no", is_cancelled=True),
 )
 RECORDS: Final = tuple(
@@ -167,6 +183,7 @@ HEAD: Final = Head(
 SUMMARY: Final = RunSummary(
     run="demo", epoch=2, status="ready", queue="bills", step=1, in_doubt=1, schema=2,
     code_version="a1f", pinned=True, reason="left", not_before_ms=5, stuck=True,
+    deadline_ms=1_767_229_200_000,
 )  # fmt: skip
 COMMAND: Final = Command(
     id="c1", run="demo", what="resolve", by="ada", why="seen", call=4, verdict="applied",

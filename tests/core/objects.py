@@ -96,7 +96,7 @@ SUMMARY = st.builds(
         for name, hint in {
             "run": str, "epoch": int, "status": str, "queue": str, "step": int, "in_doubt": int,
             "schema": int, "code_version": str, "pinned": bool, "reason": str,
-            "not_before_ms": int, "stuck": bool,
+            "not_before_ms": int, "stuck": bool, "deadline_ms": int,
         }.items()
     },
 )  # fmt: skip

@@ -80,6 +80,7 @@ def test_a_summary_says_what_the_head_says() -> None:
         reason="in_doubt",
         not_before_ms=7,
         stuck=True,
+        deadline_ms=0,
     )
 
 
@@ -201,7 +202,7 @@ def decide(stands: Head, *, is_lapsed: bool = False) -> object:
 
 
 @pytest.mark.parametrize("is_lapsed", [False, True])
-@pytest.mark.parametrize("status", [*FINAL, Status.HELD, Status.PARKED])
+@pytest.mark.parametrize("status", [*sorted(FINAL), Status.HELD, Status.PARKED])
 def test_nobody_claims_what_is_over_held_or_parked(status: Status, is_lapsed: bool) -> None:
     for owner in ("pod1.a", "pod2.a"):
         stands = head(status, owner=owner)

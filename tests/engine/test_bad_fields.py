@@ -59,7 +59,7 @@ COMMIT = {
 CALL = {
     "step": 1, "tool": "t", "effect": "once", "identity": "content", "key": "k", "business": "/a",
     "repeats": True, "level": "node", "probe": True, "settle_s": 1.0, "key_lifetime_s": 1.0,
-    "unresolved_ok": True,
+    "unresolved_ok": True, "irreversible": False, "undo": "refund",
 }  # fmt: skip
 OUTCOME = {"call": 3, "attempt": 1, "kind": "result", "reason": "r"}
 

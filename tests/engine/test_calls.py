@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,11 @@ from coatcheck_sidecar.core import policy
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import CallState, Level
 from coatcheck_sidecar.engine import outside as outside_module
+from coatcheck_sidecar.engine.attempts import Changes
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.ports import Row
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, until
+from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, link, until
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +207,27 @@ async def test_it_is_resolved_under_a_waiting_agent(yard: Yard) -> None:
     assert "in_flight" in await resolve(yard, number, "applied")
 
 
+async def test_a_decision_is_told_to_nobody_before_it_is_kept(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent, number = await doubted(yard, pod)
+    calls, gate = pod.sidecar.keepers["r1"].log.state.calls, asyncio.Event()
+
+    async def wait(name: str) -> None:
+        if calls[number].state is CallState.DONE and name == "runs/r1/head":
+            await gate.wait()
+
+    link(yard).before_swap = wait
+    async with asyncio.TaskGroup() as group:
+        deciding = group.create_task(resolve(yard, number, "applied", "paid"))
+        await until(lambda: calls[number].state is CallState.DONE)
+        asking = group.create_task(agent.call(args={"n": 1}))
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        gate.set()
+    assert deciding.result() == ""
+    assert (asking.result().body["decision"], asking.result().attachment) == ("replay", b"\xa4paid")
+
+
 async def test_an_outcome_that_comes_late_resolves_it(yard: Yard) -> None:
     """The agent's request was cut; what it was answered comes on its next connection."""
     pod = await yard.pod()
@@ -347,3 +370,16 @@ async def test_a_hang_up_before_the_go_takes_the_call_back(yard: Yard) -> None:
         "call", {"step": 1, "tool": "t", "effect": "once", "identity": "content"}, b"\x80"
     )
     assert go.body["decision"] == "go"
+
+
+async def test_an_answer_waits_for_all_records_of_its_call_that_are_on_their_way() -> None:
+    changes = Changes()
+    with ExitStack() as stack:
+        with changes.writing(7):
+            stack.enter_context(changes.writing(7))
+            kept = asyncio.ensure_future(changes.kept(7, within_s=5.0))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert not kept.done()
+    await kept
+    assert not changes.unkept

@@ -13,7 +13,7 @@ from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.budget import ASSUMED
 from coatcheck_sidecar.core.drain import Latch, OnDrain, Plan
 from coatcheck_sidecar.core.model import Status
-from coatcheck_sidecar.engine.drain import Drain
+from coatcheck_sidecar.engine.drain import LEFT_S, TERM_APART_S, Drain
 from coatcheck_sidecar.engine.late import Late
 from coatcheck_sidecar.engine.outside import Outside
 from tests.engine.harness import FAST, Pod, RefusedError, Wire, Yard, link, until
@@ -211,12 +211,60 @@ async def test_the_barrier_holds_until_all_is_released_or_its_time_is_over(yard:
     agent = await pod.agent("r1")
     barrier = asyncio.ensure_future(drain_of(pod).barrier())
     again = asyncio.ensure_future(drain_of(pod).barrier())
+    await asyncio.sleep(0.05)  # the hooks of a pod start together, in no order
+    drain_of(pod).begin("preStop")
     await until(lambda: agent.pushes)
     await asyncio.sleep(0.05)
     assert not barrier.done()
     await agent.release("draining")
     assert (await barrier, await again) == (True, True)
-    assert [note["cause"] for note in pod.notes.of("drain")] == ["barrier"]
+
+
+async def test_a_barrier_alone_is_a_restart_of_its_container_and_begins_nothing(
+    yard: Yard,
+) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    assert not await drain_of(pod).barrier()
+    assert not drain_of(pod).is_begun
+    assert not agent.pushes
+
+
+async def test_a_late_sigterm_that_finds_agents_leaves_two_seconds(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    drain_of(pod).begin("preStop", grace_s=LONG_S)
+    drain_of(pod).signalled()  # at once after the hook, as of a plain container
+    assert drain_of(pod).view()["deadline_s"] > LONG_S - 2
+    await asyncio.sleep(TERM_APART_S + 0.05)
+    drain_of(pod).signalled()
+    assert drain_of(pod).view()["deadline_s"] < LEFT_S
+    await agent.release("draining")
+    assert await released(pod)
+    assert not pod.notes.of("drain_hook_missed")
+
+
+async def test_a_late_sigterm_that_finds_nobody_takes_no_time_from_shipping(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    await agent.commit(b"one")
+    link(yard).is_away = True
+    await agent.drop()
+    drain_of(pod).begin("preStop", grace_s=LONG_S)
+    await asyncio.sleep(TERM_APART_S + 0.05)
+    drain_of(pod).signalled()
+    assert drain_of(pod).view()["deadline_s"] > LONG_S - 3
+    link(yard).is_away = False
+    assert await released(pod)
+
+
+async def test_a_sigterm_without_a_hook_begins_the_drain_and_is_counted(yard: Yard) -> None:
+    pod = await yard.pod()
+    drain_of(pod).signalled()
+    drain_of(pod).signalled()
+    assert await released(pod)
+    assert [note["cause"] for note in pod.notes.of("drain")] == ["SIGTERM"]
+    assert len(pod.notes.of("drain_hook_missed")) == 1
 
 
 async def test_the_barrier_is_capped_below_the_grace(yard: Yard) -> None:
@@ -224,6 +272,7 @@ async def test_the_barrier_is_capped_below_the_grace(yard: Yard) -> None:
     await pod.agent("r1")
     link(yard).is_away = True
     began_s = asyncio.get_running_loop().time()
+    drain_of(pod).begin("preStop")
     assert not await drain_of(pod).barrier()
     assert 0.5 <= asyncio.get_running_loop().time() - began_s < 0.8
 

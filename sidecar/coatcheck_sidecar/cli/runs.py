@@ -11,10 +11,14 @@ from coatcheck_sidecar.cli.common import (
     print_table,
     span,
     store_option,
+    when,
 )
-from coatcheck_sidecar.engine.outside import LINES_MAX, RunLine
+from coatcheck_sidecar.engine.lines import RunLine
+from coatcheck_sidecar.engine.outside import LINES_MAX
 
-COLUMNS = ("RUN", "STATUS", "QUEUE", "STEP", "IN DOUBT", "EPOCH", "OWNER", "SILENT", "NOTE")
+COLUMNS: Final = (
+    "RUN", "STATUS", "QUEUE", "STEP", "IN DOUBT", "EPOCH", "OWNER", "SILENT", "DEADLINE", "NOTE",
+)  # fmt: skip
 
 
 EXAMPLE: Final = """\b
@@ -53,7 +57,7 @@ def command(
 def row(line: RunLine) -> tuple[object, ...]:
     """A line of the table, for previews as well."""
     summary = line.summary
-    note = "stuck" if summary.stuck else summary.reason
+    note = "STUCK" if summary.stuck else summary.reason
     return (
         summary.run,
         summary.status,
@@ -63,5 +67,6 @@ def row(line: RunLine) -> tuple[object, ...]:
         summary.epoch,
         line.owner,
         span(line.silent_s),
+        when(summary.deadline_ms),
         note,
     )

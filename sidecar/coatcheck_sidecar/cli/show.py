@@ -36,6 +36,7 @@ def command(*, run: str, with_state: bool, is_json: bool, store: str | None) -> 
         print_json(shown)
         return
     calls, signals = shown.pop("calls"), shown.pop("signals")
+    shown["deadline_ms"] = when(shown["deadline_ms"])
     print_table(("", ""), [(k, v) for k, v in shown.items() if v not in (None, "")], empty="")
     columns = ("CALL", "TOOL", "EFFECT", "STATE", "STEP", "ATTEMPT", "FIRST SENT", "WHAT")
     if calls:
@@ -54,6 +55,8 @@ def _shown(restored: Restored, *, with_state: bool) -> dict[str, Any]:
         "crashes": state.crashes,
         "state_bytes": len(restored.log.checkpoint_bytes),
         "input": None if state.created.input is None else unpacked(state.created.input.data),
+        "waits_for": "" if state.parked is None else state.parked.name,
+        "payload": None if state.parked is None else unpacked(state.parked.payload.data),
         "result": None if state.result is None else unpacked(state.result.data),
         "calls": [plain(call) for call in state.calls.values()],
         "signals": [

@@ -26,6 +26,12 @@ Example: coatcheck submit invoice-4711 --queue mail --input '{"invoice": 4711}'
 @click.option("--schema", default=1, show_default=True, help="Schema of the first state.")
 @click.option("--code-version", default="", help="The version that it is meant for.")
 @click.option("--pinned", is_flag=True, help="Only agents of that version may take it.")
+@click.option(
+    "--deadline-s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="From now; what is not over by then fails.",
+)
 @json_option
 @store_option
 def command(
@@ -36,6 +42,7 @@ def command(
     schema: int,
     code_version: str,
     pinned: bool,
+    deadline_s: float | None,
     is_json: bool,
     store: str | None,
 ) -> None:
@@ -51,7 +58,9 @@ def command(
         code_version=code_version,
         pinned=pinned,
     )
-    is_new = outside(store, lambda o: o.submit(created, run=run), may_create=True)
+    is_new = outside(
+        store, lambda o: o.submit(created, run=run, deadline_s=deadline_s), may_create=True
+    )
     if is_json:
         print_json({"run": run, "queue": queue, "is_new": is_new})
     else:

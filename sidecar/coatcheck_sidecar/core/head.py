@@ -27,6 +27,7 @@ from coatcheck_sidecar.core.model import ObjectRef, Status
 from coatcheck_sidecar.core.plain import plain_of, take, take_all, take_plain
 from coatcheck_sidecar.core.record import (
     DIGEST_BYTES,
+    Created,
     Record,
     bodies_of,
     from_fields,
@@ -126,6 +127,12 @@ class Head:
     blobs: tuple[ObjectRef, ...] = ()
     commands: tuple[str, ...] = ()
     """Ids of the newest commands from outside, so that each is carried out once."""
+
+    @property
+    def created(self) -> Created:
+        """The run's first record."""
+        made = (r.event for r in self.records if isinstance(r.event, Created))
+        return next(made, Created())
 
     def named_objects(self) -> list[ObjectRef]:
         """What a restore reads beside the head, all at once."""

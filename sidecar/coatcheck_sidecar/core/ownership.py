@@ -17,6 +17,7 @@ import msgpack
 from coatcheck_sidecar.core.head import Head, Kind, decode_object, seal
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.plain import plain_of, take_plain
+from coatcheck_sidecar.core.runstate import RunState
 
 GAP_SHARE_MAX: Final = 0.5
 """A look that comes, or takes, longer than this share of the lease starts its window anew."""
@@ -45,6 +46,7 @@ class RunSummary:
     reason: str = ""
     not_before_ms: int = 0
     stuck: bool = False
+    deadline_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,24 @@ class Accepts:
         return ""
 
 
+def line_of(state: RunState, *, stuck: bool) -> RunSummary:
+    """The line of a listing for a run as its owner has it."""
+    return RunSummary(
+        run=state.run,
+        epoch=state.epoch,
+        status=state.status.value,
+        queue=state.created.queue,
+        step=state.step,
+        in_doubt=len(state.in_doubt),
+        schema=state.checkpoint.schema,
+        code_version=state.checkpoint.code_version,
+        pinned=state.created.pinned,
+        reason=state.reason,
+        stuck=stuck,
+        deadline_ms=state.created.deadline_ms,
+    )
+
+
 def summary_of(head: Head, *, in_doubt: int = 0, stuck: bool = False) -> RunSummary:
     """The line of a listing for a head."""
     return RunSummary(
@@ -238,4 +258,5 @@ def summary_of(head: Head, *, in_doubt: int = 0, stuck: bool = False) -> RunSumm
         reason=head.reason,
         not_before_ms=head.not_before_ms,
         stuck=stuck,
+        deadline_ms=head.created.deadline_ms,
     )

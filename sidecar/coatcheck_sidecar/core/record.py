@@ -33,6 +33,8 @@ class Created:
     schema: int = 1
     code_version: str = ""
     pinned: bool = False
+    deadline_ms: int = 0
+    """Store time by which the run is over; 0: it has no deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,10 @@ class Checkpoint:
     length: int = 0
     consumed: tuple[int, ...] = ()
     """Sequence numbers of the signals that the step received."""
+    worked_ms: int = 0
+    """What all steps took until now, as the sidecars saw them that got their ends."""
+    longest_ms: int = 0
+    """What the longest of them took."""
     delta: Body = NO_BODY
     """Journal only: the head keeps deltas in a section of their own."""
 
@@ -190,6 +196,9 @@ class Finished:
 
     kind: ClassVar[str] = "finished"
     result: Body = NO_BODY
+    worked_ms: int = 0
+    longest_ms: int = 0
+    """As of a checkpoint, with the last step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "address": _may(TEXT),
         "step_timeout_s": _may(NUMBER),
         "on_drain": _may(TEXT, values=ON_DRAIN),
+        "deadline_s": _may(NUMBER),
         "resume": _may((dict,)),
     },
     Request.COMMIT: {
@@ -122,6 +123,8 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "settle_s": _may(NUMBER),
         "key_lifetime_s": _may(NUMBER),
         "unresolved_ok": _may(FLAG),
+        "irreversible": _may(FLAG),
+        "undo": _may(TEXT),
     },
     Request.ETA: {"seconds": Field(NUMBER)},
     Request.OUTCOME: {

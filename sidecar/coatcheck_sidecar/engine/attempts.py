@@ -1,12 +1,14 @@
 """What `calls.py` answers, what it remembers of reads under way, and how it refuses."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
+from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.call_events import Decision, Deliver, Hold, Refuse, Send, Wait
 from coatcheck_sidecar.core.doubt import Rules, key_left_s
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, Outcome
@@ -74,17 +76,19 @@ class Changes:
 
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
-        self.unkept: set[int] = set()
-        """Calls whose newest record is not durable yet: what it says is given to nobody."""
+        self.unkept = Counter[int]()
+        """Of each call, records that are not durable yet: what they say is given to nobody."""
 
     @contextmanager
     def writing(self, number: int) -> Iterator[None]:
         """While a record of this call is on its way to where it is kept."""
-        self.unkept.add(number)
+        self.unkept[number] += 1
         try:
             yield
         finally:
-            self.unkept.discard(number)
+            self.unkept[number] -= 1
+            if not self.unkept[number]:
+                del self.unkept[number]
             self.tell()
 
     def tell(self) -> None:
@@ -149,11 +153,14 @@ class Reads:
 def latest_start_s(call: Call, keeper: Keeper, *, rules: Rules) -> float | None:
     """When, on the boot-time clock, it is too late to make the attempt; `None`: never.
 
-    For a guarded call the lease is over then. For one that may have been sent before, the upstream
-    forgets its key: between the decision and the send lies a durable write, which may take long.
+    For a guarded call the lease is over then, or the run by its own deadline. For one that may have
+    been sent before, the upstream forgets its key: between the decision and the send lies a durable
+    write, which may take long.
     """
     if call.call_class.is_guarded:
-        return keeper.shipper.owned_from_s + keeper.doors.settings.lease_s
+        over_s = keeper.shipper.owned_from_s + keeper.doors.settings.lease_s
+        left_s = deadline.left_s(keeper.log.state.created, now_ms=keeper.now_ms())
+        return over_s if left_s is None else min(over_s, keeper.doors.clock.boottime() + left_s)
     if call.call_class is CallClass.KEYED and call.earlier_doubt:
         left_s = key_left_s(call, now_ms=keeper.now_ms(), rules=rules)
         return keeper.doors.clock.boottime() + left_s

@@ -8,6 +8,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Final
 
+from coatcheck.wire import ErrorCode
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.keeper import Keeper
 
@@ -34,7 +35,7 @@ class Bindings:
         """`secret` has 32 bytes and stays with the data folder."""
         self._secret = secret
         self._bound: dict[str, Binding] = {}
-        self._over: dict[str, None] = {}
+        self._over: dict[str, ErrorCode] = {}
 
     def bind(self, keeper: Keeper, calls: Calls, *, incarnation: bytes) -> str:
         """The token for this life of the run's agent; an earlier life's ends with it."""
@@ -48,14 +49,14 @@ class Bindings:
         """The run is no longer owned here."""
         gone = [token for token, bound in self._bound.items() if bound.keeper.run == run]
         for token in gone:
-            del self._bound[token]
-            self._over[token] = None
+            is_late = self._bound.pop(token).keeper.is_expired
+            self._over[token] = ErrorCode.DEADLINE_EXCEEDED if is_late else ErrorCode.FENCED
         while len(self._over) > OVER_MAX:
             del self._over[next(iter(self._over))]
 
-    def was_bound(self, token: str) -> bool:
-        """It was given out here, and is over."""
-        return token in self._over
+    def ended_by(self, token: str) -> ErrorCode | None:
+        """Why a token is over that was given out here."""
+        return self._over.get(token)
 
     def find(self, token: str) -> Binding | None:
         """What a token stands for; `None` for one that is made up or over."""

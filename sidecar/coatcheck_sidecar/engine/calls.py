@@ -84,6 +84,7 @@ class Calls:
         """Calls that this process is sending itself."""
         changes = self._changes = Changes()
         self.changed, self.wait_for_change = changes.tell, changes.wait
+        self.writing = changes.writing
         keeper.on_new_step = self.begin
 
     def begin(self) -> None:
@@ -332,7 +333,7 @@ class Calls:
         if events:
             if key not in self._asked.keys:  # of an errand of an earlier life of the agent
                 self._unasked.add(key)
-            with self._changes.writing(number):
+            with self.writing(number):
                 await self._write(events, level=level, is_sent=sends(decision), key=key)
         if self._reads.remember(decision.state, is_recorded=bool(events), key=key) or events:
             self.changed()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
+from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.delta import BadDelta
 from coatcheck_sidecar.core.head import Head, encode_head
 from coatcheck_sidecar.core.model import Body, Level, Status
@@ -63,6 +64,8 @@ class Wants:
     wait_s: float = 60.0
     address: str = ""
     input: bytes | None = None
+    deadline_s: float | None = None
+    """From its creation; only a new run takes it."""
     incarnation: bytes = b""
     resume_epoch: int | None = None
     resume_answered: frozenset[int] | None = None
@@ -153,11 +156,15 @@ class Claimer:
         match decision:
             case Claimable():
                 ending = await self._add_tail(restored, tail)
+                if ending is None and deadline.is_over(state.created, now_ms=self._now_ms()):
+                    return await self._expired(restored, wants)
                 if ending is not None:
                     return await self._end(restored.log, ending)
                 return await self._take(restored, decision, wants=wants)
             case Elsewhere(owner):
                 return OwnedBy(owner, state.claimed.address)
+            case Closed(Status.PARKED) if deadline.is_over(state.created, now_ms=self._now_ms()):
+                return await self._expired(restored, wants)
             case Closed(status, reason) if not status.is_final:
                 code, retry, mend = CLOSED[status]
                 why = f"run {head.run} is {status}: {reason}; {mend}"
@@ -201,12 +208,16 @@ class Claimer:
     async def _create(self, run: str, wants: Wants) -> "Keeper | Later":
         if not wants.can_create:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run}", run=run)
+        by_ms = 0
+        if wants.deadline_s is not None:
+            by_ms = deadline.moment_ms(wants.deadline_s, now_ms=await self._doors.store.now_ms())
         created = Created(
             queue=wants.queue,
             input=None if wants.input is None else Body(wants.input),
             schema=wants.schema,
             code_version=wants.code_version,
             pinned=wants.pinned,
+            deadline_ms=by_ms,
         )
         keeper = self._keeper(RunLog(RunState(run)))
         return await self._swap(keeper, self._claimed(wants, cause="new", crashes=0), first=created)
@@ -240,10 +251,25 @@ class Claimer:
                 raise Refusal(ErrorCode.HELD, f"run {head.run} crashed {crashes} times: held")
         return found
 
-    async def _end(self, log: RunLog, ending: StatusEvent) -> Later:
+    async def _expired(
+        self, restored: Restored, wants: Wants
+    ) -> "Keeper | Restored | Later | OwnedBy":
+        """Nobody owns the run, and its deadline is over: nobody shall."""
+        await self.expire(restored)
+        return await self.attempt(restored.head.run, wants)
+
+    async def expire(self, restored: Restored) -> None:
+        """End a run that nobody owns by its deadline; raises `StoreError`."""
+        head, log = restored.head, restored.log
+        self._doors.observer.note("run_expired", run=head.run)
+        await self._end(log, deadline.ending(log.state), cause="deadline")
+        if head.status in MARKED:
+            await self._doors.store.delete(marker_name(head))
+
+    async def _end(self, log: RunLog, ending: StatusEvent, *, cause: str = "restart") -> Later:
         """A former life let go of the run, and died before the store knew: say it in its place."""
         keeper = self._keeper(log)
-        claimed = replace(log.state.claimed, owner=self.me, cause="restart")
+        claimed = replace(log.state.claimed, owner=self.me, cause=cause)
         try:
             await keeper.claim(claimed, then=(ending,))
         except Refusal:

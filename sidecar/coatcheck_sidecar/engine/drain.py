@@ -14,11 +14,20 @@ from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.shipper import Doors
 from coatcheck_sidecar.engine.tasks import TaskSet
 
+HOOK: Final = "preStop"
+"""What began a drain when it was the hook of the sidecar itself."""
 LOOK_S: Final = 0.5
 """A plan is made anew this often at least: the rate changes, and so does what is unshipped."""
 LAST_S: Final = 5.0
 """After SIGTERM a sidecar ships for this long at least, be the deadline over or not: the kubelet
 leaves it two seconds, and a process that ships is better killed than gone."""
+HOOKS_APART_S: Final = 1.0
+"""A pod's hooks start together (0.04 s apart at most were measured): a barrier that is still alone
+after that is a container's restart, and no end of a pod."""
+TERM_APART_S: Final = 0.5
+"""A plain second container has its SIGTERM this soon after its hook, which returns at once."""
+LEFT_S: Final = 2.0
+"""What a kubelet leaves between SIGTERM and SIGKILL when the grace is used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class Drain:
         self._observer = doors.observer
         self._budget = doors.budget
         self._tasks = tasks
+        self._begun = asyncio.Event()
         self._poke = asyncio.Event()
         self._chosen: dict[str, OnDrain] = {}
         self._releasing: dict[str, asyncio.Task[None]] = {}
@@ -77,6 +87,7 @@ class Drain:
         )
         left_s = self.latch.deadline_s - self._clock.monotonic()
         if is_first:
+            self._begun.set()
             self._observer.note("drain", cause=cause, deadline_s=round(left_s, 3))
             self._pod.close_doors()
             for keeper in self._pod.keepers.values():
@@ -89,9 +100,28 @@ class Drain:
         """Something changed that the plan depends on."""
         self._poke.set()
 
+    def signalled(self) -> None:
+        """SIGTERM has come, which begins the drain unless its hook did.
+
+        A native sidecar's waits until the agents have gone, and a plain one's follows its hook at
+        once. So one that is late and finds agents here says that the grace is used up, which may
+        be less than the pod's own (`kubectl delete --now`): there are two seconds left.
+        """
+        is_late = False
+        if self.latch is None:
+            self._observer.note("drain_hook_missed")
+        elif self.latch.cause == HOOK:
+            is_late = self._clock.monotonic() - self.latch.began_s > TERM_APART_S
+        has_agents = any(keeper.agent is not None for keeper in self._pod.keepers.values())
+        self.begin("SIGTERM", grace_s=LEFT_S if is_late and has_agents else None)
+
     async def barrier(self) -> bool:
-        """Wait until no run is here, or until agents must get their SIGTERM all the same."""
-        self.begin("barrier")
+        """Wait until no run is here, or until agents must get their SIGTERM all the same.
+
+        It begins no drain: the kubelet runs an agent's hook for a failed liveness probe too, and
+        then the agent is restarted in a pod that stays.
+        """
+        await _wait(self._begun, HOOKS_APART_S)
         return await self._released(lambda drain: drain.barrier_s)
 
     async def finish(self) -> bool:

@@ -141,8 +141,8 @@ class Heart:
             if events and isinstance(events[-1], Failed):
                 await keeper.cancel(*events, by=command.by)
             elif events:
-                await keeper.write(*events, level=Level.REMOTE)
-                keeper.on_command()
+                with keeper.writing(command.call):
+                    await keeper.write(*events, level=Level.REMOTE)
         except Refusal as error:
             self._doors.observer.note("command", what=command.what, refused=error.message)
             return

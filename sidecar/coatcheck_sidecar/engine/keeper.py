@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-from coatcheck.wire import ErrorCode, Push, Retry
+from coatcheck.wire import ErrorCode, Push
+from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import Body, Level, Status
-from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
+from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s, line_of
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
     Checkpoint,
@@ -24,6 +26,7 @@ from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import IN_DOUBT
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Agent
+from coatcheck_sidecar.engine.boundary import check_nothing_open, check_step, took
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.shipper import Doors, Shipper, fenced
 from coatcheck_sidecar.engine.tasks import TaskSet
@@ -63,8 +66,8 @@ class Keeper:
         self.on_drain = OnDrain.AUTO
         self.eta_at_s: float | None = None
         """When the run is done, as its agent reckons."""
-        self.boundary_s = 0.0
-        """The longest step that an agent ended here."""
+        self.boundary_s = log.state.checkpoint.longest_ms / 1000
+        """The longest step that an agent ended."""
         self.is_draining = False
         """The pod drains: what is acknowledged is off it."""
         self.is_stopping = False
@@ -73,10 +76,13 @@ class Keeper:
         """Of the state before the claim; removed once a heartbeat names the run."""
         self.is_over = False
         """Released, finished, failed or fenced: nothing more is appended."""
+        self.is_expired = False
+        """It is over by its own deadline."""
         self.is_gone = asyncio.Event()
         """It is over, and what was appended is shipped, or never will be."""
         self.on_over: Callable[[Keeper], None] = lambda keeper: None
-        self.on_command: Callable[[], None] = lambda: None
+        self.writing: Callable[[int], AbstractContextManager[None]] = lambda call: nullcontext()
+        """Around writing what an operator says of a call: nobody is told before it is kept."""
         self.on_new_step: Callable[[], None] = lambda: None
         self.cancelled_by = ""
         self._local = local
@@ -104,9 +110,17 @@ class Keeper:
         """Raises `Refusal` once the run is somebody else's, or nobody's."""
         if self.shipper.is_fenced:
             raise fenced(self.run, self.log.state.epoch)
+        self.check_in_time()
         if self.is_over:
             why = self.cancelled_by or f"it is {self.log.state.status.value} now"
             raise Refusal(ErrorCode.FENCED, f"run {self.run} is no longer this agent's: {why}")
+
+    def check_in_time(self) -> None:
+        """Raises `Refusal` once the run's own deadline is over, though nobody wrote that yet."""
+        created = self.log.state.created
+        is_late = not self.is_over and deadline.is_over(created, now_ms=self.now_ms())
+        if self.is_expired or is_late:
+            raise deadline.exceeded(self.run, created)
 
     async def durable(
         self, records: Sequence[Record], level: Level, *, is_granted: bool = False
@@ -175,7 +189,8 @@ class Keeper:
     ) -> tuple[Record, bool]:
         """Its record, and whether the flush budget lets it be acknowledged before it is remote."""
         at, epoch = self.log.state, self.log.state.epoch
-        self._check_step(step, epoch)
+        self.check_owned()
+        check_step(at, step, epoch=epoch)
         if self.log.draft_bytes(state) > BIG_STATE_BYTES:
             draft = await asyncio.to_thread(self.log.draft, state)
         else:
@@ -184,7 +199,8 @@ class Keeper:
             self.shipper.added_bytes(len(draft.delta), state_bytes=len(state.data)),
             is_over=lambda: self.is_over or self.shipper.is_fenced or at.epoch > epoch,
         )
-        self._check_step(step, epoch)
+        self.check_owned()
+        check_step(at, step, epoch=epoch)
         event = Checkpoint(
             step=step,
             step_high=max(step, at.checkpoint.step_high),
@@ -193,41 +209,13 @@ class Keeper:
             length=len(state.data),
             consumed=signals,
             delta=Body(draft.delta),
+            **took(at.checkpoint, self._age_s),
         )
         record = self.log.commit(event, draft.state, at_ms=self.now_ms())
-        began_s, self.step_began_s = self.step_began_s, self.doors.clock.monotonic()
-        self.boundary_s = max(self.boundary_s, self.step_began_s - began_s)
+        self.boundary_s = max(self.boundary_s, self._age_s)
+        self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
         return record, is_granted
-
-    def _check_step(self, step: int, epoch: int) -> None:
-        """Raises `Refusal` unless the agent of this epoch may end this step."""
-        self.check_owned()
-        at = self.log.state
-        if at.epoch > epoch:  # its agent came back, or another one, while this waited
-            raise fenced(self.run, epoch)
-        if step != at.step + 1:
-            raise Refusal(
-                ErrorCode.CONFLICT,
-                f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
-            )
-        self.check_nothing_open("commit")
-
-    def check_nothing_open(self, what: str) -> None:
-        """Raises `Refusal` while a guarded call is in flight."""
-        is_open = [
-            c for c in self.log.state.calls.values() if c.is_open and c.call_class.is_guarded
-        ]
-        in_flight = [
-            call for call in is_open if call.attempt > 0 and call.state.value == "dispatched"
-        ]
-        if in_flight:
-            names = ", ".join(f"{call.tool} (call {call.number})" for call in in_flight)
-            raise Refusal(
-                ErrorCode.IN_FLIGHT,
-                f"{what} of run {self.run} while {names} is in flight: wait for it first",
-                retry=Retry.LATER,
-            )
 
     def receive(self, name: str, received: Sequence[int]) -> tuple[int, Body] | None:
         """The oldest signal of this name that the step has not received yet."""
@@ -238,7 +226,7 @@ class Keeper:
 
     async def park(self, name: str, payload: bytes | None) -> None:
         """Nobody's until the signal comes; returns when that is off the pod."""
-        self.check_nothing_open("wait_for")
+        check_nothing_open(self.log.state, "wait_for")
         await self._let_go(Parked(name=name, payload=Body(payload)))
 
     async def finish(self, *, step: int, schema: int, state: NewState | None, result: bytes,
@@ -249,14 +237,15 @@ class Keeper:
             if at.status is Status.FINISHED:
                 await self.shipper.shipped(at.seq)
                 return at.seq
-            self.check_nothing_open("finish")
+            check_nothing_open(at, "finish")
             checkpoint = []
             if state is not None and step != at.step:
                 record, _ = await self._checkpoint(
                     step=step, schema=schema, state=state, signals=signals
                 )
                 checkpoint = [record]
-            return await self._let_go(Finished(result=Body(result)), before=checkpoint)
+            times = took(at.checkpoint, self._age_s)
+            return await self._let_go(Finished(result=Body(result), **times), before=checkpoint)
 
     async def fail(self, error: str) -> int:
         """The run is over without a result."""
@@ -286,6 +275,14 @@ class Keeper:
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
         return await self._let_go(events[-1], before=self.append(*events[:-1]))
 
+    async def expire(self) -> None:
+        """End the run by its own deadline, whatever it is at."""
+        record = self.log.append(deadline.ending(self.log.state), at_ms=self.now_ms())
+        self.is_expired = True
+        self.doors.observer.note("run_expired", run=self.run)
+        self.push(Push.DEADLINE, {"left_s": 0.0})
+        await self._let_go_by([record])
+
     def crash_event(self, crashes: int, error: str) -> Event:
         """What the breaker makes of another crash without progress."""
         if crashes >= self.doors.settings.breaker_crashes:
@@ -294,7 +291,9 @@ class Keeper:
         return Released(reason="error", error=error, crashes=crashes, not_before_ms=not_before_ms)
 
     async def _let_go(self, event: Event, *, before: Sequence[Record] = ()) -> int:
-        records = [*before, *self.append(event)]
+        return await self._let_go_by([*before, *self.append(event)])
+
+    async def _let_go_by(self, records: Sequence[Record]) -> int:
         self.is_over = True
         await self._tasks.whole(self._ship_last(records), name=f"let go {self.run}")
         return records[-1].seq
@@ -376,22 +375,19 @@ class Keeper:
 
     def summary(self) -> RunSummary:
         """The line of a listing."""
-        state = self.log.state
-        timeout_s = self.step_timeout_s
-        age_s = self.doors.clock.monotonic() - self.step_began_s
-        return RunSummary(
-            run=self.run,
-            epoch=state.epoch,
-            status=state.status.value,
-            queue=state.created.queue,
-            step=state.step,
-            in_doubt=len(state.in_doubt),
-            schema=state.checkpoint.schema,
-            code_version=state.checkpoint.code_version,
-            pinned=state.created.pinned,
-            reason=state.reason,
-            stuck=timeout_s is not None and age_s > timeout_s,
-        )
+        return line_of(self.log.state, stuck=self.is_stuck)
+
+    @property
+    def is_stuck(self) -> bool:
+        """The step that an agent does now outlasts what it said a step may take."""
+        if self.step_timeout_s is None or self.agent is None:
+            return False
+        return self._age_s > self.step_timeout_s
+
+    @property
+    def _age_s(self) -> float:
+        """Of the step under way, as far as it was seen here."""
+        return self.doors.clock.monotonic() - self.step_began_s
 
 
 def _mark_seen(future: "asyncio.Future[None]") -> None:

@@ -1,7 +1,9 @@
 """A slow walk over all heads, in search of ready runs whose marker was lost."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.ownership import encode_summary, summary_of
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
@@ -13,8 +15,12 @@ BEHIND: Final = "z"
 """Sorts behind all names in a run's folder, `head` and `o/`."""
 
 
-async def scan_heads(fleet: Fleet) -> None:
-    """Look at a few heads each heartbeat, for ever.
+OnHead = Callable[[Head], Awaitable[bool]]
+"""Whether it changed the run: then the head is no longer of interest."""
+
+
+async def scan_heads(fleet: Fleet, on_head: OnHead) -> None:
+    """Look at a few heads each heartbeat, for ever; `on_head` is told of each, first.
 
     Markers that are missing are put back; an owned run that no heartbeat names is watched.
     """
@@ -22,12 +28,12 @@ async def scan_heads(fleet: Fleet) -> None:
     while True:
         await doors.clock.sleep(doors.settings.heartbeat_s * doors.clock.uniform(0.8, 1.2))
         try:
-            after = await scan_some(fleet, after)
+            after = await scan_some(fleet, after, on_head=on_head)
         except StoreError as error:
             doors.observer.note("look_failed", error=str(error))
 
 
-async def scan_some(fleet: Fleet, after: str) -> str:
+async def scan_some(fleet: Fleet, after: str, *, on_head: OnHead) -> str:
     """Look at the next heads behind the run `after`; the run to go on from, empty at the end."""
     for _ in range(fleet.doors.settings.scan_heads):
         start = f"runs/{after}/{BEHIND}" if after else ""
@@ -35,11 +41,11 @@ async def scan_some(fleet: Fleet, after: str) -> str:
         if not listed:
             return ""
         after = listed[0].name.split("/")[1]
-        await _mend(fleet, after)
+        await _mend(fleet, after, on_head=on_head)
     return after
 
 
-async def _mend(fleet: Fleet, run: str) -> None:
+async def _mend(fleet: Fleet, run: str, *, on_head: OnHead) -> None:
     doors = fleet.doors
     try:
         found = await read_head(doors.store, run)
@@ -49,7 +55,7 @@ async def _mend(fleet: Fleet, run: str) -> None:
     if found is None:
         return
     fleet.notice(found[0])
-    if found[0].status not in MARKED:
+    if await on_head(found[0]) or found[0].status not in MARKED:
         return
     name = marker_name(found[0])
     if not await doors.store.list(name, limit=1):

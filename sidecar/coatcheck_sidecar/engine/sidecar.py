@@ -21,6 +21,7 @@ from coatcheck_sidecar.engine.heart import Heart
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.local import LocalLog, Spool
+from coatcheck_sidecar.engine.overdue import Overdue
 from coatcheck_sidecar.engine.queues import Queues
 from coatcheck_sidecar.engine.restore import Restored, read_run
 from coatcheck_sidecar.engine.scan import scan_heads
@@ -97,6 +98,11 @@ class Sidecar:
             leave=self.heart.stop,
         )
         self.drain = Drain(pod, doors=self.doors, tasks=self.tasks)
+        self._overdue = Overdue(
+            self._claimer, keepers=self.keepers, lock_of=self._opening.__getitem__,
+            fleet=self.fleet, tasks=self.tasks, now_ms=self.now_ms,
+        )  # fmt: skip
+        self._overdue.on_stuck = self.heart.poke
         self.budget.latch = lambda: self.drain.latch
         self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
 
@@ -117,7 +123,8 @@ class Sidecar:
         self.tasks.start(self.fleet.run(), name="fleet")
         self.tasks.start(self._sweep(), name="sweep")
         self.tasks.start(self._learn_time(), name="store time")
-        self.tasks.start(scan_heads(self.fleet), name="scan heads")
+        self.tasks.start(scan_heads(self.fleet, self._overdue.scanned), name="scan heads")
+        self.tasks.start(self._overdue.run(), name="overdue")
         self.tasks.start(self.budget.probe(self.doors.store, self.me), name="probe link")
         for run in list(self._claimer.tails):
             self.tasks.start(self._adopt(run), name=f"adopt {run}")
@@ -149,11 +156,12 @@ class Sidecar:
         self.keepers[keeper.run] = keeper
         self._calls[keeper.run] = self.make_calls(keeper)
         keeper.on_over = self._let_go
-        keeper.on_command = self._calls[keeper.run].changed
+        keeper.writing = self._calls[keeper.run].writing
         if self.drain.is_begun:
             keeper.drain()
             self.drain.poke()
         self.heart.poke()
+        self._overdue.poke()
 
     def _let_go(self, keeper: Keeper) -> None:
         if self.keepers.get(keeper.run) is keeper:
@@ -271,6 +279,7 @@ class Sidecar:
         return Opened(keeper, self._calls[keeper.run], None)
 
     def _refuse_unfit(self, keeper: Keeper, wants: Wants) -> None:
+        keeper.check_in_time()
         refused = wants.accepts.refusal(keeper.summary())
         if refused:
             raise Refusal(ErrorCode.SCHEMA_MISMATCH, refused, run=keeper.run)
@@ -306,6 +315,7 @@ class Sidecar:
                         continue
                     if opened.keeper is not None:
                         return opened
+                    await self._queues.passed_over(run)
                 if self._clock.monotonic() >= until_s:
                     raise Refusal(
                         ErrorCode.UNAVAILABLE,

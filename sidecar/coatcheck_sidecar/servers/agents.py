@@ -56,6 +56,10 @@ class HttpAgent:
         """Its run is no longer its."""
         return self._requests.is_over
 
+    def check_in_time(self) -> None:
+        """Raises `Refusal` if the deadline of its run is over."""
+        self._requests.check_in_time()
+
     async def ask(
         self, request: Request, body: dict[str, Any], *, attachment: bytes | None = None
     ) -> Answered:

@@ -26,6 +26,7 @@ PLAIN_OPENING: Final = (
     "address",
     "step_timeout_s",
     "on_drain",
+    "deadline_s",
 )
 
 
@@ -127,6 +128,7 @@ class Asking:
         return Told(told, {name: answered.attachment})
 
     def _alive(self, agent: HttpAgent) -> dict[str, Any]:
+        agent.check_in_time()
         if agent.is_over:
             why = f"run {agent.run} is no longer this agent's: open it again"
             raise Refusal(ErrorCode.FENCED, why, retry=Retry.NEVER, run=agent.run)

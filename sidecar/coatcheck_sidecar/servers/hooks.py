@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from coatcheck_sidecar.core.drain import Latch
+from coatcheck_sidecar.engine.drain import HOOK
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -26,7 +27,7 @@ class Drains(Protocol):
         """Begin, or learn of one more reason."""
 
     async def barrier(self) -> bool:
-        """Wait until no run is here, or the time is over."""
+        """Wait until no run is here, or the time is over; not for long if nothing drains."""
 
 
 class Hooks:
@@ -53,7 +54,7 @@ class Hooks:
         if grace_s is not None and not 0 <= grace_s <= GRACE_S_MAX:
             why = f"deadline_s is {told!r:.40}, not seconds from 0 to {GRACE_S_MAX:g}\n"
             raise web.HTTPBadRequest(text=why)
-        cause = "preStop" if request.method == "GET" else "request"
+        cause = HOOK if request.method == "GET" else "request"
         latch = self._drain.begin(cause, grace_s=grace_s)
         return web.Response(text=f"draining since {latch.cause}\n")
 

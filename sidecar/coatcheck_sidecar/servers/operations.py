@@ -129,6 +129,8 @@ OPERATIONS: Final = (
             settle_s=SECONDS,
             key_lifetime_s=SECONDS,
             unresolved_ok=FLAG,
+            irreversible={**FLAG, "description": "Never started while the pod drains."},
+            undo={**TEXT, "description": "The function that takes the call back, by its name."},
             **value("arguments", "By parameter name."),
         ),
         answer=DECIDED,

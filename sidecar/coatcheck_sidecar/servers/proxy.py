@@ -139,7 +139,7 @@ class Proxy:
         target = split_target(request.raw_path)
         binding = self._bindings.find(target.token)
         if binding is None:
-            raise _no_token(was_bound=self._bindings.was_bound(target.token))
+            raise _no_token(self._bindings.ended_by(target.token))
         tool = self._tools.get(target.tool)
         if tool is None:
             names = ", ".join(sorted(self._tools)) or "none"
@@ -274,10 +274,12 @@ def _passed(tool: str) -> Ask:
     return Ask(run="", step=0, tool=tool, call_class=CallClass.READ, fingerprint=b"")
 
 
-def _no_token(*, was_bound: bool) -> Refusal:
-    if was_bound:
+def _no_token(ended_by: ErrorCode | None) -> Refusal:
+    if ended_by is ErrorCode.DEADLINE_EXCEEDED:
+        return Refusal(ended_by, "this URL is of a run whose deadline is over")
+    if ended_by is not None:
         why = "this URL is of a run, or of a life of its agent, that is over here: open the run"
-        return Refusal(ErrorCode.FENCED, why)
+        return Refusal(ended_by, why)
     return Refusal(ErrorCode.NOT_FOUND, "nobody was given this URL: take `proxy` of the open run")
 
 

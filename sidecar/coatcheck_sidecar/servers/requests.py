@@ -92,13 +92,21 @@ class Requests:
 
     async def answer(self, request: Request, message: Message) -> Answered:
         """Do what is asked; raises `Refusal`, `StoreError`, `Damaged`."""
+        if request is not Request.RESULT:
+            self.check_in_time()
         return await self._handlers[request](message)
 
     @property
     def is_over(self) -> bool:
         """The run that this connection had is no longer its."""
-        is_lost = self._keeper is not None and self._keeper.is_over
-        return is_lost or self._over is not None
+        if self._keeper is None:
+            return self._over is not None
+        return self._keeper.is_over and not self._keeper.is_expired  # that is told each time
+
+    def check_in_time(self) -> None:
+        """Raises `Refusal` if the deadline of its run is over."""
+        if self._keeper is not None:
+            self._keeper.check_in_time()
 
     def lost(self) -> None:
         """The connection ended."""
@@ -148,6 +156,7 @@ class Requests:
             can_create=body["create"],
             wait_s=min(float(body["wait_s"]), WAIT_S_MAX),
             address=body.get("address") or "",
+            deadline_s=body.get("deadline_s"),
             input=message.attachment,
             incarnation=self._incarnation,
             resume_epoch=resume.epoch,

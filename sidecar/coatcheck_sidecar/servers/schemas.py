@@ -79,6 +79,7 @@ OPENING: Final[dict[str, Schema]] = {
     "address": TEXT,
     "step_timeout_s": SECONDS,
     "on_drain": {**words(*ON_DRAIN), "default": OnDrain.AUTO.value},
+    "deadline_s": {**SECONDS, "description": "Of a new run: from now until it must be over."},
     "incarnation": HEX16,
 }
 OPENED: Final = shape(
@@ -118,7 +119,8 @@ DECIDED: Final = shape(
 )
 WRITTEN: Final = shape("seq draining", seq=COUNT, draining=FLAG)
 SUMMARY: Final = shape(
-    "run epoch status queue step in_doubt schema code_version pinned reason not_before_ms stuck",
+    "run epoch status queue step in_doubt schema code_version pinned reason not_before_ms stuck"
+    " deadline_ms",
     run=NAME,
     epoch=COUNT,
     status=STATUSES,
@@ -131,6 +133,7 @@ SUMMARY: Final = shape(
     reason=TEXT,
     not_before_ms=COUNT,
     stuck=FLAG,
+    deadline_ms={**COUNT, "description": "Store time by which it is over; 0: never."},
 )
 LEFT_S: Final[Schema] = {"type": ["number", "null"], "description": "Seconds from now."}
 DRAIN: Final = shape(
@@ -157,7 +160,7 @@ DRAIN: Final = shape(
             doing=words(*(doing.value for doing in Doing)),
             until_s=LEFT_S,
             step=COUNT,
-            boundary_s={**SECONDS, "description": "The longest step seen here."},
+            boundary_s={**SECONDS, "description": "Its longest step so far."},
             eta_s=LEFT_S,
             unshipped_bytes=COUNT,
             waits_for=TEXT,
@@ -202,5 +205,6 @@ PROBLEM: Final = shape(
     address=TEXT,
     reason=TEXT,
     limit=COUNT,
+    deadline_ms=COUNT,
     calls={"type": "array", "items": {"type": "object"}},
 )

@@ -56,6 +56,7 @@ class EngineView:
             is_journal_dead=self._journal.is_dead,
             is_store_reachable=not self._sidecar.heart.is_away,
             is_unfenced=self._is_unfenced,
+            runs_stuck=sum(summary.stuck for summary in summaries),
             is_draining=self._sidecar.drain.is_begun,
             budget_bytes=int(budget.allowed_bytes()),
             budget_used_bytes=budget.used_bytes,

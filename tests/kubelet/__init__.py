@@ -1,0 +1,1 @@
+"""A model of what a kubelet does when a pod ends, over real processes."""
