@@ -246,6 +246,22 @@ async def test_a_drain_that_begins_meanwhile_makes_it_remote(slow_yard: Yard) ->
     assert slow.left_bytes() == 0
 
 
+async def test_what_a_former_life_acknowledged_goes_before_what_is_new(slow_yard: Yard) -> None:
+    slow = await slow_pod(slow_yard)
+    agent = await slow.pod.agent()
+    await agent.commit(os.urandom(STATE_BYTES + 100_000))
+    assert await slow.shipped() == 0
+    await slow.pod.die()
+    again = Slow(slow_yard, await slow_yard.pod("pod1.s2", journal=slow.pod.journal, settings=SLOW))
+    setattr(again.budget, "rate", lambda: Rate(BYTES_PER_S, LATENCY_S))  # noqa: B010
+    await until(lambda: again.budget._owed)
+    with pytest.raises(RefusedError, match="no room"):
+        await again.pod.agent("r2", wait_s=0.0)
+    await until(lambda: not again.budget._owed)
+    assert await slow.shipped() == 1
+    await again.pod.agent("r2", wait_s=0.0)
+
+
 async def test_an_unused_link_is_probed_and_a_used_one_is_not() -> None:
     async with yard() as fast:
         pod = await fast.pod(settings=replace(FAST, budget_probe_s=0.2))

@@ -101,6 +101,10 @@ class Budget:
         if left_bytes < before:
             self._changed.set()
 
+    def owe(self, log: Log, seq: int) -> None:
+        """What this log holds up to `seq` was acknowledged before it is remote."""
+        self._owed[log] = max(seq, self._owed.get(log, 0))
+
     def forget(self, log: Log) -> None:
         """It ships nothing more."""
         self.weigh(log, 0, shipped_seq=0)
@@ -143,7 +147,7 @@ class Budget:
                 return
             self._warn(0)
         if log in self._left:
-            self._owed[log] = max(seq, self._owed.get(log, 0))
+            self.owe(log, seq)
 
     async def carries(self, *, within_s: float) -> bool:
         """Whether one more run can be carried; waits for that a while."""

@@ -318,6 +318,8 @@ class Keeper:
 
         `first` are the records of a new run that go before its claim, `then` what ends it at once.
         """
+        if self.log.unshipped:  # kept by a former life, which acknowledged it
+            self.doors.budget.owe(self.shipper, self.log.state.seq)
         for before in first:
             self._uploads.send(self.log.append(before, at_ms=self.now_ms()))
         record = self.log.claim(event, at_ms=self.now_ms())
