@@ -10,7 +10,7 @@ READY  := $(VENV)/ready
 TREES  := client sidecar tests bench examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers sim mutants crash rolling conformance bench e2e clean
+.PHONY: help demo test check lint types layers sim mutants crash flush rolling conformance bench e2e clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -19,7 +19,8 @@ demo: $(READY) ## a deploy in the middle of a run, watched: make demo STORE=file
 	$(BIN)/python -m examples.demo --store $(STORE)
 
 test: $(READY) ## the fast suite, with its coverage gates
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=
+	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -m "alone and not slow" --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --include='*/coatcheck_sidecar/core/*,*/coatcheck/wire.py' --fail-under=100
 	$(BIN)/python -m coverage report --fail-under=90
 
@@ -47,6 +48,9 @@ crash: $(READY) ## kill -9 at every point, real processes
 rolling: $(READY) ## 40 agents on 8 pods, all replaced three times; then agents that never stop
 	$(BIN)/python -m tests.e2e.rolling --agents 40 --pods 8 --rounds 3
 	$(BIN)/python -m tests.e2e.rolling --agents 40 --pods 8 --rounds 3 --stuck --grace-s 10 --work-s 0.5-5
+
+flush: $(READY) ## slow links and short graces, 50 rounds of each: 20 minutes
+	$(BIN)/python -m tests.e2e.flush --rounds 50
 
 conformance: $(READY) ## the MCP suite, directly and through the proxy; needs npm's registry
 	$(BIN)/python -m pytest tests/e2e/test_mcp_conformance.py

@@ -34,7 +34,7 @@ class ClaimOptions(TypedDict, total=False):
     """A step that takes longer is reported as stuck."""
     on_drain: Literal["auto", "drain", "migrate", "compensate"]
     """What becomes of the run when the pod stops: `auto` (the default), `drain` to its end if
-    there is time, `migrate` at its next step, or `compensate`: what it did is taken back."""
+    there is time, or `migrate` at its next step."""
 
 
 class OpenOptions(ClaimOptions, total=False):

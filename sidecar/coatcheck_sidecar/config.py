@@ -29,7 +29,7 @@ from coatcheck_sidecar.config_sources import (
     tree,
 )
 from coatcheck_sidecar.core.head import FORMAT
-from coatcheck_sidecar.engine.settings import Settings
+from coatcheck_sidecar.engine.settings import ENFORCE, OFF, WARN, Settings
 from coatcheck_sidecar.stores.url import QUERY_KEYS
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ SECONDS_MAX: Final = 86_400.0
 """A day: every wait of the sidecar is far shorter."""
 COUNT_MAX: Final = 10_000
 """More puts, heads or crashes than this is a slip too."""
+JOURNAL_PER_2_BYTES: Final = 3
+"""What two bytes of rows take in the journal's file: 2.4 in rows of 120 bytes, 2.1 in long ones."""
+FLUSH_BUDGETS: Final = (ENFORCE, WARN, OFF)
 MODES: Final = ("enforce", "observe", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("auto", "json", "text")
@@ -115,11 +118,13 @@ def _words(*words: str) -> CoreSchema:
 
 _PATH: Final = _parsed(lambda text: Path(os.path.expanduser(text)))
 _BYTES: Final = core_schema.int_schema(ge=BYTES_MIN, le=BYTES_CAP)
+_BYTES_OR_0: Final = core_schema.int_schema(ge=0, le=BYTES_CAP)
 _POD_UID: Final = core_schema.str_schema(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _TOKEN: Final = core_schema.str_schema(pattern=r"^[!-~]{16,256}$")
 _URL: Final = core_schema.str_schema(max_length=1024)
 _STORE_FORMAT: Final = core_schema.int_schema(ge=max(1, FORMAT - 1), le=FORMAT)
 _MODE: Final = core_schema.no_info_before_validator_function(_mode, _words(*MODES))
+_FLUSH_BUDGET: Final = core_schema.no_info_before_validator_function(_mode, _words(*FLUSH_BUDGETS))
 _UIDS: Final = core_schema.no_info_before_validator_function(
     _uids, core_schema.tuple_schema([core_schema.int_schema(ge=0)], variadic_item_index=0)
 )
@@ -160,6 +165,9 @@ class Config(Settings):
     """256 MiB of rows not yet shipped: hours of deltas while the store is away."""
     spool_bytes_max: Annotated[int, _BYTES, "big values that the spool keeps"] = 1_073_741_824
     """1 GiB: sixteen states of the largest size."""
+    data_bytes_max: Annotated[
+        int, _BYTES_OR_0, "sizeLimit of the volume that the data folder lies in; 0: unknown"
+    ] = 0
     tools: Mapping[str, "Tool"] = field(default_factory=dict)
     """By name; this and the next two are maps of their own in the file, see `config_tools.py`."""
     prices: Mapping[str, "Price"] = field(default_factory=dict)
@@ -183,6 +191,8 @@ ENGINE_HELP: Final[Mapping[str, str]] = {
     "puts_max": "objects on their way to the store at once",
     "grace_s": "the pod's terminationGracePeriodSeconds",
     "margin_s": "what a drain holds back of the grace",
+    "flush_budget": "what the grace might not suffice for: enforce: waits; warn: is told of; off",
+    "budget_probe_s": "an unused link is measured by a probe after this",
     "scan_heads": "heads read each heartbeat in search of lost markers",
 }
 ENGINE: Final = tuple(f.name for f in fields(Settings))
@@ -216,6 +226,8 @@ def _schema(setting: Field[Any]) -> CoreSchema:
     if setting.name not in ENGINE:
         given: CoreSchema = _NOTES[setting.name].__metadata__[0]
         return given
+    if setting.name == "flush_budget":
+        return _FLUSH_BUDGET
     if setting.type is int and setting.name.endswith("_bytes_max"):
         return _BYTES
     if setting.type is int:
@@ -316,7 +328,7 @@ def _check_together(
         ("lease_s", "heartbeat_s", config.lease_s >= 2 * config.heartbeat_s, "at least twice"),
         ("grace_s", "margin_s", config.grace_s > config.margin_s, "more than"),
     ]
-    mistakes = []
+    mistakes = _check_space(config, given, wrong=wrong)
     for name, other, is_kept, relation in rules:
         if is_kept or name in wrong or other in wrong:
             continue
@@ -330,3 +342,31 @@ def _check_together(
             )
         )
     return mistakes
+
+
+def _check_space(
+    config: Config, given: Mapping[str, Given], *, wrong: Mapping[str, str]
+) -> list[Mistake]:
+    """A volume that grows past its sizeLimit has its pod evicted: what may lie in it must fit."""
+    if not config.data_bytes_max:
+        return []
+    from coatcheck_sidecar.stores.journal_folder import BALLAST_BYTES  # these load SQLite
+    from coatcheck_sidecar.stores.sqlite_file import WAL_KEPT_BYTES
+
+    limits = {
+        "data_bytes_max": config.data_bytes_max,
+        "journal_bytes_max": config.journal_bytes_max,
+        "spool_bytes_max": config.spool_bytes_max,
+    }
+    journal_bytes = config.journal_bytes_max * JOURNAL_PER_2_BYTES // 2 + WAL_KEPT_BYTES
+    most = journal_bytes + config.spool_bytes_max + BALLAST_BYTES
+    if most <= config.data_bytes_max or limits.keys() & wrong.keys():
+        return []
+    entry = next(given[name] for name in limits if name in given)
+    told = ", ".join(f"{name} ({value})" for name, value in limits.items())
+    problem = (
+        f"{told}: up to {most} bytes may lie in the data folder, half as much again as the "
+        "journal's rows, the spool and a ballast, and a pod whose volume outgrows its sizeLimit is "
+        f"evicted; raise sizeLimit and data_bytes_max to {most}, or lower the other two"
+    )
+    return [Mistake(entry.source, entry.key, problem)]

@@ -141,6 +141,23 @@ TABLE: Final[Mapping[str, Line]] = {
         "warning", "steps_stuck", help="Steps that outlasted the time their agent gives one."
     ),
     "drain": _count("info", "drains", "cause", help="Drains begun, by what triggered them first."),
+    "budget_waited": Line(
+        "debug",
+        (
+            Spread(
+                "flush_budget_wait_seconds",
+                "What acknowledgements waited, since the grace might not have sufficed for them.",
+                "seconds",
+                WAIT_BUCKETS_S,
+            ),
+        ),
+    ),
+    "budget_broken": _count(
+        "debug",
+        "flush_budget_warnings",
+        help="Acknowledgements of what the grace might not suffice for.",
+    ),
+    "budget_warning": Line("warning"),
     "drain_hook_missed": _count(
         "warning", "drain_hooks_missed", help="SIGTERMs that no preStop hook came before."
     ),
@@ -185,6 +202,10 @@ class Figures:
     """The store lies inside the data folder: no other pod can be fenced by it."""
     is_draining: bool = False
     runs_stuck: int = 0
+    budget_bytes: int = 0
+    budget_used_bytes: int = 0
+    bytes_per_s: float = 0.0
+    latency_s: float = 0.0
     bypass: Mapping[str, int] = field(default_factory=dict)
     """Connections of the pod that do not go through the proxy, by remote host; few hosts."""
 

@@ -35,6 +35,10 @@ GAUGES: Final[tuple[tuple[str, str, str], ...]] = (
     ("unfenced", "is_unfenced", "1: the store lies in the data folder and fences nobody."),
     ("runs_stuck", "runs_stuck", "Runs whose step outlasts the time their agent gives one."),
     ("draining", "is_draining", "1: the pod is on its way out."),
+    ("flush_budget_bytes", "budget_bytes", "What may be unshipped and still make the grace."),
+    ("flush_budget_used_bytes", "budget_used_bytes", "What has to be put for what is unshipped."),
+    ("link_bytes_per_second", "bytes_per_s", "Goodput of puts, low percentiles."),
+    ("link_latency_seconds", "latency_s", "Latency of a put, 99th percentile."),
 )
 """Name, field of `Figures`, help."""
 

@@ -27,6 +27,7 @@ from coatcheck_sidecar.core.record import (
 )
 from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import Restored
@@ -79,8 +80,9 @@ def ship(folder: Path, run: str, *events: Event, queue: str = "q", owner: str = 
 
     async def go() -> None:
         store = DirectoryStore(folder, clock=SystemClock())
-        gate = asyncio.Semaphore(4)
-        doors = Doors(store, SystemClock(), Settings(), Silent(), gate, Lane(4))
+        gate, clock, settings, silent = asyncio.Semaphore(4), SystemClock(), Settings(), Silent()
+        budget = Budget(clock, settings=settings, observer=silent)
+        doors = Doors(store, clock, settings, silent, gate, Lane(4), budget)
         log = RunLog(RunState(run))
         log.append(Created(queue=queue), at_ms=SENT_MS)
         log.claim(Claimed(owner=owner or "o.1"), at_ms=SENT_MS)

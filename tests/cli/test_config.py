@@ -114,12 +114,25 @@ def test_every_mistake_is_told_at_once_with_its_source_and_a_mend(tmp_path: Path
         ({"COATCHECK_LOG_LEVEL": "INFO"}, "COATCHECK_LOG_LEVEL", "'info'"),
         ({"COATCHECK_SOCKET": ""}, "COATCHECK_SOCKET", "at least 1 character"),
         ({"COATCHECK_MODE": "on"}, "COATCHECK_MODE", "must be 'enforce'"),
+        ({"COATCHECK_FLUSH_BUDGET": "on"}, "COATCHECK_FLUSH_BUDGET", "'enforce', 'warn' or 'off'"),
+        ({"COATCHECK_DATA_BYTES_MAX": "-1"}, "COATCHECK_DATA_BYTES_MAX", "greater than or equal"),
+        ({"COATCHECK_DATA_BYTES_MAX": "1000000000"}, "COATCHECK_DATA_BYTES_MAX", "1481637888"),
+        ({"COATCHECK_DATA_BYTES_MAX": "1481637887"}, "COATCHECK_DATA_BYTES_MAX", "evicted"),
     ],
 )
 def test_each_rule(environ: dict[str, str], key: str, part: str) -> None:
     (mistake,) = mistakes(environ)
     assert (mistake.source, mistake.key) == ("environment", key)
     assert part in mistake.problem
+
+
+def test_what_may_lie_in_the_data_folder_fits_its_volume() -> None:
+    assert load({"COATCHECK_DATA_BYTES_MAX": "1481637888"}).data_bytes_max == 1_481_637_888
+    given = {"COATCHECK_DATA_BYTES_MAX": "1481637888", "COATCHECK_SPOOL_BYTES_MAX": "1073741825"}
+    (mistake,) = mistakes(given)
+    assert "raise sizeLimit and data_bytes_max to 1481637889, or lower" in mistake.problem
+    (mistake,) = mistakes({**given, "COATCHECK_SPOOL_BYTES_MAX": "1"})
+    assert mistake.key == "COATCHECK_SPOOL_BYTES_MAX"  # and not both
 
 
 def test_a_secret_in_a_wrong_url_is_not_repeated() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from .running import goes, goes_on, ledger, running, script, sdk, summary
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOPS = (signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -145,6 +145,7 @@ def test_a_drain_that_somebody_else_began_ends_it_too(tmp_path: Path) -> None:
     assert (found["status"], found["step"]) == ("ready", 1)
 
 
+@pytest.mark.slow
 def test_what_the_store_did_not_take_is_told_by_the_status_and_not_lost(tmp_path: Path) -> None:
     store, aside = tmp_path / "d/store", tmp_path / "aside"
     with running(tmp_path, ("--grace-s", "3"), sdk(tmp_path, "9", "60")) as run:

@@ -113,7 +113,16 @@ EVENTS: Final[tuple[Event, ...]] = (
         crashes=1,
         since=2,
     ),
-    Checkpoint(step=1, step_high=2, schema=2, code_version="a1f", length=1417, consumed=(9,)),
+    Checkpoint(
+        step=1,
+        step_high=2,
+        schema=2,
+        code_version="a1f",
+        length=1417,
+        consumed=(9,),
+        worked_ms=2_750,
+        longest_ms=2_000,
+    ),
     Intent(call=4, birth=BIRTH),
     Dispatched(call=4, attempt=1),
     CallOutcome(
@@ -131,7 +140,7 @@ EVENTS: Final[tuple[Event, ...]] = (
     Commanded(what="retry", by="ada", why="fixed", command="c3", refused="it runs"),
     Released(reason="error", error="boom", crashes=2, not_before_ms=1_767_225_601_000),
     Held(reason="crash_loop", error="boom"),
-    Finished(result=Body(b"\xa4paid")),
+    Finished(result=Body(b"\xa4paid"), worked_ms=2_900, longest_ms=2_000),
     Failed(error="no", is_cancelled=True),
     Undo(
         call=4,

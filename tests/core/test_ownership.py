@@ -202,7 +202,7 @@ def decide(stands: Head, *, is_lapsed: bool = False) -> object:
 
 
 @pytest.mark.parametrize("is_lapsed", [False, True])
-@pytest.mark.parametrize("status", [*FINAL, Status.HELD, Status.PARKED])
+@pytest.mark.parametrize("status", [*sorted(FINAL), Status.HELD, Status.PARKED])
 def test_nobody_claims_what_is_over_held_or_parked(status: Status, is_lapsed: bool) -> None:
     for owner in ("pod1.a", "pod2.a"):
         stands = head(status, owner=owner)

@@ -56,7 +56,7 @@ class Roll:
             concurrency=math.ceil(self.agents / self.pods),
             work_s=self.work_s,
             steps="one" if self.is_stuck else "many",
-            is_pid_1=False,
+            is_pid_1=self.is_stuck,  # then the barrier's SIGTERM ends it no sooner than its cut
             env={"COATCHECK_MARGIN_S": "1"},
         )
 
@@ -91,7 +91,8 @@ class Rolled:
             if moved < roll.agents
         ]
         if roll.is_stuck:
-            return found
+            missed = sum(self.moved) - self.cuts
+            return [*found, f"{missed} runs were not cut at the deadline"] if missed else found
         if self.verdict.again:
             found.append(f"{self.verdict.again} steps were begun again")
         if self.doubts:

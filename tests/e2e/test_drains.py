@@ -192,7 +192,13 @@ async def test_hooks_that_are_lost_on_their_way_cost_time_and_nothing_else() -> 
     shapes["stuck"] = Shape(grace_s=3, mesh=Mesh.DROPS, steps="one")
     await play_all(
         [
-            Play(name=f"drops-{name}", shape=shape, is_in_time=False, check=missed_its_hook)
+            Play(
+                name=f"drops-{name}",
+                shape=shape,
+                is_in_time=False,
+                check=missed_its_hook,
+                lines=20,
+            )
             for name, shape in shapes.items()
         ]
     )

@@ -7,8 +7,8 @@ import pytest
 
 from tests.e2e.rolling import Roll, rolled, summary
 
-SMALL = Roll(agents=6, pods=2, rounds=1, lines=16, grace_s=6, work_s="0.1-1")
-STUCK = replace(SMALL, lines=28, grace_s=3, is_stuck=True)
+SMALL = Roll(agents=6, pods=2, rounds=1, lines=32, grace_s=6, work_s="0.1-1")
+STUCK = replace(SMALL, lines=32, grace_s=3, is_stuck=True)
 
 
 @pytest.mark.timeout(150)
@@ -18,4 +18,3 @@ async def test_agents_are_rolled_and_nothing_is_lost_or_doubled() -> None:
     assert not small.killed
     assert len(small.drains_s) == SMALL.pods
     assert not stuck.faults(STUCK), summary(STUCK, stuck)
-    assert stuck.cuts == STUCK.agents

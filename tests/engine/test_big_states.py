@@ -87,7 +87,7 @@ async def test_commits_go_on_while_a_state_is_sealed_beside_the_loop(
         sealed.append((snapshot.head.seq, pod.sidecar.keepers["r1"].log.state.seq))
         return made
 
-    monkeypatch.setattr("coatcheck_sidecar.engine.shipper.seal_state", watched)
+    monkeypatch.setattr("coatcheck_sidecar.engine.seal.seal_state", watched)
     pod = await yard.pod()
     talk = Talk(await pod.agent("r1"))
     await talk.begin()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from coatcheck_sidecar.core import policy
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import CallState, Level
 from coatcheck_sidecar.engine import outside as outside_module
+from coatcheck_sidecar.engine.attempts import Changes
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.ports import Row
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
@@ -368,3 +370,16 @@ async def test_a_hang_up_before_the_go_takes_the_call_back(yard: Yard) -> None:
         "call", {"step": 1, "tool": "t", "effect": "once", "identity": "content"}, b"\x80"
     )
     assert go.body["decision"] == "go"
+
+
+async def test_an_answer_waits_for_all_records_of_its_call_that_are_on_their_way() -> None:
+    changes = Changes()
+    with ExitStack() as stack:
+        with changes.writing(7):
+            stack.enter_context(changes.writing(7))
+            kept = asyncio.ensure_future(changes.kept(7, within_s=5.0))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert not kept.done()
+    await kept
+    assert not changes.unkept

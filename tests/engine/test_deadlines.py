@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+import coatcheck
+import coatcheck.errors
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.command import Command
@@ -89,7 +91,10 @@ async def test_a_guarded_call_in_flight_is_in_doubt_and_named(yard: Yard) -> Non
     number = go.body["call"]
     assert go.body["until_boot_s"] <= SystemClock().boottime() + SOON_S
     assert (await ended(yard)).endswith(f"in doubt: call {number} (charge)")
-    (doubt,) = await Outside(yard.store, SystemClock()).doubts("r1")
+    out = Outside(yard.store, SystemClock())
+    (doubt,) = await out.doubts("r1")
+    assert await out.doubts() == []
+    assert await out.doubts(is_all=True) == [doubt]
     assert (doubt.call.number, doubt.call.state) == (number, CallState.IN_DOUBT)
 
 
@@ -272,3 +277,21 @@ async def test_over_http_each_request_is_refused_by_name_and_a_tool_call_too(yar
         assert (answer.status, told["code"]) == (424, "deadline_exceeded")
         told = await http.get("/v1/runs/r1/result")
         assert (told["status"], told["error"][:17]) == ("failed", "deadline_exceeded")
+
+
+async def test_the_sdk_says_it_by_name(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = await yard.pod()
+    monkeypatch.setenv("COATCHECK_SOCKET", str(pod.path))
+
+    async def work() -> None:
+        async with coatcheck.open_run("r1", schema=1, deadline_s=SOON_S) as run:
+            async for step in run.steps():
+                await asyncio.sleep(SOON_S / 4)
+                await step.commit({"n": step.number})
+
+    with pytest.raises(coatcheck.errors.DeadlineExceeded, match="r1 is over: its deadline was"):
+        await work()
+    await ended(yard)
+    async with coatcheck.open_run("r1", schema=1) as run:
+        assert (run.status, run.error is not None) == ("failed", True)
+        assert str(run.error).startswith("deadline_exceeded")

@@ -116,6 +116,19 @@ async def test_a_run_that_will_end_in_time_is_let_go_on(yard: Yard) -> None:
     assert (await yard.log()).state.status is Status.FINISHED
 
 
+async def test_what_can_not_be_undone_is_not_begun_any_more(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    await agent.outcome(await agent.call("send", irreversible=True), result="sent")
+    drain_of(pod).begin("preStop")
+    with pytest.raises(RefusedError, match="draining: ship of run r1: nothing takes it"):
+        await agent.call("ship", irreversible=True)
+    await agent.outcome(await agent.call("charge"), result="charged")
+    await agent.release("draining")
+    assert await released(pod)
+    assert len((await yard.log()).state.calls) == 2
+
+
 async def test_one_that_does_not_end_is_told_while_it_still_can_stop(yard: Yard) -> None:
     pod = await yard.pod(settings=replace(FAST, grace_s=3.0, margin_s=0.1))
     agent = await pod.agent("r1", on_drain="drain")
@@ -161,11 +174,11 @@ async def test_a_second_trigger_brings_the_deadline_nearer_and_never_back(yard: 
 
 
 async def test_what_is_not_shipped_by_the_deadline_stays_behind(yard: Yard) -> None:
-    pod = await yard.pod(settings=replace(FAST, grace_s=0.5, margin_s=0.1))
+    pod = await yard.pod(settings=replace(FAST, grace_s=0.5, margin_s=0.1, flush_budget="off"))
     agent = await pod.agent("r1")
     link(yard).is_away = True
     await agent.commit(os.urandom(100))
-    drain_of(pod).begin("SIGTERM")
+    drain_of(pod).begin("SIGTERM", grace_s=0.1)
     assert not drain_of(pod).view()["feasible"]
     assert not await released(pod)
     (cut,) = pod.notes.of("drain_cut")
@@ -196,7 +209,7 @@ async def test_past_its_deadline_a_drain_goes_on_without_a_hurry(
 
 
 async def test_what_was_acknowledged_goes_at_once(yard: Yard) -> None:
-    pod = await yard.pod(settings=replace(FAST, ship_interval_s=60.0))
+    pod = await yard.pod(settings=replace(FAST, ship_interval_s=60.0, flush_budget="off"))
     agent = await pod.agent("r1")
     await agent.commit(b"one", level="remote")
     await agent.commit(b"two")

@@ -29,6 +29,7 @@ from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine import outside as outside_module
+from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import read_head, read_run
@@ -67,7 +68,9 @@ class Silent:
 
 
 def doors(store: Store) -> Doors:
-    return Doors(store, SystemClock(), Settings(), Silent(), asyncio.Semaphore(16), Lane(16))
+    clock, settings, silent = SystemClock(), Settings(), Silent()
+    budget = Budget(clock, settings=settings, observer=silent)
+    return Doors(store, clock, settings, silent, asyncio.Semaphore(16), Lane(16), budget)
 
 
 async def ship(store: Store, log: RunLog, *events: Event) -> RunLog:

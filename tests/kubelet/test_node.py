@@ -13,6 +13,8 @@ from tests.kubelet.node import Kubelet
 from tests.kubelet.probes import Probes
 from tests.kubelet.spec import ContainerSpec, HttpGet, Mesh, PodSpec, Restart, Sleep, What
 
+pytestmark = pytest.mark.alone
+
 NEAR_S: Final = 0.5
 GONE_S: Final = 20.0
 Fact = Callable[[Probes], Coroutine[None, None, None]]

@@ -18,6 +18,8 @@ from tests.kubelet.node import Kubelet
 from tests.kubelet.probes import Probes
 from tests.kubelet.spec import ContainerSpec, Hook, HttpGet, PodLog, PodSpec, What
 
+pytestmark = pytest.mark.alone
+
 VECTORS: Final = Path(__file__).parent.parent / "vectors" / "kubelet_timelines.json"
 TIMELINES: Final[dict[str, Any]] = json.loads(VECTORS.read_text())
 CASES: Final[list[dict[str, Any]]] = TIMELINES["cases"]

@@ -12,7 +12,7 @@ from coatcheck_sidecar.cli.common import (
     store_option,
     when,
 )
-from coatcheck_sidecar.engine.outside import Doubt
+from coatcheck_sidecar.engine.lines import Doubt
 
 COLUMNS = ("RUN", "CALL", "TOOL", "KEY", "FIRST SENT", "REASON", "WHAT")
 
@@ -26,15 +26,22 @@ Example: coatcheck doubts --tool charge
 @click.argument("run", required=False)
 @click.option("--queue", help="Only of this queue.")
 @click.option("--tool", help="Only of this tool.")
+@click.option("--all", "is_all", is_flag=True, help="Of runs that are over, too: read every head.")
 @json_option
 @store_option
 def command(
-    *, run: str | None, queue: str | None, tool: str | None, is_json: bool, store: str | None
+    *,
+    run: str | None,
+    queue: str | None,
+    tool: str | None,
+    is_all: bool,
+    is_json: bool,
+    store: str | None,
 ) -> None:
     """List calls that may have taken place, of one run or of all, oldest first."""
     doubts = [
         doubt
-        for doubt in outside(store, lambda o: o.doubts(run))
+        for doubt in outside(store, lambda o: o.doubts(run, is_all=is_all))
         if queue in (None, doubt.queue) and tool in (None, doubt.call.tool)
     ]
     if is_json:

@@ -77,7 +77,10 @@ def _board(view: dict[str, Any]) -> "RenderableType":
 
 def headline(view: dict[str, Any]) -> str:
     """Where the shutdown stands, in a line."""
-    rate = f"{view['unshipped_bytes'] / KB:,.1f} KB unshipped, {view['bytes_per_s'] / KB:,.0f} KB/s"
+    rate = (
+        f"{view['unshipped_bytes'] / KB:,.1f} KB unshipped of {view['budget_bytes'] / KB:,.0f} KB "
+        f"that the grace allows at {view['bytes_per_s'] / KB:,.0f} KB/s"
+    )
     if view["released"]:
         return "Drained: no run is here, and all that there was is shipped."
     if not view["draining"]:

@@ -13,7 +13,8 @@ from coatcheck_sidecar.cli.common import (
     store_option,
     when,
 )
-from coatcheck_sidecar.engine.outside import LINES_MAX, RunLine
+from coatcheck_sidecar.engine.lines import RunLine
+from coatcheck_sidecar.engine.outside import LINES_MAX
 
 COLUMNS: Final = (
     "RUN", "STATUS", "QUEUE", "STEP", "IN DOUBT", "EPOCH", "OWNER", "SILENT", "DEADLINE", "NOTE",

@@ -65,6 +65,10 @@ class Checkpoint:
     length: int = 0
     consumed: tuple[int, ...] = ()
     """Sequence numbers of the signals that the step received."""
+    worked_ms: int = 0
+    """What all steps took until now, as the sidecars saw them that got their ends."""
+    longest_ms: int = 0
+    """What the longest of them took."""
     delta: Body = NO_BODY
     """Journal only: the head keeps deltas in a section of their own."""
 
@@ -196,6 +200,9 @@ class Finished:
 
     kind: ClassVar[str] = "finished"
     result: Body = NO_BODY
+    worked_ms: int = 0
+    longest_ms: int = 0
+    """As of a checkpoint, with the last step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

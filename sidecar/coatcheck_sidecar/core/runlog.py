@@ -16,7 +16,12 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from coatcheck_sidecar.core.delta import Chain, Delta, encode_delta, needs_new_base
+from coatcheck_sidecar.core.delta import (
+    Chain,
+    Delta,
+    encode_delta,
+    needs_new_base,
+)
 from coatcheck_sidecar.core.head import (
     Head,
     Kind,
@@ -126,7 +131,11 @@ class RunLog:
         self.shipped_seq = 0
         self.unshipped_bytes = 0
         """About what the records weigh that no head holds yet."""
-        self._weights: deque[tuple[int, int]] = deque()
+        self.unshipped_deltas_bytes = 0
+        """What of that are deltas."""
+        self._weights: deque[tuple[int, int, int]] = deque()
+        self.deltas_bytes = 0
+        """Of all that the next head would carry."""
         self.tag: str | None = None
         self.nonce: bytes | None = None
         """Of the head that stands in the store, as far as we know."""
@@ -146,6 +155,7 @@ class RunLog:
     @chain.setter
     def chain(self, chain: Chain) -> None:
         self._sealed, self._deltas = (chain.base, chain.mid), list(chain.deltas)
+        self.deltas_bytes = chain.deltas_bytes
 
     def claim(self, event: Claimed, *, at_ms: int) -> Record:
         """Begin a new epoch: the next head swapped in fences every earlier owner."""
@@ -160,14 +170,16 @@ class RunLog:
 
     def take(self, record: Record) -> None:
         """Take in a record that has its place: ours, or one from the journal of a former life."""
-        event, weight = record.event, RECORD_BYTES
+        event, weight, delta_bytes = record.event, RECORD_BYTES, 0
         if isinstance(event, Checkpoint):
             delta = event.delta.data or b""
             self._deltas.append(Delta(record.seq, delta))
-            weight += len(delta)
-        weight += sum(len(body.data or b"") for body in bodies_of(record))
-        self._weights.append((record.seq, weight))
+            delta_bytes = len(delta)
+        weight += delta_bytes + sum(len(body.data or b"") for body in bodies_of(record))
+        self._weights.append((record.seq, weight, delta_bytes))
         self.unshipped_bytes += weight
+        self.unshipped_deltas_bytes += delta_bytes
+        self.deltas_bytes += delta_bytes
         self.state.apply(record)
 
     def replay(self, record: Record, *, bytes_max: int) -> None:
@@ -197,6 +209,11 @@ class RunLog:
         record = self.append(event, at_ms=at_ms)
         self.checkpoint = state
         return record
+
+    @property
+    def base_bytes(self) -> int:
+        """Of the base that the state is built on; 0 if there is none."""
+        return self._sealed[0].length if self._sealed[0] is not None else 0
 
     @property
     def unshipped(self) -> int:
@@ -253,10 +270,13 @@ class RunLog:
         self.written = {}
         self.tag, self.nonce, self.shipped_seq = tag, nonce, done.seq
         while self._weights and self._weights[0][0] <= done.seq:
-            self.unshipped_bytes -= self._weights.popleft()[1]
+            _, weight, delta_bytes = self._weights.popleft()
+            self.unshipped_bytes -= weight
+            self.unshipped_deltas_bytes -= delta_bytes
         if (done.base, done.mid) != self._sealed:
             self._sealed = (done.base, done.mid)
             self._deltas = [delta for delta in self._deltas if delta.seq > done.seq]
+            self.deltas_bytes = self.unshipped_deltas_bytes
         self.packs = done.packs
         del self.state.tombstones[: done.buried]
 

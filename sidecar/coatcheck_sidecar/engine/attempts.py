@@ -1,6 +1,7 @@
 """What `calls.py` answers, what it remembers of reads under way, and how it refuses."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -75,17 +76,19 @@ class Changes:
 
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
-        self.unkept: set[int] = set()
-        """Calls whose newest record is not durable yet: what it says is given to nobody."""
+        self.unkept = Counter[int]()
+        """Of each call, records that are not durable yet: what they say is given to nobody."""
 
     @contextmanager
     def writing(self, number: int) -> Iterator[None]:
         """While a record of this call is on its way to where it is kept."""
-        self.unkept.add(number)
+        self.unkept[number] += 1
         try:
             yield
         finally:
-            self.unkept.discard(number)
+            self.unkept[number] -= 1
+            if not self.unkept[number]:
+                del self.unkept[number]
             self.tell()
 
     def tell(self) -> None:

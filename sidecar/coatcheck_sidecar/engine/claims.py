@@ -105,6 +105,10 @@ class Claimer:
         """
         clock = self._doors.clock
         until_s = clock.monotonic() + wants.wait_s
+        is_another = bool(wants.incarnation) and wants.resume_epoch is None
+        if is_another and not await self._doors.budget.carries(within_s=wants.wait_s):
+            why = f"run {run}: what this pod has to ship leaves no room for one more run"
+            raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run)
         while True:
             try:
                 # A claim that may have reached the store is known here, whoever still waits.

@@ -63,6 +63,7 @@ class Drain:
         self._clock = doors.clock
         self._settings = doors.settings
         self._observer = doors.observer
+        self._budget = doors.budget
         self._tasks = tasks
         self._begun = asyncio.Event()
         self._poke = asyncio.Event()
@@ -226,6 +227,7 @@ class Drain:
             "draining": drain is not None,
             "released": self.is_released.is_set(),
             "unshipped_bytes": sum(keeper.unshipped_bytes for keeper in keepers),
+            "budget_bytes": int(self._budget.allowed_bytes()),
             "bytes_per_s": rate.bytes_per_s,
             "latency_s": rate.latency_s,
             "runs": [self._line(keeper, plans.get(keeper.run), now_s=now_s) for keeper in keepers],

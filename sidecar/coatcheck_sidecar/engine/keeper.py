@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-from coatcheck.wire import ErrorCode, Push, Retry
+from coatcheck.wire import ErrorCode, Push
 from coatcheck_sidecar.core import deadline, undo
 from coatcheck_sidecar.core.drain import OnDrain
-from coatcheck_sidecar.core.model import Body, CallState, Level, Status
+from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import RunSummary, line_of
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
@@ -25,6 +25,7 @@ from coatcheck_sidecar.core.release import release_event
 from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.undo_records import Compensating
+from coatcheck_sidecar.engine import boundary
 from coatcheck_sidecar.engine.agent import Agent
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.shipper import Doors, Shipper, fenced
@@ -65,8 +66,8 @@ class Keeper:
         self.on_drain = OnDrain.AUTO
         self.eta_at_s: float | None = None
         """When the run is done, as its agent reckons."""
-        self.boundary_s = 0.0
-        """The longest step that an agent ended here."""
+        self.boundary_s = log.state.checkpoint.longest_ms / 1000
+        """The longest step that an agent ended."""
         self.is_draining = False
         """The pod drains: what is acknowledged is off it."""
         self.is_stopping = False
@@ -104,8 +105,8 @@ class Keeper:
 
     @property
     def unshipped_bytes(self) -> int:
-        """What no head holds yet."""
-        return self.log.unshipped_bytes
+        """What is to be put until a head holds all of it."""
+        return self.shipper.left_bytes
 
     def check_owned(self) -> None:
         """Raises `Refusal` once the run is somebody else's, or nobody's."""
@@ -123,8 +124,13 @@ class Keeper:
         if self.is_expired or is_late:
             raise deadline.exceeded(self.run, created)
 
-    async def durable(self, records: Sequence[Record], level: Level) -> None:
-        """Wait until records are kept at `level`; raises `Refusal` (fenced)."""
+    async def durable(
+        self, records: Sequence[Record], level: Level, *, is_granted: bool = False
+    ) -> None:
+        """Wait until records are kept at `level`; raises `Refusal` (fenced).
+
+        `is_granted`: the flush budget was asked for them before they were appended.
+        """
         written = self._local.write(self.run, records, level=level)
         self.shipper.poke()
         seq = records[-1].seq
@@ -137,6 +143,9 @@ class Keeper:
         except JournalDead as error:
             self._local.mourn(error)
             await self.shipper.shipped(seq)
+            return
+        await self.doors.budget.pay(self.shipper, seq, is_granted=is_granted)
+        await self._again(seq, level)  # a drain may have begun meanwhile
 
     async def write(self, *events: Event, level: Level) -> list[Record]:
         """Append and wait."""
@@ -155,14 +164,16 @@ class Keeper:
     async def commit(self, *, step: int, level: Level, schema: int, state: NewState,
                      signals: tuple[int, ...] = ()) -> int:  # fmt: skip
         """End a step with its checkpoint; the sequence number. Safe to repeat."""
+        began_s = self.doors.clock.monotonic()
         async with self._committing:
             at = self.log.state
             if step == at.step and at.step > 0:
                 await self._again(at.checkpoint_seq, level)
                 return at.checkpoint_seq
-            record = await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-        began_s = self.doors.clock.monotonic()
-        await self.durable([record], level)
+            record, is_granted = await self._checkpoint(
+                step=step, schema=schema, state=state, signals=signals
+            )
+        await self.durable([record], level if is_granted else Level.REMOTE, is_granted=True)
         self.doors.observer.note(
             "committed",
             level=level.value,
@@ -177,20 +188,21 @@ class Keeper:
 
     async def _checkpoint(
         self, *, step: int, schema: int, state: NewState, signals: tuple[int, ...]
-    ) -> Record:
+    ) -> tuple[Record, bool]:
+        """Its record, and whether the flush budget lets it be acknowledged before it is remote."""
+        at, epoch = self.log.state, self.log.state.epoch
         self.check_owned()
-        at = self.log.state
-        if step != at.step + 1:
-            raise Refusal(
-                ErrorCode.CONFLICT,
-                f"commit of step {step} of run {self.run}: the step to do is {at.step + 1}",
-            )
-        self.check_nothing_open("commit")
+        boundary.check_step(at, step, epoch=epoch)
         if self.log.draft_bytes(state) > BIG_STATE_BYTES:
             draft = await asyncio.to_thread(self.log.draft, state)
-            self.check_owned()
         else:
             draft = self.log.draft(state)
+        is_granted = await self.doors.budget.turn(
+            self.shipper.added_bytes(len(draft.delta), state_bytes=len(state.data)),
+            is_over=lambda: self.is_over or self.shipper.is_fenced or at.epoch > epoch,
+        )
+        self.check_owned()
+        boundary.check_step(at, step, epoch=epoch)
         event = Checkpoint(
             step=step,
             step_high=max(step, at.checkpoint.step_high),
@@ -199,25 +211,13 @@ class Keeper:
             length=len(state.data),
             consumed=signals,
             delta=Body(draft.delta),
+            **boundary.took(at.checkpoint, self._age_s),
         )
         record = self.log.commit(event, draft.state, at_ms=self.now_ms())
-        began_s, self.step_began_s = self.step_began_s, self.doors.clock.monotonic()
-        self.boundary_s = max(self.boundary_s, self.step_began_s - began_s)
+        self.boundary_s = max(self.boundary_s, self._age_s)
+        self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
-        return record
-
-    def check_nothing_open(self, what: str) -> None:
-        """Raises `Refusal` while a guarded call is in flight."""
-        calls = self.log.state.calls.values()
-        sent = [call for call in calls if call.state is CallState.DISPATCHED]
-        in_flight = [call for call in sent if call.call_class.is_guarded]
-        if in_flight:
-            names = ", ".join(f"{call.tool} (call {call.number})" for call in in_flight)
-            raise Refusal(
-                ErrorCode.IN_FLIGHT,
-                f"{what} of run {self.run} while {names} is in flight: wait for it first",
-                retry=Retry.LATER,
-            )
+        return record, is_granted
 
     def receive(self, name: str, received: Sequence[int]) -> tuple[int, Body] | None:
         """The oldest signal of this name that the step has not received yet."""
@@ -228,7 +228,7 @@ class Keeper:
 
     async def park(self, name: str, payload: bytes | None) -> None:
         """Nobody's until the signal comes; returns when that is off the pod."""
-        self.check_nothing_open("wait_for")
+        boundary.check_nothing_open(self.log.state, "wait_for")
         await self.let_go(Parked(name=name, payload=Body(payload)))
 
     async def finish(self, *, step: int, schema: int, state: NewState | None, result: bytes,
@@ -239,24 +239,20 @@ class Keeper:
             if at.status is Status.FINISHED:
                 await self.shipper.shipped(at.seq)
                 return at.seq
-            self.check_goes_on()
-            self.check_nothing_open("finish")
+            boundary.check_goes_on(self.log.state)
+            boundary.check_nothing_open(at, "finish")
             checkpoint = []
             if state is not None and step != at.step:
-                checkpoint = [
-                    await self._checkpoint(step=step, schema=schema, state=state, signals=signals)
-                ]
-            return await self.let_go(Finished(result=Body(result)), before=checkpoint)
-
-    def check_goes_on(self) -> None:
-        """Raises `Refusal` for a run that is taken back: that is how it ends."""
-        if self.log.state.compensating is not None:
-            why = f"what run {self.run} did is being taken back"
-            raise Refusal(ErrorCode.DRAINING, why, retry=Retry.LATER, run=self.run)
+                record, _ = await self._checkpoint(
+                    step=step, schema=schema, state=state, signals=signals
+                )
+                checkpoint = [record]
+            times = boundary.took(at.checkpoint, self._age_s)
+            return await self.let_go(Finished(result=Body(result), **times), before=checkpoint)
 
     async def fail(self, error: str) -> int:
         """The run is over without a result."""
-        self.check_goes_on()
+        boundary.check_goes_on(self.log.state)
         return await self.let_go(Failed(error=error))
 
     async def release(self, reason: str, error: str = "") -> int:
@@ -272,9 +268,8 @@ class Keeper:
 
     def _taken_back(self) -> list[Record]:
         """What a run asked for when its pod stops, before it is let go of."""
-        if not self.is_draining or self.on_drain is not OnDrain.COMPENSATE:
-            return []
-        begun = undo.at_drain(self.log.state)
+        is_asked = self.is_draining and self.on_drain is OnDrain.COMPENSATE
+        begun = undo.at_drain(self.log.state) if is_asked else None
         if isinstance(begun, undo.Forward):
             self.doors.observer.note("undo_forward", run=self.run, why=begun.why)
         return self.append(begun) if isinstance(begun, Compensating) else []
@@ -326,6 +321,8 @@ class Keeper:
 
         `first` are the records of a new run that go before its claim, `then` what ends it at once.
         """
+        if self.log.unshipped:  # kept by a former life, which acknowledged it
+            self.doors.budget.owe(self.shipper, self.log.state.seq)
         for before in first:
             self._uploads.send(self.log.append(before, at_ms=self.now_ms()))
         record = self.log.claim(event, at_ms=self.now_ms())
@@ -347,7 +344,7 @@ class Keeper:
 
     def drain(self) -> None:
         """From now on what is acknowledged is off the pod, and what was is on its way at once."""
-        self.is_draining = True
+        self.is_draining = self.shipper.is_draining = True
         self.shipper.urge()
 
     def expect(self, seconds: float) -> None:
@@ -379,6 +376,7 @@ class Keeper:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
+        self.doors.budget.forget(self.shipper)
 
     def summary(self) -> RunSummary:
         """The line of a listing."""
@@ -389,7 +387,12 @@ class Keeper:
         """The step that an agent does now outlasts what it said a step may take."""
         if self.step_timeout_s is None or self.agent is None:
             return False
-        return self.doors.clock.monotonic() - self.step_began_s > self.step_timeout_s
+        return self._age_s > self.step_timeout_s
+
+    @property
+    def _age_s(self) -> float:
+        """Of the step under way, as far as it was seen here."""
+        return self.doors.clock.monotonic() - self.step_began_s
 
 
 def _mark_seen(future: "asyncio.Future[None]") -> None:

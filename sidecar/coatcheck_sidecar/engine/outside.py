@@ -6,7 +6,7 @@ apart by the head, as owners are.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
@@ -16,20 +16,20 @@ from coatcheck_sidecar.core.command import Command, decide_command, decode_comma
 from coatcheck_sidecar.core.deadline import moment_ms
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
-from coatcheck_sidecar.core.model import RUN_ID, Call, ObjectRef, Status
+from coatcheck_sidecar.core.model import RUN_ID, ObjectRef, Status
 from coatcheck_sidecar.core.ownership import (
-    RunSummary,
     decode_heartbeat,
     decode_summary,
-    summary_of,
 )
 from coatcheck_sidecar.core.record import Commanded, Created, Record, bodies_of
 from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog, object_name
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
+from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
@@ -50,25 +50,6 @@ TIMEOUT_S: Final = 60.0
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class RunLine:
-    """A run in a listing."""
-
-    summary: RunSummary
-    owner: str = ""
-    silent_s: float | None = None
-    """For how long its owner's heartbeat has stood still, by the store's clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """A call for somebody to decide."""
-
-    run: str
-    queue: str
-    call: Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +76,8 @@ class Outside:
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
         background = Lane(self._settings.puts_max)
-        self._doors = Doors(store, clock, self._settings, self._trouble, gate, background)
+        budget = Budget(clock, settings=self._settings, observer=self._trouble)
+        self._doors = Doors(store, clock, self._settings, self._trouble, gate, background, budget)
 
     # Reading
 
@@ -108,10 +90,10 @@ class Outside:
                 found[line.summary.run] = line
         if is_all:
             names = await self._all_runs(limit)
-            heads = await _each(names, self._read_head, at_once=READS_MAX)
+            heads = await each(names, self._read_head, at_once=READS_MAX)
             for head in heads:
                 if head is not None:
-                    found[head.run] = _merged(head, found.get(head.run))
+                    found[head.run] = merged(head, found.get(head.run))
         return sorted(found.values(), key=lambda line: line.summary.run)[:limit]
 
     async def show(self, run: str) -> Restored:
@@ -122,15 +104,33 @@ class Outside:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run} in {self._store.url}")
         return found
 
-    async def doubts(self, run: str | None = None) -> list[Doubt]:
-        """Calls in doubt, oldest first: of one run, or of all that say they have some."""
+    async def of_heads(
+        self, what: Callable[[Head], Answer], *, limit: int = LINES_MAX
+    ) -> tuple[list[Answer], bool]:
+        """Something of so many readable heads, by run's name; and whether there are more runs."""
+
+        async def read(run: str) -> list[Answer]:
+            head = await self._read_head(run)
+            return [] if head is None else [what(head)]
+
+        runs = await self._all_runs(limit + 1)
+        found = await each(runs[:limit], read, at_once=READS_MAX)
+        return [answer for one in found for answer in one], len(runs) > limit
+
+    async def doubts(self, run: str | None = None, *, is_all: bool = False) -> list[Doubt]:
+        """Calls in doubt, oldest first: of one run, or of all that say they have some.
+
+        With `is_all` also of those that are over, by their heads.
+        """
         if run is not None:
-            return _doubts(await self.show(run))
-        lines = [line for line in await self.list_runs() if line.summary.in_doubt]
-        runs = await _each(
-            [line.summary.run for line in lines], self._read_run, at_once=RUNS_READ_MAX
-        )
-        found = [doubt for restored in runs if restored is not None for doubt in _doubts(restored)]
+            return doubts_of(await self.show(run))
+        names = {line.summary.run for line in await self.list_runs() if line.summary.in_doubt}
+        if is_all:
+            names |= {name for name, has in (await self.of_heads(has_calls))[0] if has}
+        runs = await each(sorted(names), self._read_run, at_once=RUNS_READ_MAX)
+        found = [
+            doubt for restored in runs if restored is not None for doubt in doubts_of(restored)
+        ]
         return sorted(found, key=lambda doubt: doubt.call.first_sent_ms)
 
     async def _owned(self) -> list[RunLine]:
@@ -146,7 +146,7 @@ class Outside:
                     return [RunLine(summary, beat.owner, silent_s) for summary in beat.runs]
             return []
 
-        lines = await _each(beats, read, at_once=READS_MAX)
+        lines = await each(beats, read, at_once=READS_MAX)
         return [line for owned in lines for line in owned]
 
     async def _marked(self, limit: int) -> list[RunLine]:
@@ -159,7 +159,7 @@ class Outside:
                 return None if stored is None else RunLine(decode_summary(name, stored.data))
             return None
 
-        lines = await _each(names, read, at_once=READS_MAX)
+        lines = await each(names, read, at_once=READS_MAX)
         return [line for line in lines if line is not None]
 
     async def _listed(self, prefix: str, *, limit: int | None = None) -> list[Listed]:
@@ -342,32 +342,6 @@ class _Trouble:
 
     def note(self, _event: str, /, **fields: object) -> None:
         self.last = str(fields.get("error", self.last))
-
-
-async def _each(
-    items: Iterable[Item], work: Callable[[Item], Awaitable[Answer]], *, at_once: int
-) -> list[Answer]:
-    """The answers, in order; at most `at_once` under way."""
-    gate = asyncio.Semaphore(at_once)
-
-    async def one(item: Item) -> Answer:
-        async with gate:
-            return await work(item)
-
-    return await asyncio.gather(*(one(item) for item in items))
-
-
-def _merged(head: Head, line: RunLine | None) -> RunLine:
-    """What the head says, and of the line what only that knows."""
-    if line is None or line.summary.epoch != head.epoch:
-        return RunLine(summary_of(head), head.owner if head.status is Status.OWNED else "")
-    summary = summary_of(head, in_doubt=line.summary.in_doubt, stuck=line.summary.stuck)
-    return replace(line, summary=summary)
-
-
-def _doubts(restored: Restored) -> list[Doubt]:
-    state = restored.log.state
-    return [Doubt(state.run, state.created.queue, call) for call in state.in_doubt]
 
 
 def _refused(head: Head, command: str) -> str:

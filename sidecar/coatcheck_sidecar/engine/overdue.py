@@ -59,11 +59,19 @@ class Overdue:
         self._tasks = tasks
         self._now_ms = now_ms
         self._told: dict[str, _Told] = {}
+        self._poke = asyncio.Event()
 
     async def run(self) -> None:
         """Look for ever: at the latest when the next deadline or time-out comes."""
         while True:
+            if not self._keepers:
+                self._poke.clear()
+                await self._poke.wait()
             await self._doors.clock.sleep(self.look())
+
+    def poke(self) -> None:
+        """There is a run."""
+        self._poke.set()
 
     def look(self) -> float:
         """One look at the runs here; in how many seconds to look again."""

@@ -1,8 +1,14 @@
 """The engine's numbers. `config.py` fills them from flags, environment and file."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from coatcheck.wire import STATE_BYTES_MAX
+
+ENFORCE: Final = "enforce"
+WARN: Final = "warn"
+OFF: Final = "off"
+"""What may become of an acknowledgement that the grace might not suffice for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,5 +40,9 @@ class Settings:
     """The pod's `terminationGracePeriodSeconds`."""
     margin_s: float = 1.0
     """What a drain holds back of the grace."""
+    flush_budget: str = ENFORCE
+    """It waits (`enforce`), a metric and a log line tell of it (`warn`), or nobody looks."""
+    budget_probe_s: float = 60.0
+    """How long nothing big may go over the link before it is measured by a probe."""
     scan_heads: int = 5
     """Heads read each heartbeat in search of ready runs whose marker was lost."""

@@ -1,39 +1,38 @@
 """Ships one run's log: one swap of its head after another, each with all that came meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from coatcheck.wire import ErrorCode
-from coatcheck_sidecar.core.delta import BadDelta, decode_delta
+from coatcheck_sidecar.core.budget import Sent, Unsent
+from coatcheck_sidecar.core.delta import HEAD_DELTAS_BYTES_MAX
 from coatcheck_sidecar.core.head import (
     BadObject,
     Head,
-    Kind,
-    check,
     decode_head,
-    decode_sealed,
     encode_head,
 )
 from coatcheck_sidecar.core.model import ObjectRef, Status
 from coatcheck_sidecar.core.ownership import encode_summary, summary_of
 from coatcheck_sidecar.core.runlog import (
     NAME_RANDOM_BYTES,
+    RECORD_BYTES,
     RunLog,
     Snapshot,
     Verdict,
     head_name,
     judge,
-    seal_state,
 )
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.undo import BY_AGENT
+from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane
+from coatcheck_sidecar.engine.seal import must_seal, sealed
 from coatcheck_sidecar.engine.settings import Settings
-from coatcheck_sidecar.ports import Clock, Observer, Store, Stored, StoreError, StoreRefused
+from coatcheck_sidecar.ports import Clock, Observer, Store, StoreError, StoreRefused
 
 NONCE_BYTES: Final = 16
 RETRY_BASE_S: Final = 0.1
@@ -41,8 +40,6 @@ RETRY_MAX_S: Final = 2.0
 """Back-off while the store is away: short, since guarded calls wait for it."""
 DAMAGED_LOOKS_MAX: Final = 3
 """A head that can't be read so often in a row is damaged, and not only badly read."""
-SEAL_HERE_BYTES_MAX: Final = 262_144
-"""A bigger state takes over half a millisecond to seal: that is done beside the loop."""
 MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED, Status.COMPENSATING})
 """Statuses in which nobody owns a run and a marker tells where it is."""
 
@@ -59,6 +56,8 @@ class Doors:
     """Bounds the puts of the whole pod."""
     background: Lane
     """For ships that nobody waits for, so that they don't stand in the way of the others."""
+    budget: Budget
+    """What may be unshipped."""
 
 
 def marker_name(head: Head) -> str:
@@ -94,10 +93,13 @@ class Shipper:
         """Ours that queue for a place in the background."""
         self._is_uploading = False
         self._uploads: dict[int, asyncio.Future[ObjectRef]] = {}
+        self._sent = Sent()
+        self._head_bytes = 0
         self._last_s = float("-inf")
         self._failures = 0
         self._damaged_looks = 0
         self.is_fenced = False
+        self.is_draining = False
         self.owned_from_s = float("-inf")
         """Boot time just before the last swap that succeeded was sent."""
         self.on_shipped: Callable[[], None] = lambda: None
@@ -106,6 +108,38 @@ class Shipper:
     def poke(self) -> None:
         """There is something new to ship."""
         self._wake.set()
+        self._weigh()
+
+    @property
+    def left_bytes(self) -> int:
+        """About what is to be put until a head holds all that there is."""
+        next_bytes = self._unsent().put_bytes(head_bytes_max=HEAD_DELTAS_BYTES_MAX)
+        return self._sent.put_bytes + next_bytes + (self._head_bytes if next_bytes else 0)
+
+    def added_bytes(self, delta_bytes: int, *, state_bytes: int) -> int:
+        """About what a checkpoint by such a delta, of such a state, adds to that."""
+        unsent = self._unsent()
+        before = unsent.put_bytes(head_bytes_max=HEAD_DELTAS_BYTES_MAX)
+        more = unsent.more(delta_bytes, state_bytes=state_bytes)
+        after = more.put_bytes(head_bytes_max=HEAD_DELTAS_BYTES_MAX)
+        return RECORD_BYTES + max(0, after - before)
+
+    def _unsent(self) -> Unsent:
+        log, sent = self.log, self._sent
+        new_bytes = log.unshipped_deltas_bytes - sent.deltas_bytes
+        return Unsent(
+            weight=log.unshipped_bytes - sent.weight,
+            new_bytes=new_bytes,
+            old_bytes=0 if sent.has_sealed else log.deltas_bytes - new_bytes,
+            base_bytes=log.base_bytes,
+            state_bytes=len(log.checkpoint_bytes),
+        )
+
+    def _weigh(self) -> None:
+        if self.is_fenced:
+            self.doors.budget.forget(self)
+        else:
+            self.doors.budget.weigh(self, self.left_bytes, shipped_seq=self.log.shipped_seq)
 
     def urge(self) -> None:
         """What there is must go now: it waits for no interval, and no place in the background."""
@@ -226,29 +260,42 @@ class Shipper:
         doors, log = self.doors, self.log
         await self._upload_all()
         nonce = doors.clock.random_bytes(NONCE_BYTES)
+        weight, deltas_bytes = log.unshipped_bytes, log.unshipped_deltas_bytes
         snapshot = log.snapshot(nonce=nonce, random=doors.clock.random_bytes(NAME_RANDOM_BYTES))
-        if snapshot.head.chain.must_seal:
+        if must_seal(snapshot.head.chain, is_draining=self.is_draining):
             snapshot = await self._seal(snapshot)
         puts = list(snapshot.puts)
         if snapshot.head.status in MARKED:
             marker = encode_summary(summary_of(snapshot.head, in_doubt=len(log.state.in_doubt)))
             puts.append((marker_name(snapshot.head), marker))
-        await asyncio.gather(*(self._put(name, data) for name, data in puts))
         data = encode_head(snapshot.head)
-        log.remember(snapshot)
-        sent_s, sent_boot_s = doors.clock.monotonic(), doors.clock.boottime()
-        try:
-            async with doors.gate:
-                tag = await doors.store.swap(head_name(log.state.run), data, expected=log.tag)
-        except (StoreRefused, StoreError) as error:
-            await self._settle(error)
-            return
-        self.owned_from_s = sent_boot_s
         put_bytes = len(data) + sum(len(body) for _, body in puts)
-        doors.observer.note(
-            "shipped", bytes=put_bytes, puts=len(puts) + 1, seconds=doors.clock.monotonic() - sent_s
-        )
-        self._commit(nonce, tag)
+        has_sealed = snapshot.head.chain.deltas == ()
+        with self._sending(Sent(put_bytes, weight, deltas_bytes, has_sealed), len(data)):
+            await asyncio.gather(*(self._put(name, body) for name, body in puts))
+            log.remember(snapshot)
+            sent_s, sent_boot_s = doors.clock.monotonic(), doors.clock.boottime()
+            try:
+                async with doors.gate:
+                    tag = await doors.store.swap(head_name(log.state.run), data, expected=log.tag)
+            except (StoreRefused, StoreError) as error:
+                await self._settle(error)
+                return
+            self.owned_from_s = sent_boot_s
+            took_s = doors.clock.monotonic() - sent_s
+            doors.observer.note("shipped", bytes=put_bytes, puts=len(puts) + 1, seconds=took_s)
+            self._commit(nonce, tag)
+
+    @contextmanager
+    def _sending(self, sent: Sent, head_bytes: int) -> Iterator[None]:
+        """Have the budget know what is really put for the head that goes now."""
+        self._sent, self._head_bytes = sent, head_bytes
+        self._weigh()
+        try:
+            yield
+        finally:
+            self._sent = Sent()
+            self._weigh()
 
     def _commit(self, nonce: bytes, tag: str) -> None:
         self.log.shipped(nonce, tag=tag)
@@ -295,6 +342,7 @@ class Shipper:
         """This ownership is over: nothing more is shipped, whoever waits is told."""
         self.is_fenced = True
         self._wake.set()
+        self._weigh()
         for _, future in self._waiters:
             if not future.done():
                 future.set_exception(why or fenced(self.log.state.run, self.log.state.epoch))
@@ -306,31 +354,9 @@ class Shipper:
             await self.doors.store.put(name, data)
 
     async def _seal(self, snapshot: Snapshot) -> Snapshot:
-        """Read the base back, if there is one, and fold the deltas into a mid or a new base."""
-        ref, stored = snapshot.head.chain.base, None
-        if ref is not None:
-            stored = await self.doors.store.get(ref.name)
-        bytes_max = self.doors.settings.state_bytes_max
         random = self.doors.clock.random_bytes(NAME_RANDOM_BYTES)
-        work = partial(_sealed, snapshot, stored, bytes_max=bytes_max, random=random)
-        # A snapshot is frozen through and through: commits may go on beside the thread.
-        is_big = len(snapshot.state) > SEAL_HERE_BYTES_MAX
-        sealed, damage = await asyncio.to_thread(work) if is_big else work()
+        bytes_max = self.doors.settings.state_bytes_max
+        found, damage = await sealed(snapshot, self.doors.store, bytes_max=bytes_max, random=random)
         if damage is not None:
             self.doors.observer.note("damaged", run=self.log.state.run, error=str(damage))
-        return sealed
-
-
-def _sealed(
-    snapshot: Snapshot, stored: Stored | None, *, bytes_max: int, random: bytes
-) -> tuple[Snapshot, Exception | None]:
-    """The snapshot with its deltas folded; and why not against the base, if that is damaged."""
-    ref, base_state, damage = snapshot.head.chain.base, None, None
-    if ref is not None:
-        try:
-            data = check(ref, None if stored is None else stored.data)
-            _, whole = decode_sealed(ref.name, data, kind=Kind.BASE)
-            base_state = decode_delta(b"", whole, bytes_max=bytes_max)
-        except (BadObject, BadDelta) as error:
-            damage = error
-    return seal_state(snapshot, base_state=base_state, random=random), damage
+        return found

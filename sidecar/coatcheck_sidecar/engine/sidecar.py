@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core.budget import ASSUMED
 from coatcheck_sidecar.core.call_events import Life
 from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Agent, Told
+from coatcheck_sidecar.engine.budget import Budget, Measured
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer, Wants
 from coatcheck_sidecar.engine.drain import Drain, Pod
@@ -78,7 +78,9 @@ class Sidecar:
         self.tasks = TaskSet(self._task_failed)
         gate = asyncio.Semaphore(settings.puts_max)
         background = Lane(store.background_puts_max, share=store.background_share)
-        self.doors = Doors(store, clock, settings, observer, gate, background)
+        self.budget = Budget(clock, settings=settings, observer=observer)
+        measured = Measured(store, link=self.budget.link, clock=clock)
+        self.doors = Doors(measured, clock, settings, observer, gate, background, self.budget)
         self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
         self._offset_ms = 0
         self.fleet = Fleet(me, self.doors)
@@ -92,7 +94,7 @@ class Sidecar:
         pod = Pod(
             self.keepers,
             is_waiting=lambda: self._is_waiting,
-            rate=lambda: ASSUMED,
+            rate=self.budget.rate,
             close_doors=self._close_doors,
             leave=self.heart.stop,
         )
@@ -102,6 +104,7 @@ class Sidecar:
             fleet=self.fleet, tasks=self.tasks, now_ms=self.now_ms,
         )  # fmt: skip
         self._overdue.on_stuck = self.heart.poke
+        self.budget.latch = lambda: self.drain.latch
         self.undoing = Undoing(
             self._claimer, keepers=self.keepers, calls=self._calls,
             lock_of=self._opening.__getitem__, fleet=self.fleet, tasks=self.tasks,
@@ -129,6 +132,7 @@ class Sidecar:
         self.tasks.start(self._learn_time(), name="store time")
         self.tasks.start(scan_heads(self.fleet, self._overdue.scanned), name="scan heads")
         self.tasks.start(self._overdue.run(), name="overdue")
+        self.tasks.start(self.budget.probe(self.doors.store, self.me), name="probe link")
         self.tasks.start(self.undoing.run(), name="undo")
         for run in list(self._claimer.tails):
             self.tasks.start(self._adopt(run), name=f"adopt {run}")
@@ -165,6 +169,7 @@ class Sidecar:
             keeper.drain()
             self.drain.poke()
         self.heart.poke()
+        self._overdue.poke()
 
     def _let_go(self, keeper: Keeper) -> None:
         if self.keepers.get(keeper.run) is keeper:

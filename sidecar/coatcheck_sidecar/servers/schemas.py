@@ -139,7 +139,7 @@ SUMMARY: Final = shape(
 )
 LEFT_S: Final[Schema] = {"type": ["number", "null"], "description": "Seconds from now."}
 DRAIN: Final = shape(
-    "draining released unshipped_bytes bytes_per_s latency_s runs",
+    "draining released unshipped_bytes budget_bytes bytes_per_s latency_s runs",
     draining=FLAG,
     released={**FLAG, "description": "No run is here, and all that there was is shipped."},
     cause=TEXT,
@@ -150,6 +150,7 @@ DRAIN: Final = shape(
     ship_s=SECONDS,
     feasible={**FLAG, "description": "At the rate measured all gets off the pod in time."},
     unshipped_bytes=COUNT,
+    budget_bytes={**COUNT, "description": "What may be unshipped and still make the grace."},
     bytes_per_s=SECONDS,
     latency_s=SECONDS,
     runs={
@@ -161,7 +162,7 @@ DRAIN: Final = shape(
             doing=words(*(doing.value for doing in Doing)),
             until_s=LEFT_S,
             step=COUNT,
-            boundary_s={**SECONDS, "description": "The longest step seen here."},
+            boundary_s={**SECONDS, "description": "Its longest step so far."},
             eta_s=LEFT_S,
             unshipped_bytes=COUNT,
             waits_for=TEXT,

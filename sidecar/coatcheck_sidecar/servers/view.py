@@ -44,6 +44,8 @@ class EngineView:
         """For the gauges."""
         summaries = self.summaries()
         usage = self._journal.usage()
+        budget = self._sidecar.budget
+        rate = budget.rate()
         return Figures(
             runs=Counter(summary.status for summary in summaries),
             unshipped_records=sum(k.log.unshipped for k in self._sidecar.keepers.values()),
@@ -56,6 +58,10 @@ class EngineView:
             is_unfenced=self._is_unfenced,
             runs_stuck=sum(summary.stuck for summary in summaries),
             is_draining=self._sidecar.drain.is_begun,
+            budget_bytes=int(budget.allowed_bytes()),
+            budget_used_bytes=budget.used_bytes,
+            bytes_per_s=rate.bytes_per_s,
+            latency_s=rate.latency_s,
             bypass=self.bypass(),
         )
 
