@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from coatcheck_sidecar.cli.group import cli
-from coatcheck_sidecar.config_fields import FORWARD, KEY, PRICE, PROBE, TOOL
+from coatcheck_sidecar.config_fields import FORWARD, KEY, PRICE, PROBE, TOOL, UNDO
 from coatcheck_sidecar.core.completions import Price
 from coatcheck_sidecar.core.forward import Forward, Place
 from coatcheck_sidecar.core.model import CallClass, Effect, Level
 from coatcheck_sidecar.core.policy import Identity
-from coatcheck_sidecar.core.tool import HttpProbe, Tool, UpstreamKey
+from coatcheck_sidecar.core.tool import HttpProbe, HttpUndo, Tool, UpstreamKey
 from tests.cli.settings import load, mistakes, tool
 
 EXAMPLE = """
@@ -236,7 +236,7 @@ def test_modes(tmp_path: Path) -> None:
 def test_help_shows_every_setting_of_the_maps() -> None:
     shown = CliRunner().invoke(cli, ["sidecar", "--help-file"])
     assert shown.exit_code == 0
-    for table in (TOOL, KEY, PROBE, PRICE, FORWARD):
+    for table in (TOOL, KEY, PROBE, UNDO, PRICE, FORWARD):
         for name in table:
             assert f"  {name} " in shown.output
 
@@ -258,3 +258,56 @@ def test_the_page_on_calls_names_every_setting_and_parses(tmp_path: Path) -> Non
             ).name
             == "t"
         )
+
+
+# Undos
+
+BANK = "tools: {bank: {upstream: 'https://bank', undo: %s}}"
+
+
+def test_an_undo_as_the_documentation_has_it(tmp_path: Path) -> None:
+    undo = """{of: POST /charges, method: POST, path: /refunds, credentials: env:BANK_TOKEN,
+      body: {charge: "{/id}", amount: "{/amount}", reason: "undo of {/id}"},
+      probe: {path: "/refunds/{key}", applied_when: /id}, probe_settle_s: 5, effect: once}"""
+    assert load(tmp_path, BANK % undo).tools["bank"].undo == HttpUndo(
+        of="POST /charges",
+        path="/refunds",
+        body={"charge": "{/id}", "amount": "{/amount}", "reason": "undo of {/id}"},
+        credentials="env:BANK_TOKEN",
+        probe=HttpProbe(path="/refunds/{key}", applied_when="/id"),
+        probe_settle_s=5,
+        effect=Effect.ONCE,
+    )
+    final = load(tmp_path, "tools: {door: {mcp: 'https://door', irreversible: true}}")
+    assert final.tools["door"].irreversible
+
+
+@pytest.mark.parametrize(
+    ("undo", "problem"),
+    [
+        ("{method: POST}", "is needed here"),
+        ("{path: refunds}", "must be a path"),
+        ("{path: '/r/{id}'}", "braces around what is no place"),
+        ("{path: /r, body: {a: ['x{']}}", "braces around what is no place"),
+        ("{path: /r, body: {a: .nan}}", "must be JSON"),
+        ("{path: /r, method: GET}", "'POST', 'PUT', 'PATCH' or 'DELETE'"),
+        ("{path: /r, of: charges}", "METHOD /path"),
+        ("{path: /r, effect: read}", "must be idempotent or once"),
+        ("{path: /r, probe_settle_s: 3}", "there is no `probe`"),
+        ("{path: /r, pathh: /r}", "did you mean path?"),
+        ("{path: /r, probe: {path: '/{key}', applied_when: a}}", "must be a JSON pointer"),
+        ("{path: '/r/{/card/id}'}, redact: [/card]", "needs /card/id of the answer"),
+        ("{path: '/r', body: '{/card}'}, redact: [/card/number]", "needs /card of the answer"),
+        ("{path: /r}, irreversible: true", "leave one out"),
+    ],
+)
+def test_what_is_wrong_with_an_undo_is_told_at_start(
+    tmp_path: Path, undo: str, problem: str
+) -> None:
+    (found,) = mistakes(tmp_path, BANK % undo)
+    assert problem in str(found)
+
+
+def test_an_mcp_server_has_no_undo(tmp_path: Path) -> None:
+    (found,) = mistakes(tmp_path, "tools: {t: {mcp: 'https://a', undo: {path: /r}}}")
+    assert "is for an `upstream`" in str(found)

@@ -6,7 +6,8 @@ import msgpack
 import pytest
 
 from coatcheck import _ops, errors
-from coatcheck._session import CallPhase, Session, incarnation
+from coatcheck._session import Ask, CallPhase, Session, incarnation
+from coatcheck._tool import UNDOS, current_key
 from coatcheck.wire import Request
 from tests.client.script import RUN, Play, ok, refusal, session
 
@@ -182,3 +183,56 @@ def test_a_claim_asks_until_there_is_a_run() -> None:
     claim.gets(refusal("unavailable", retry="later")).asks("open")
     claim.gets(ok({"run": "x", "epoch": 1, "step": 1, "has_state": False})).returns()
     assert fresh.run == "x"
+
+
+# Taking back
+
+
+FREED: list[Any] = []
+
+
+def free(booking: Any) -> None:
+    FREED.append((booking, current_key()))
+
+
+def taken_back(monkeypatch: pytest.MonkeyPatch) -> Play[None]:
+    monkeypatch.setitem(UNDOS, ("book", "free"), free)
+    FREED.clear()
+    opened = session(step=3)
+    return Play(opened, _ops.take_back(opened)).asks("undo", {})
+
+
+NEXT = {"undo": "free", "tool": "book", "key": "c:1:book:f:1", "call": 7}
+
+
+def test_functions_take_calls_back_until_the_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = taken_back(monkeypatch)
+    play.gets(ok(NEXT, packed({"seat": 4})))
+    body = {"key": "c:1:book:f:1", "tool": "free", "effect": "once", "step": 3}
+    play.asks("call", body, packed({"booking": {"seat": 4}}))
+    play.gets(ok({"decision": "go", "call": 9, "attempt": 1, "upstream_key": "u"}))
+    play.calls().asks("outcome", {"call": 9, "kind": "result"}).gets(ok({"seq": 1}))
+    assert FREED == [({"seat": 4}, "u")]
+    play.asks("undo").gets(ok({"status": "compensated"})).returns()
+
+
+def test_an_undo_that_was_made_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = taken_back(monkeypatch).gets(ok(NEXT, packed(1)))
+    play.asks("call").gets(ok({"decision": "replay", "call": 9, "attempt": 1}, packed(None)))
+    play.asks("undo").gets(ok({"status": "compensated"})).returns()
+    assert FREED == []
+
+
+def test_a_function_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = taken_back(monkeypatch)
+    with pytest.raises(errors.Unavailable, match="no tool book with undo=other is declared here"):
+        play.gets(ok({**NEXT, "undo": "other"}, packed(1)))
+
+
+def test_the_last_answer_says_that_the_run_is_over() -> None:
+    opened = session()
+    ask = Ask(Request.UNDO, {})
+    opened.settle(ask, ok(NEXT))
+    assert opened.status == "owned"
+    opened.settle(ask, ok({"status": "compensated"}))
+    assert opened.status == "compensated"

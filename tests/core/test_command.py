@@ -32,6 +32,7 @@ from coatcheck_sidecar.core.record import (
     Signalled,
 )
 from coatcheck_sidecar.core.runstate import COMMANDS_MAX, RunState, fold
+from coatcheck_sidecar.core.undo_records import Compensating, Undo
 
 RULES = Rules(pause_max_s=10, key_margin_s=60)
 LONG_AFTER_MS = 1_000_000
@@ -222,3 +223,61 @@ def test_retry_of_a_run_that_nothing_holds_or_that_doubts_hold() -> None:
     assert "is ready, not held" in refusal(state_of(Created()), RETRY)
     doubting = in_doubt(Held(reason="in_doubt: calls [3]"))
     assert "[3] are in doubt" in refusal(doubting, RETRY)
+
+
+# Compensate
+
+COMPENSATE = Command(id="c1", run="r", what="compensate", by="ann", why="wrong customer")
+FINAL = Undo(call=3, key="k", tool="mail", is_irreversible=True)
+
+
+@pytest.mark.parametrize("last", [Parked(name="approval"), Held(reason="crash_loop")])
+def test_a_run_that_stands_still_is_taken_back(last: Event) -> None:
+    state = then(state_of(Created(), Claimed(owner="o"), last), COMPENSATE)
+    assert state.status is Status.COMPENSATING
+    assert state.compensating == Compensating(by="ann", why="wrong customer", command="c1")
+    assert "already" in refusal(state, COMPENSATE)
+
+
+def test_an_owned_run_stays_its_owners_until_that_lets_go() -> None:
+    state = then(state_of(Created(), Claimed(owner="o")), replace(COMPENSATE, then="resubmit"))
+    assert state.status is Status.OWNED
+    assert state.compensating is not None
+    assert state.compensating.then == "resubmit"
+
+
+def test_what_can_not_be_taken_back_is_said() -> None:
+    state = in_doubt(CallOutcome(call=3, attempt=1, what="done"), FINAL)
+    assert refusal(state, COMPENSATE) == (
+        "call 3 (mail) is done and irreversible: run r goes forward"
+    )
+    assert "is finished" in refusal(state_of(Created(), Finished()), COMPENSATE)
+
+
+def test_a_run_whose_successor_could_have_no_name_is_refused() -> None:
+    long = replace(COMPENSATE, then="resubmit")
+    state = fold("r" * 127, [Record(1, 0, 0, Created())])
+    assert "too long" in refusal(state, long)
+    assert isinstance(decide(state, COMPENSATE)[0], Compensating)
+
+
+def test_what_is_to_follow_is_end_or_resubmit() -> None:
+    assert decode_command("x", encode_command(replace(COMPENSATE, then="end"))).then == "end"
+    with pytest.raises(BadObject, match="unknown `then` 'again'; upgrade"):
+        decode_command("x", encode_command(replace(COMPENSATE, then="again")))
+
+
+def test_what_somebody_says_of_a_call_makes_its_undo() -> None:
+    born = replace(BIRTH, handler="refund")
+    state = state_of(
+        Created(),
+        Claimed(owner="o"),
+        Intent(call=3, birth=born),
+        Dispatched(call=3, attempt=1),
+        CallOutcome(call=3, attempt=1, what="in_doubt", reason="lost"),
+    )
+    after = then(state, replace(RESOLVE, value=b"\xa2ok"))
+    assert after.calls[3].state is CallState.DONE
+    assert after.undos[3] == Undo(
+        call=3, key="k", tool="charge", step=1, handler="refund", body=Body(b"\xa2ok")
+    )

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coatcheck_sidecar.core.model import Body, CallClass, OutcomeKind, Status
+from coatcheck_sidecar.core.call_events import Ended, Ending
+from coatcheck_sidecar.core.model import Body, CallClass, Outcome, OutcomeKind, Status
 from coatcheck_sidecar.core.record import Birth, CallOutcome, Dispatched, Finished, Held, Intent
 from coatcheck_sidecar.core.runstate import IN_DOUBT, fold
 from coatcheck_sidecar.core.undo import (
@@ -17,12 +18,17 @@ from coatcheck_sidecar.core.undo import (
     Take,
     at_drain,
     call_of,
+    ended,
     irreversible,
+    may_not_start,
     next_by,
+    print_of,
     successor,
+    summary_of,
     upcoming,
 )
 from coatcheck_sidecar.core.undo_records import Compensated, Compensating, Undo
+from tests.core.calls import draft
 from tests.core.histories import Log, observed
 
 
@@ -290,3 +296,83 @@ def test_a_run_that_ends_otherwise_forgets_its_undos() -> None:
     saga(Finished())
     assert not saga.state.undos
     assert not any(isinstance(r.event, Undo) for r in saga.state.records.values())
+
+
+# Attempts of undos
+
+
+KEPT = Outcome(OutcomeKind.RESULT, Body(b"{}"), b"head")
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "method", "call_class", "is_done"),
+    [
+        (Ending.FINAL, 200, "POST", CallClass.ONCE, True),
+        (Ending.FINAL, 204, "DELETE", CallClass.IDEMPOTENT, True),
+        (Ending.REJECTED, 404, "DELETE", CallClass.IDEMPOTENT, True),
+        (Ending.REJECTED, 410, "DELETE", CallClass.KEYED, True),
+        (Ending.REJECTED, 404, "POST", CallClass.IDEMPOTENT, False),
+        (Ending.REJECTED, 400, "DELETE", CallClass.IDEMPOTENT, False),
+        (Ending.FINAL, 302, "POST", CallClass.KEYED, False),
+        (Ending.CONFLICT, 409, "POST", CallClass.ONCE, False),
+        (Ending.ERROR_SAVED, 500, "POST", CallClass.KEYED, False),
+        (Ending.ERROR, 500, "POST", CallClass.ONCE, False),
+    ],
+)
+def test_an_undo_is_done_by_what_says_so_and_any_other_last_word_is_to_be_looked_at(
+    ending: Ending, status: int, method: str, call_class: CallClass, is_done: bool
+) -> None:
+    came = Ended(1, ending, KEPT)
+    found = ended(came, status=status, method=method, call_class=call_class)
+    if is_done:
+        assert found is came
+    else:
+        unknown = dataclasses.replace(KEPT, kind=OutcomeKind.UNKNOWN)
+        assert found == Ended(1, Ending.FINAL, unknown)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "call_class"),
+    [
+        (Ending.SHED, 429, CallClass.ONCE),
+        (Ending.DENIED, 401, CallClass.KEYED),
+        (Ending.CONFLICT, 409, CallClass.KEYED),
+        (Ending.ERROR, 500, CallClass.IDEMPOTENT),
+        (Ending.LOST, 0, CallClass.ONCE),
+    ],
+)
+def test_what_is_no_last_word_goes_by_the_table(
+    ending: Ending, status: int, call_class: CallClass
+) -> None:
+    came = Ended(1, ending)
+    assert ended(came, status=status, method="POST", call_class=call_class) is came
+
+
+def test_what_may_not_start() -> None:
+    saga = Saga()
+    plain = draft(CallClass.ONCE)
+    final = draft(CallClass.ONCE, is_irreversible=True)
+    undo = draft(CallClass.ONCE, key="undo:a")
+    read = draft(CallClass.READ)
+    assert not may_not_start(saga.state, final, is_draining=False)
+    assert "nothing takes it back" in may_not_start(saga.state, final, is_draining=True)
+    assert not may_not_start(saga.state, plain, is_draining=True)
+    saga.paid("a")
+    saga.begin()
+    assert "being taken back" in may_not_start(saga.state, plain, is_draining=False)
+    assert not may_not_start(saga.state, undo, is_draining=True)
+    assert not may_not_start(saga.state, read, is_draining=True)
+    saga.send(key="undo:a")
+    assert not may_not_start(saga.state, plain, is_draining=False)
+
+
+def test_an_undo_is_named_by_what_it_does() -> None:
+    by_request = Undo(call=3, key="a", tool="t", method="POST", path="/refunds", body=Body(b"{}"))
+    by_hand = Undo(call=3, key="a", tool="t", handler="refund")
+    broken = Undo(call=3, key="a", tool="t", why="there is nothing at /id")
+    assert summary_of(by_request) == "undo of call 3: POST /refunds"
+    assert summary_of(by_hand) == "undo of call 3: refund"
+    assert summary_of(broken) == "undo of call 3: there is nothing at /id"
+    prints = {print_of(undo) for undo in (by_request, by_hand, broken)}
+    assert {len(each) for each in prints} == {32}
+    assert len(prints) == 3
