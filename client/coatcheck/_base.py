@@ -17,6 +17,9 @@ SOCKET_PATH: Final = "/run/coatcheck/agent.sock"
 CLAIM_WAIT_S: Final = 60.0
 """One long poll; short enough that a queue's claimer is seen to live."""
 
+NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Run and queue names are part of an object's name."""
+
 Done = TypeVar("Done")
 """What a method without a value returns: `None`, or with asyncio what is to be awaited."""
 
@@ -65,7 +68,7 @@ def opening_of(run: str | None, options: OpenOptions) -> Ask:
     run = run or os.environ.get("COATCHECK_RUN_ID")
     if run is None:
         raise ValueError("which run? give its id, or set COATCHECK_RUN_ID")
-    return _opening({"create": True, **options, "run": run})
+    return _opening({"create": True, **options, "run": _named("run", run)})
 
 
 def claiming_of(queue: str, options: ClaimOptions) -> Ask:
@@ -79,14 +82,21 @@ def _opening(options: Mapping[str, Any]) -> Ask:
         raise TypeError("which schema has the state? give its version, such as schema=1")
     given = {name: value for name, value in options.items() if value is not None}
     implied = {"code_version": os.environ.get("COATCHECK_CODE_VERSION", "")}
-    body = {"queue": "default", "wait_s": CLAIM_WAIT_S, **implied, **given}
+    queue = _named("queue", given.get("queue", "default"))
+    body = {"wait_s": CLAIM_WAIT_S, **implied, **given, "queue": queue}
     value = body.pop("input", None)
     return Ask(Request.OPEN, body, None if value is None else encode(value, "input"))
 
 
 def asking_of(run: str) -> Ask:
     """For a connection that opens nothing, and only asks about a run."""
-    return Ask(Request.RESULT, {"run": run})
+    return Ask(Request.RESULT, {"run": _named("run", run)})
+
+
+def _named(kind: str, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.150} is no {kind} name, which matches {NAME.pattern}")
+    return name
 
 
 class StepBase(Generic[Done]):

@@ -112,7 +112,8 @@ class Desk:
         now_s = _clock.monotonic()
         if self._give_up_at_s is None:
             self._give_up_at_s = now_s + RECONNECT_S
-        if isinstance(failure, errors.CoatcheckError) and not _is_mended_by_waiting(failure):
+        is_final = isinstance(failure, errors.Parked) or getattr(failure, "retry", "") != "later"
+        if isinstance(failure, errors.CoatcheckError) and is_final:
             self.fail(failure)
         elif now_s + self._delay_s > self._give_up_at_s:
             where = f"no sidecar answers at {self._path}, and the time to wait is over"
@@ -189,10 +190,6 @@ class Desk:
                 not_applied = outcome(message, "not_applied", reason="the caller had gone")
                 return self.asked(not_applied, future)
         return []
-
-
-def _is_mended_by_waiting(error: errors.CoatcheckError) -> bool:
-    return error.retry is wire.Retry.LATER and not isinstance(error, errors.Parked)
 
 
 def _frames(number: int, ask: Ask) -> list[bytes]:

@@ -74,7 +74,6 @@ def open_run(session: Session) -> ToolOp[tuple[Any, Any, RunResult]]:
         session.base = (seq, data)
     if reply.body.get("undoing"):
         yield from take_back(session)
-        stands = RunResult(session.status, None, None)
     return _codec.decode(data), _codec.decode(given), stands
 
 
@@ -88,8 +87,7 @@ def take_back(session: Session) -> ToolOp[None]:
     while "undo" in (reply := (yield Ask(Request.UNDO, {}))).body:
         tool, name = (field(reply, part, kind=str) for part in ("tool", "undo"))
         if (undo := UNDOS.get((tool, name))) is None:
-            why = f"no tool {tool} with undo={name} is declared here, for call"
-            raise errors.Unavailable(f"{why} {reply.body.get('call')}", run=session.run)
+            raise errors.Unavailable(f"no tool {tool} with undo={name} here", run=session.run)
         declared = declare(undo, {"key": field(reply, "key", kind=str)})
         value = _codec.decode(reply.attachment)
         yield from call_tool(session, Call(session.step, declared, undo, (value,), {}))

@@ -41,6 +41,8 @@ EVENTS: dict[str, dict[str, object]] = {
     "drained": {"cause": "preStop", "seconds": 0.2},
     "run_cut": {"run": "r", "step": 2},
     "run_expired": {"run": "r"},
+    "undone": {"run": "r", "call": 3, "tool": "bank"},
+    "undo_forward": {"run": "r", "why": "call 3 (mail) is done and irreversible"},
     "step_stuck": {"run": "r", "step": 2, "seconds": 61.2, "timeout_s": 60.0, "queue": "q"},
     "let_go": {"run": "r", "status": "ready", "reason": "left"},
     "look_failed": {"error": "reset"},

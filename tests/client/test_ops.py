@@ -225,7 +225,7 @@ def test_an_undo_that_was_made_is_not_made_again(monkeypatch: pytest.MonkeyPatch
 
 def test_a_function_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     play = taken_back(monkeypatch)
-    with pytest.raises(errors.Unavailable, match="no tool book with undo=other is declared here"):
+    with pytest.raises(errors.Unavailable, match="no tool book with undo=other here"):
         play.gets(ok({**NEXT, "undo": "other"}, packed(1)))
 
 

@@ -28,6 +28,7 @@ from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.engine.outside import Outside
+from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.stores.directory import DirectoryStore
 from examples.demo.processes import LOOPBACK, end_in_order
 from tests.e2e.real_sidecar import Real, real_sidecar
@@ -122,7 +123,7 @@ class Saga:
     doubts: list[str] = field(default_factory=list)
     """Charges whose refund was in doubt, as an operator found them."""
     real: Real | None = None
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: TaskSet = field(default_factory=lambda: TaskSet(lambda _name, _error: None))
 
     def __post_init__(self) -> None:
         """One store for all lives."""
@@ -147,8 +148,7 @@ class Saga:
         if point == self.point:
             self._kill()
         elif (point, self.point) == ("answered", "later"):
-            task = asyncio.get_running_loop().create_task(self._kill_soon())
-            self.tasks.add(task)
+            self.tasks.start(self._kill_soon(), name="kill")
 
     async def _kill_soon(self) -> None:
         await asyncio.sleep(self.chance.uniform(0, LATER_S_MAX))
@@ -238,7 +238,7 @@ async def play(folder: Path, *, honours_keys: bool, point: str, kills: int, seed
         async with asyncio.timeout(LIMIT_S):
             await saga.begin()
             await saga.go_on()
-            await asyncio.gather(*saga.tasks)
+            await saga.tasks.close()
         return saga
 
 

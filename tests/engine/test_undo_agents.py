@@ -260,7 +260,7 @@ async def test_a_client_without_the_function_says_so(
         await run.commit({})
     await compensate(yard)
     monkeypatch.delitem(UNDOS, ("other", "take_back"))
-    with pytest.raises(coatcheck.Unavailable, match="no tool other with undo=take_back is declar"):
+    with pytest.raises(coatcheck.Unavailable, match="no tool other with undo=take_back here"):
         async with coatcheck.open_run("r1", schema=1):
             raise AssertionError("it is not to be opened")
     state = (await yard.log()).state

@@ -105,13 +105,17 @@ class Sidecar:
         )  # fmt: skip
         self._overdue.on_stuck = self.heart.poke
         self.budget.latch = lambda: self.drain.latch
-        self.undoing = Undoing(
+        self.undoing = self._made_undoing()
+        self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
+
+    def _made_undoing(self) -> Undoing:
+        undoing = Undoing(
             self._claimer, keepers=self.keepers, calls=self._calls,
             lock_of=self._opening.__getitem__, fleet=self.fleet, tasks=self.tasks,
         )  # fmt: skip
-        self.undoing.has_time = self.drain.has_time
-        self.undoing.is_on = lambda: self.mode == "enforce"
-        self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
+        undoing.has_time = self.drain.has_time
+        undoing.is_on = lambda: self.mode == "enforce"
+        return undoing
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._observer.note("task_failed", name=name, error=repr(error))
