@@ -10,7 +10,7 @@ READY  := $(VENV)/ready
 TREES  := client sidecar tests bench examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers sim mutants crash flush rolling conformance bench e2e clean
+.PHONY: help demo test check lint types layers sim mutants crash saga flush rolling conformance bench e2e clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -51,6 +51,9 @@ rolling: $(READY) ## 40 agents on 8 pods, all replaced three times; then agents 
 
 flush: $(READY) ## slow links and short graces, 50 rounds of each: 20 minutes
 	$(BIN)/python -m tests.e2e.flush --rounds 50
+
+saga: $(READY) ## a run is taken back by sidecars that are killed at each undo
+	$(BIN)/python -m tests.e2e.saga
 
 conformance: $(READY) ## the MCP suite, directly and through the proxy; needs npm's registry
 	$(BIN)/python -m pytest tests/e2e/test_mcp_conformance.py
