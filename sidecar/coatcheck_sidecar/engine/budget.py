@@ -137,7 +137,7 @@ class Budget:
         return True
 
     async def pay(self, log: Log, seq: int) -> None:
-        """What was appended unasked, up to `seq`, is to be acknowledged: now if it fits, or then."""
+        """What was appended unasked, up to `seq`, is to be acknowledged: at once, if it fits."""
         mode = self._settings.flush_budget
         if mode != OFF and (self._turn.locked() or not self._fits(0)):
             if mode == ENFORCE:
