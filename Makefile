@@ -45,14 +45,12 @@ mutants: $(READY) ## break each rule in turn: the simulation must notice
 crash: $(READY) ## kill -9 at every point, real processes
 	$(BIN)/python -m tests.e2e.crash --store all
 
-<<<<<<< HEAD
 rolling: $(READY) ## 40 agents on 8 pods, all replaced three times; then agents that never stop
 	$(BIN)/python -m tests.e2e.rolling --agents 40 --pods 8 --rounds 3
 	$(BIN)/python -m tests.e2e.rolling --agents 40 --pods 8 --rounds 3 --stuck --grace-s 10 --work-s 0.5-5
-=======
+
 flush: $(READY) ## slow links and short graces, 50 rounds of each: 20 minutes
 	$(BIN)/python -m tests.e2e.flush --rounds 50
->>>>>>> budget
 
 conformance: $(READY) ## the MCP suite, directly and through the proxy; needs npm's registry
 	$(BIN)/python -m pytest tests/e2e/test_mcp_conformance.py

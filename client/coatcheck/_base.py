@@ -19,7 +19,7 @@ CLAIM_WAIT_S: Final = 60.0
 NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Run and queue names are part of an object's name."""
 
-OnDrain = Literal["auto", "drain", "migrate", "compensate"]
+OnDrain = Literal["auto", "drain", "migrate"]
 Done = TypeVar("Done")
 """What a method without a value returns: `None`, or with asyncio what is to be awaited."""
 
@@ -37,7 +37,7 @@ class ClaimOptions(TypedDict, total=False):
     """A step that takes longer is reported as stuck."""
     on_drain: OnDrain
     """What becomes of the run when the pod stops: `auto` (the default), `drain` to its end if
-    there is time, `migrate` at its next step, or `compensate`: what it did is taken back."""
+    there is time, or `migrate` at its next step."""
 
 
 class OpenOptions(ClaimOptions, total=False):

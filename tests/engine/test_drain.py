@@ -116,6 +116,25 @@ async def test_a_run_that_will_end_in_time_is_let_go_on(yard: Yard) -> None:
     assert (await yard.log()).state.status is Status.FINISHED
 
 
+async def test_what_can_not_be_undone_is_not_begun_any_more(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent("r1")
+    await agent.outcome(await agent.call("send", irreversible=True), result="sent")
+    drain_of(pod).begin("preStop")
+    with pytest.raises(RefusedError, match="draining: ship can't be undone"):
+        await agent.call("ship", irreversible=True)
+    await agent.outcome(await agent.call("charge"), result="charged")
+    await agent.release("draining")
+    assert await released(pod)
+    assert len((await yard.log()).state.calls) == 2
+
+
+async def test_nobody_is_told_that_runs_are_taken_back(yard: Yard) -> None:
+    pod = await yard.pod()
+    with pytest.raises(RefusedError, match="'on_drain' is 'compensate', not one of"):
+        await pod.agent("r1", on_drain="compensate")
+
+
 async def test_one_that_does_not_end_is_told_while_it_still_can_stop(yard: Yard) -> None:
     pod = await yard.pod(settings=replace(FAST, grace_s=3.0, margin_s=0.1))
     agent = await pod.agent("r1", on_drain="drain")

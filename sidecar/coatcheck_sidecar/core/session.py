@@ -77,7 +77,8 @@ SAID: Final = frozenset({"error", "reason"})
 """What an agent says of a failure may be long; its beginning is kept."""
 LEVELS: Final = frozenset(level.value for level in Level)
 EFFECTS: Final = frozenset(effect.value for effect in Effect)
-ON_DRAIN: Final = frozenset(on_drain.value for on_drain in OnDrain)
+ON_DRAIN: Final = frozenset(word.value for word in OnDrain if word is not OnDrain.COMPENSATE)
+"""What an agent may ask for: nothing takes a run back yet, and nobody is to think so."""
 
 
 def _may(kinds: tuple[type, ...], values: frozenset[str] = frozenset()) -> Field:

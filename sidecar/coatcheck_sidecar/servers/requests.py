@@ -251,6 +251,9 @@ class Requests:
                 ErrorCode.CONFLICT,
                 f"a call of step {body['step']}: the step to do is {keeper.log.state.step + 1}",
             )
+        if body.get("irreversible") and keeper.is_draining:
+            why = f"{body['tool']} can't be undone, and this pod is shutting down: ask elsewhere"
+            raise Refusal(ErrorCode.DRAINING, why, retry=Retry.LATER, run=keeper.run)
         answer = await calls.ask(
             ask_of(keeper.run, body, arguments=message.attachment or b"\x80"),
             level=Level(body.get("level") or Level.NODE),
