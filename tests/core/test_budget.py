@@ -231,6 +231,16 @@ def test_failures_measure_nothing() -> None:
     assert link.rate(now_s=100.0) == ASSUMED
 
 
+def test_time_in_which_nothing_was_under_way_measures_nothing() -> None:
+    link = Link()
+    lost = link.began(MB, now_s=0.0)
+    put(link, MB, 0.5, 1.0)
+    link.failed(lost)
+    put(link, MB, 10.5, 1.0)
+    assert link.rate(now_s=12.0).bytes_per_s == pytest.approx(MB)
+    assert len(link._goodput) == 2
+
+
 def test_the_lower_of_two_percentiles_counts_and_bad_minutes_are_forgotten() -> None:
     link = Link()
     put(link, MB, 0.0, 1.0)

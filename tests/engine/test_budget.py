@@ -133,6 +133,25 @@ async def test_what_alone_exceeds_the_budget_is_acknowledged_when_it_is_remote(
     await small
 
 
+async def test_what_was_granted_goes_first_though_it_is_not_written_yet(
+    slow_yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = await slow_pod(slow_yard)
+    agent, other = await slow.pod.agent(), await slow.pod.agent("r2")
+    local, written = slow.pod.sidecar._local, asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(local, "write", lambda *_, **__: written)
+    first = asyncio.ensure_future(agent.commit(state()))
+    await until(lambda: slow.left_bytes() >= STATE_BYTES)
+    monkeypatch.undo()
+    second = asyncio.ensure_future(other.commit(state()))
+    await asyncio.sleep(0.1)
+    assert slow.left_bytes("r2") == 0
+    written.set_result(None)
+    await first
+    await second
+    assert await slow.shipped() == 1
+
+
 async def test_small_states_never_wait(slow_yard: Yard) -> None:
     slow = await slow_pod(slow_yard)
     agent = await slow.pod.agent()

@@ -136,10 +136,10 @@ class Budget:
         self._waited(began_s)
         return True
 
-    async def pay(self, log: Log, seq: int, *, is_granted: bool) -> None:
-        """What is written up to `seq` is to be acknowledged: now if that is granted, else later."""
+    async def pay(self, log: Log, seq: int) -> None:
+        """What was appended unasked, up to `seq`, is to be acknowledged: at once, if it fits."""
         mode = self._settings.flush_budget
-        if not is_granted and mode != OFF and (self._turn.locked() or not self._fits(0)):
+        if mode != OFF and (self._turn.locked() or not self._fits(0)):
             if mode == ENFORCE:
                 began_s = self._clock.monotonic()
                 await log.shipped(seq)

@@ -144,7 +144,8 @@ class Keeper:
             self._local.mourn(error)
             await self.shipper.shipped(seq)
             return
-        await self.doors.budget.pay(self.shipper, seq, is_granted=is_granted)
+        if not is_granted:
+            await self.doors.budget.pay(self.shipper, seq)
         await self._again(seq, level)  # a drain may have begun meanwhile
 
     async def write(self, *events: Event, level: Level) -> list[Record]:
@@ -214,6 +215,8 @@ class Keeper:
             **boundary.took(at.checkpoint, self._age_s),
         )
         record = self.log.commit(event, draft.state, at_ms=self.now_ms())
+        if is_granted:  # before it is written: nothing that was not granted may slip in between
+            self.doors.budget.owe(self.shipper, record.seq)
         self.boundary_s = max(self.boundary_s, self._age_s)
         self.step_began_s = self.doors.clock.monotonic()
         self.on_new_step()
