@@ -260,13 +260,9 @@ class Keeper:
 
     async def release(self, reason: str, error: str = "") -> int:
         """Give the run up, for another owner or for an operator."""
-        event = release_event(
-            self.log.state,
-            reason,
-            error,
-            breaker_crashes=self.doors.settings.breaker_crashes,
-            now_ms=self.now_ms(),
-        )
+        most, now_ms = self.doors.settings.breaker_crashes, self.now_ms()
+        state = self.log.state
+        event = release_event(state, reason, error, breaker_crashes=most, now_ms=now_ms)
         return await self.let_go(event, before=self._taken_back())
 
     def _taken_back(self) -> list[Record]:
