@@ -194,6 +194,10 @@ class Journal(Protocol):
     def is_dead(self) -> bool:
         """An I/O error was seen."""
 
+    @property
+    def is_inherited(self) -> bool:
+        """Another process wrote here before: agents of its time may be on their way back."""
+
     def append(self, rows: Sequence[Row], *, level: Level) -> "Future[None]":
         """Take rows, in the order of calls; the future is done when they are durable at `level`.
 

@@ -128,6 +128,7 @@ class JournalSuite(ABC):
     async def test_a_new_one_is_empty_and_well(self, journal: Journal) -> None:
         assert await journal.load() == []
         assert not journal.is_dead
+        assert not journal.is_inherited
 
     async def test_load_is_in_order_of_run_epoch_seq(self, journal: Journal) -> None:
         await journal.append([row("b", 2), row("a", 11, epoch=2)], level=Level.NODE)
@@ -141,7 +142,9 @@ class JournalSuite(ABC):
         big = row("a", 1, data=b"\0" * (256 * 1024))
         await journal.append([big, row("a", 2, data=b"")], level=level)
         await journal.close()
-        assert await (await home.open()).load() == [big, row("a", 2, data=b"")]
+        heir = await home.open()
+        assert heir.is_inherited
+        assert await heir.load() == [big, row("a", 2, data=b"")]
 
     async def test_a_row_with_the_same_key_replaces(self, journal: Journal) -> None:
         await journal.append([row("a", 1), row("a", 2)], level=Level.NODE)

@@ -31,14 +31,16 @@ class SqliteHome:
 
 class MemoryHome:
     def __init__(self) -> None:
-        self._journal = MemoryJournal()
+        self._journal: MemoryJournal | None = None
 
     async def open(self) -> Journal:
-        self._journal = self._journal.survivors(reboot=True)
+        last = self._journal
+        self._journal = MemoryJournal() if last is None else last.survivors(reboot=True)
         return self._journal
 
     async def leave(self) -> None:
-        await self._journal.close()
+        if self._journal is not None:
+            await self._journal.close()
 
 
 class TestSqlite(JournalSuite):

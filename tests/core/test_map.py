@@ -1,7 +1,6 @@
 from dataclasses import replace
 from math import ceil
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +15,6 @@ from coatcheck_sidecar.core.map import (
     Times,
     grace_for_s,
     kinds_of,
-    percentile,
     times_of,
 )
 from coatcheck_sidecar.core.model import Status
@@ -36,23 +34,6 @@ def head(*events: Event, status: Status) -> Head:
         run="r", epoch=1, owner="o", nonce=bytes(16), seq=9, status=status, queue="mail", step=2,
         records=records,
     )  # fmt: skip
-
-
-@given(st.lists(st.integers(0, 10_000), min_size=1), st.integers(1, 100))
-def test_a_percentile_is_the_smallest_value_that_so_many_do_not_pass(
-    values: list[int], rank: int
-) -> None:
-    """A naive reference: try each value, from the smallest on."""
-    enough = rank * len(values) / 100
-    naive = next(v for v in sorted(values) if sum(w <= v for w in values) >= enough)
-    assert percentile(values, rank) == naive
-
-
-@pytest.mark.parametrize(
-    ("rank", "wanted"), [(50, 10), (95, 19), (96, 20), (100, 20), (5, 1), (1, 1)]
-)
-def test_percentiles_of_one_to_twenty(rank: int, wanted: int) -> None:
-    assert percentile(list(range(20, 0, -1)), rank) == wanted
 
 
 @given(SECONDS)

@@ -13,10 +13,12 @@ from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.budget import ASSUMED
 from coatcheck_sidecar.core.drain import Latch, OnDrain, Plan
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.engine.absent import AGENTS_BACK_S
 from coatcheck_sidecar.engine.drain import LEFT_S, TERM_APART_S, Drain
 from coatcheck_sidecar.engine.late import Late
 from coatcheck_sidecar.engine.outside import Outside
 from tests.engine.harness import FAST, Pod, RefusedError, Wire, Yard, link, until
+from tests.engine.test_reconnect import back, restart
 
 LONG_S = 30.0
 
@@ -94,6 +96,37 @@ async def test_who_comes_back_may_until_all_is_released(yard: Yard) -> None:
     late = await pod.wire(incarnation=agent.incarnation)
     with pytest.raises(RefusedError, match="draining"):
         await late.open("r1", resume={"epoch": again.epoch, "calls": {}})
+
+
+async def test_agents_may_come_back_to_a_sidecar_that_was_restarted(yard: Yard) -> None:
+    pod = await yard.pod()
+    shipped, kept = await pod.agent("r1"), await pod.agent("r2")
+    await shipped.commit(b"one", level="remote")
+    await kept.commit(b"one")
+    pod = await restart(yard, pod)
+    drain_of(pod).begin("preStop")
+    await until(lambda: pod.sidecar.keepers.keys() >= {"r2"})
+    assert line(pod, "r2")["doing"] == "await"
+    assert line(pod, "r2")["waits_for"] == "its agent, which may reconnect"
+    await asyncio.sleep(1.0)  # an agent rests between two tries
+    for agent in (shipped, kept):
+        again = await back(pod, agent)
+        await until(again.pushes.copy)
+        await again.commit(b"two")
+        await again.release("draining")
+    assert await released(pod)
+    assert not pod.notes.of("run_cut")
+    for run in ("r1", "r2"):
+        assert (await yard.log(run)).checkpoint_bytes == b"two"
+
+
+async def test_who_does_not_come_back_to_it_holds_nobody_for_long(yard: Yard) -> None:
+    pod = await yard.pod()
+    await (await pod.agent("r1")).commit(b"one")
+    pod = await restart(yard, pod)
+    drain_of(pod).begin("preStop")
+    assert await released(pod, within_s=AGENTS_BACK_S + 2.0)
+    assert (await yard.log()).state.status is Status.READY
 
 
 async def test_a_run_that_will_end_in_time_is_let_go_on(yard: Yard) -> None:

@@ -90,7 +90,7 @@ async def test_levels_say_what_was_waited_for(yard: Yard) -> None:
     assert not far.done()
     link(yard).is_away = False
     await far
-    pod.sidecar.keepers["r1"].is_draining = True
+    pod.sidecar.keepers["r1"].drain()
     link(yard).is_away = True
     draining = asyncio.ensure_future(agent.commit(b"near"))
     await asyncio.sleep(0.05)

@@ -23,6 +23,7 @@ class PodJournal:
 
     def __init__(self, kept: MemoryJournal, loop: VirtualLoop, random: Random) -> None:
         self.kept = kept
+        self.is_inherited = kept.is_inherited
         self._loop = loop
         self._random = random
         self._queue: list[Waiting] = []

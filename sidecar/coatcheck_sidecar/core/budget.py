@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from coatcheck_sidecar.core.percentile import percentile
+
 SMALL_BYTES_MAX: Final = 32_768
 """A put measures latency if no more than this is under way while it is."""
 SMALL_S_MAX: Final = 0.05
@@ -248,9 +250,3 @@ def _since(samples: Sequence[tuple[float, float]], from_s: float) -> list[float]
     """Those from then on; the last of all if there are none, since a link has some rate."""
     found = [value for at_s, value in samples if at_s >= from_s]
     return found or [value for _, value in [*samples][-1:]]
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """By nearest rank: the least of `values` that so many percent of them do not exceed."""
-    ranked = sorted(values)
-    return ranked[max(0, math.ceil(len(ranked) * percent / 100) - 1)]

@@ -53,6 +53,8 @@ class Doing(StrEnum):
     """Its agent is told to stop at its next step boundary, or was, and has not yet."""
     UNDO = "undo"
     """What it did is being taken back, as far as the time goes."""
+    AWAIT = "await"
+    """The sidecar was restarted, and the run's agent may be about to reconnect."""
     RELEASE = "release"
     """No agent works on it: it is released at once."""
     CUT = "cut"
@@ -81,6 +83,8 @@ class RunView:
     run: str
     on_drain: OnDrain = OnDrain.AUTO
     has_agent: bool = True
+    is_awaited: bool = False
+    """Without an agent yet, since the sidecar was restarted a moment ago."""
     is_over: bool = False
     """It has been released, or it ended: what is left is shipping."""
     is_undoing: bool = False
@@ -196,6 +200,8 @@ def _of_run(run: RunView, drain: Latch, *, now_s: float, cut_at_s: float) -> Run
         return RunPlan(run.run, Doing.SHIP, drain.deadline_s)
     if run.is_undoing and now_s < cut_at_s:
         return RunPlan(run.run, Doing.UNDO, cut_at_s)
+    if run.is_awaited and not run.has_agent and now_s < cut_at_s:
+        return RunPlan(run.run, Doing.AWAIT, cut_at_s)
     if not run.has_agent and not run.is_undoing:
         return RunPlan(run.run, Doing.RELEASE, now_s)
     if now_s >= cut_at_s:

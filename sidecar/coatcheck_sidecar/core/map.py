@@ -15,6 +15,7 @@ from coatcheck_sidecar.core.budget import ASSUMED
 from coatcheck_sidecar.core.drain import BARRIER_HOLDS_S, BARRIER_SHARE, RunView, ship_s
 from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.percentile import percentile
 from coatcheck_sidecar.core.platforms import LAPTOP, PLATFORMS, SYSTEMD
 from coatcheck_sidecar.core.record import Checkpoint, Finished
 
@@ -89,11 +90,6 @@ def times_of(head: Head) -> Times:
             worked_ms, longest_ms = record.event.worked_ms, record.event.longest_ms
     is_finished = head.status is Status.FINISHED
     return Times(head.queue, is_finished, head.step, worked_ms, longest_ms)
-
-
-def percentile(values: Sequence[int], rank: int) -> int:
-    """The smallest value that `rank` percent of them do not pass (nearest rank). One at least."""
-    return sorted(values)[max(0, -(-rank * len(values) // 100) - 1)]
 
 
 def grace_for_s(seconds: float) -> int:

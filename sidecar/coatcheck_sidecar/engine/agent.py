@@ -8,7 +8,7 @@ from coatcheck.wire import Push
 PushTo = Callable[[Push, dict[str, Any]], None]
 
 
-class Told(NamedTuple):
+class LateOutcome(NamedTuple):
     """What an agent says came of a call that it made."""
 
     call: int

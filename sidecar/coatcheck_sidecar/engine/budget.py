@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from coatcheck_sidecar.core.budget import Link, Put, Rate, admits, allowed_bytes
 from coatcheck_sidecar.core.drain import ENDING_BYTES, ROUND_TRIPS, Latch
 from coatcheck_sidecar.engine.settings import ENFORCE, OFF, WARN, Settings
+from coatcheck_sidecar.engine.tasks import happens
 from coatcheck_sidecar.ports import Clock, Listed, Observer, Store, Stored, StoreError, StoreRefused
 
 SETTLE_S: Final = 0.25
@@ -165,9 +166,7 @@ class Budget:
 
     async def _change(self, within_s: float) -> None:
         self._changed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._changed.wait()
+        await happens(self._changed, within_s=within_s)
 
     def _waited(self, began_s: float) -> None:
         self._observer.note("budget_waited", seconds=self._clock.monotonic() - began_s)

@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.model import CallState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.shipper import Doors
-from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.engine.tasks import TaskSet, happens
 
 HOOK: Final = "preStop"
 """What began a drain when it was the hook of the sidecar itself."""
@@ -41,6 +41,8 @@ class Pod:
     """The runs here, those too whose last records are on their way."""
     is_waiting: Callable[[], bool]
     """More may turn up: runs of a former life, or a claim under way."""
+    is_awaited: Callable[[Keeper], bool]
+    """Its agent knew the sidecar before this one, and may be about to reconnect."""
     rate: Callable[[], Rate]
     close_doors: Callable[[], None]
     """Take no run any more."""
@@ -133,7 +135,7 @@ class Drain:
         It begins no drain: the kubelet runs an agent's hook for a failed liveness probe too, and
         then the agent is restarted in a pod that stays.
         """
-        await _wait(self._begun, HOOKS_APART_S)
+        await happens(self._begun, within_s=HOOKS_APART_S)
         return await self._released(lambda drain: drain.barrier_s)
 
     async def finish(self) -> bool:
@@ -150,7 +152,7 @@ class Drain:
             left_s = until(self.latch) - self._clock.monotonic()
             if left_s <= 0:
                 break
-            await _wait(self.is_released, min(left_s, LOOK_S))
+            await happens(self.is_released, within_s=min(left_s, LOOK_S))
         return self.is_released.is_set()
 
     # Following the plan
@@ -164,7 +166,7 @@ class Drain:
             for run in self.plan.runs:
                 self._do(run)
             left_s = self.plan.next_s - self._clock.monotonic()
-            await _wait(self._poke, left_s if 0 < left_s < LOOK_S else LOOK_S)
+            await happens(self._poke, within_s=left_s if 0 < left_s < LOOK_S else LOOK_S)
         self.is_closed = True
         await self._pod.leave()
         self.plan = self._planned(drain)
@@ -188,6 +190,7 @@ class Drain:
             run=keeper.run,
             on_drain=keeper.on_drain,
             has_agent=keeper.agent is not None,
+            is_awaited=self._pod.is_awaited(keeper),
             is_over=keeper.is_over,
             is_undoing=keeper.is_undoing,
             is_told=keeper.is_stopping,
@@ -264,15 +267,9 @@ def _waits_for(keeper: Keeper, doing: Doing) -> str:
     """What would let the pod go on its way, in words."""
     if doing in (Doing.SHIP, Doing.CUT, Doing.RELEASE):
         return "the store"
+    if doing is Doing.AWAIT:
+        return "its agent, which may reconnect"
     calls = [c for c in keeper.log.state.calls.values() if c.state is CallState.DISPATCHED]
     if calls:
         return ", ".join(f"{call.tool} (call {call.number})" for call in calls)
     return "its end" if doing is Doing.GO_ON else "its next step boundary"
-
-
-async def _wait(event: asyncio.Event, within_s: float) -> None:
-    try:
-        async with asyncio.timeout(within_s):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -68,8 +68,6 @@ class Keeper:
         """When the run is done, as its agent reckons."""
         self.boundary_s = log.state.checkpoint.longest_ms / 1000
         """The longest step that an agent ended."""
-        self.is_draining = False
-        """The pod drains: what is acknowledged is off it."""
         self.is_stopping = False
         """The agent was told to stop at its next step boundary."""
         self.left_marker = ""
@@ -102,6 +100,11 @@ class Keeper:
         for record in records:
             self._uploads.send(record)
         return records
+
+    @property
+    def is_draining(self) -> bool:
+        """The pod drains: what is acknowledged is off it."""
+        return self.shipper.is_draining
 
     @property
     def unshipped_bytes(self) -> int:
@@ -175,11 +178,8 @@ class Keeper:
                 step=step, schema=schema, state=state, signals=signals
             )
         await self.durable([record], level if is_granted else Level.REMOTE, is_granted=True)
-        self.doors.observer.note(
-            "committed",
-            level=level.value,
-            seconds=self.doors.clock.monotonic() - began_s,
-        )
+        took_s = self.doors.clock.monotonic() - began_s
+        self.doors.observer.note("committed", level=level.value, seconds=took_s)
         return record.seq
 
     async def _again(self, seq: int, level: Level) -> None:
@@ -343,7 +343,7 @@ class Keeper:
 
     def drain(self) -> None:
         """From now on what is acknowledged is off the pod, and what was is on its way at once."""
-        self.is_draining = self.shipper.is_draining = True
+        self.shipper.is_draining = True
         self.shipper.urge()
 
     def expect(self, seconds: float) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import CallState
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Told
+from coatcheck_sidecar.engine.agent import LateOutcome
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import Damaged
@@ -30,7 +30,7 @@ class Late:
         self._outside = outside
         self._tasks = tasks
 
-    def tell(self, keeper: Keeper, told: Told) -> None:
+    def tell(self, keeper: Keeper, told: LateOutcome) -> None:
         """A call took place, with this result; if nobody knew, it is resolved by that."""
         call = keeper.log.state.calls.get(told.call)
         if call is None or call.state is not CallState.IN_DOUBT or call.attempt != told.attempt:

@@ -13,7 +13,7 @@ from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.engine.shipper import Doors
-from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.engine.tasks import TaskSet, happens
 from coatcheck_sidecar.ports import StoreError
 
 TRIES_MAX: Final = 10
@@ -54,11 +54,7 @@ class Queues:
         """Wait for a while, or until poked."""
         settings = self._doors.settings
         pause_s = settings.claim_poll_s * self._doors.clock.uniform(0.5, 1.0)
-        try:
-            async with asyncio.timeout(pause_s):
-                await self._poke.wait()
-        except TimeoutError:
-            pass
+        await happens(self._poke, within_s=pause_s)
 
     async def candidates(self, wants: Wants) -> list[str]:
         """Runs worth trying, the best first. Never raises `StoreError`."""

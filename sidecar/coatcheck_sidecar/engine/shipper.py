@@ -32,6 +32,7 @@ from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.seal import must_seal, sealed
 from coatcheck_sidecar.engine.settings import Settings
+from coatcheck_sidecar.engine.tasks import happens
 from coatcheck_sidecar.ports import Clock, Observer, Store, StoreError, StoreRefused
 
 NONCE_BYTES: Final = 16
@@ -226,11 +227,7 @@ class Shipper:
         left_s = self._last_s + self.doors.settings.ship_interval_s - clock.monotonic()
         if left_s <= 0 or self._is_urgent.is_set():
             return
-        try:
-            async with asyncio.timeout(left_s):
-                await self._is_urgent.wait()
-        except TimeoutError:
-            pass
+        await happens(self._is_urgent, within_s=left_s)
 
     async def _attempt(self) -> None:
         self._last_s = self.doors.clock.monotonic()

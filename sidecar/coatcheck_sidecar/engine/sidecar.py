@@ -11,7 +11,8 @@ from coatcheck_sidecar.core.call_events import Life
 from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Agent, Told
+from coatcheck_sidecar.engine.absent import Absent
+from coatcheck_sidecar.engine.agent import Agent, LateOutcome
 from coatcheck_sidecar.engine.budget import Budget, Measured
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer, Wants
@@ -27,14 +28,12 @@ from coatcheck_sidecar.engine.restore import Restored, read_run
 from coatcheck_sidecar.engine.scan import scan_heads
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import Doors, fenced
-from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.engine.tasks import TaskSet, happens
 from coatcheck_sidecar.engine.undo import Undoing
 from coatcheck_sidecar.ports import Clock, Journal, Observer, Store, StoreError
 
 ADOPT_RETRY_S: Final = 1.0
 """Between two tries to ship a former life's records, while the store is away."""
-SWEEPS_PER_WAIT: Final = 10
-"""How often, within `agent_wait_s`, runs without an agent are looked for."""
 
 
 @dataclass(slots=True)
@@ -70,7 +69,7 @@ class Sidecar:
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
         self.on_let_go: Callable[[str], None] = lambda run: None
-        self.on_late_outcome: Callable[[Keeper, Told], None] = lambda keeper, told: None
+        self.on_late_outcome: Callable[[Keeper, LateOutcome], None] = lambda keeper, told: None
         self._calls: dict[str, Calls] = {}
         self._observer = observer
         self._clock = clock
@@ -91,9 +90,11 @@ class Sidecar:
         self._claimer.read_inbox = self.heart.read_inbox
         self._claimer.on_claimed = self._keep
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._absent = Absent(self.keepers, lock_of=self._opening.__getitem__, doors=self.doors)
         pod = Pod(
             self.keepers,
             is_waiting=lambda: self._is_waiting,
+            is_awaited=self._absent.is_awaited,
             rate=self.budget.rate,
             close_doors=self._close_doors,
             leave=self.heart.stop,
@@ -129,10 +130,12 @@ class Sidecar:
 
     async def start(self) -> None:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
+        if self.journal.is_inherited:
+            self._absent.restarted()
         self._claimer.tails = await self._local.load()
         self.tasks.start(self.heart.run(), name="heartbeat")
         self.tasks.start(self.fleet.run(), name="fleet")
-        self.tasks.start(self._sweep(), name="sweep")
+        self.tasks.start(self._absent.sweep(), name="sweep")
         self.tasks.start(self._learn_time(), name="store time")
         self.tasks.start(scan_heads(self.fleet, self._overdue.scanned), name="scan heads")
         self.tasks.start(self._overdue.run(), name="overdue")
@@ -245,12 +248,9 @@ class Sidecar:
         keeper = self.keepers.get(run)
         if keeper is None or not keeper.is_over:
             return
-        try:
-            async with asyncio.timeout(wants.wait_s):
-                await keeper.is_gone.wait()
-        except TimeoutError:
+        if not await happens(keeper.is_gone, within_s=wants.wait_s):
             why = f"run {run} is being let go of, and the store does not answer"
-            raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run) from None
+            raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER, run=run)
 
     def _refuse_draining(self, wants: Wants) -> None:
         is_new = wants.resume_epoch is None
@@ -337,26 +337,6 @@ class Sidecar:
                     )
                 await self._queues.rest()
 
-    async def _sweep(self) -> None:
-        """Runs whose agent died and did not come back are for others."""
-        while True:
-            await self._clock.sleep(self.settings.agent_wait_s / SWEEPS_PER_WAIT)
-            now_s = self._clock.monotonic()
-            for keeper in self._owned():
-                gone_s = now_s - keeper.agent_gone_s
-                lock = self._opening[keeper.run]
-                waits_s = 0.0 if keeper.log.state.compensating else self.settings.agent_wait_s
-                is_lost = keeper.agent is None and gone_s > waits_s and not keeper.is_undoing
-                if is_lost and not lock.locked():
-                    async with lock:
-                        await self._release_lost(keeper)
-
-    async def _release_lost(self, keeper: Keeper) -> None:
-        try:
-            await keeper.release("error", "the agent died and did not come back")
-        except Refusal as error:
-            self._observer.note("look_failed", error=error.message)
-
     def detach(self, keeper: Keeper, agent: Agent) -> None:
         """A connection ended without releasing its run: the agent died, or will reconnect."""
         if keeper.agent is agent:
@@ -377,7 +357,7 @@ class Sidecar:
     @property
     def _is_waiting(self) -> bool:
         """What a former life left, and a claim under way, turn up late."""
-        has_late = bool(self._claimer.tails) or self.undoing.is_busy
+        has_late = bool(self._claimer.tails) or self.undoing.is_busy or self._absent.is_just_back
         return has_late or any(lock.locked() for lock in self._opening.values())
 
     async def close(self) -> None:

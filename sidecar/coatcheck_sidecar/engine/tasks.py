@@ -8,6 +8,15 @@ Result = TypeVar("Result")
 OnError = Callable[[str, BaseException], None]
 
 
+async def happens(event: asyncio.Event, *, within_s: float) -> bool:
+    """Wait for it, and no longer than that; whether it did."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
 class TaskSet:
     """Starts tasks, holds on to them, reports those that fail, ends the rest."""
 

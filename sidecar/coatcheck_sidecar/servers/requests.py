@@ -22,7 +22,7 @@ from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
-from coatcheck_sidecar.engine.agent import Agent, Told
+from coatcheck_sidecar.engine.agent import Agent, LateOutcome
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Wants
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -286,7 +286,7 @@ class Requests:
             )
         except Refusal:
             if keeper.is_over and ending is Ending.FINAL:
-                told = Told(body["call"], body["attempt"], message.attachment)
+                told = LateOutcome(body["call"], body["attempt"], message.attachment)
                 self._sidecar.on_late_outcome(keeper, told)
             raise
         return Answered({"seq": seq, "draining": keeper.is_stopping})

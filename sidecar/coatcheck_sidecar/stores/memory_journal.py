@@ -38,6 +38,8 @@ class MemoryJournal:
         self._trimmed: dict[Key, Row] = {}
         """Trims are lazy: until the journal is closed a crash may bring these back."""
         self._is_closed = False
+        self.is_inherited = False
+        """It is what another left: see `survivors`."""
         self.death: str | None = None
         """The error that killed the journal, as a sentence."""
         self.asides: list[Aside] = []
@@ -117,6 +119,7 @@ class MemoryJournal:
         level `node`. `with_trimmed` brings trimmed rows back.
         """
         heir = MemoryJournal()
+        heir.is_inherited = True
         heir.asides = list(self.asides)
         heir._rows = (self._trimmed if with_trimmed else {}) | self._rows
         if reboot:

@@ -56,13 +56,21 @@ class SqliteJournal:
     """
 
     def __init__(
-        self, writer: JournalWriter, *, lock: FolderLock, clock: Clock, damage: str | None
+        self,
+        writer: JournalWriter,
+        *,
+        lock: FolderLock,
+        clock: Clock,
+        damage: str | None,
+        is_inherited: bool,
     ) -> None:
         self._writer = writer
         self._lock = lock
         self._clock = clock
         self.damage = damage
         """What was wrong with the file found by `open`, and where it was set aside."""
+        self.is_inherited = is_inherited
+        """`open` found a file."""
 
     @classmethod
     async def open(
@@ -86,6 +94,7 @@ class SqliteJournal:
             raise JournalDead(f"the data folder {folder} can't be used: {exc}") from exc
         try:
             space = SpaceWatch(folder, on_alarm=on_alarm)
+            is_inherited = (folder / FILE_NAME).exists()
             file, index, damage = await _open_file(folder / FILE_NAME, space)
             queue = WriteQueue(
                 index, rows_max=settings.queue_rows_max, bytes_max=settings.bytes_max
@@ -100,7 +109,7 @@ class SqliteJournal:
         except BaseException:
             lock.release()
             raise
-        return cls(writer, lock=lock, clock=clock, damage=damage)
+        return cls(writer, lock=lock, clock=clock, damage=damage, is_inherited=is_inherited)
 
     @property
     def is_dead(self) -> bool:
