@@ -18,6 +18,8 @@ DOWN_S: Final = 0.6
 """How long the kubelet is away: shorter than any step that it is away in."""
 SLOW_S: Final = 90.0
 """For runs to end after the pod is gone: the lease, and what is left of their lines."""
+PLAY_S: Final = 140.0
+"""All of it: below the limit of a test, so that what hangs tells its story."""
 
 Trigger = Callable[[World, CoatPod], Awaitable[None]]
 Check = Callable[[World, CoatPod], None]
@@ -106,7 +108,8 @@ async def play(what: Play, *, server: S3Server | None = None) -> None:
         env=server.env if server else {},
     ) as stage:
         try:
-            await _perform(what, stage)
+            async with asyncio.timeout(PLAY_S):
+                await _perform(what, stage)
         except (AssertionError, TimeoutError) as error:
             raise AssertionError(f"{what.name}: {error}\n{stage.story()}") from error
 

@@ -10,7 +10,7 @@ from tests.e2e.flush import FOUR, TRIALS, Trial, run_round
 from tests.e2e.throttle import SLOW, throttled
 from tests.servers import LOOPBACK, ministack
 
-ENFORCE = replace(TRIALS["enforce-four"], after_s=(2.0, 5.0))
+ENFORCE = replace(TRIALS["enforce-four"], after_s=(7.0, 9.0))
 WARN = replace(TRIALS["warn"], load=replace(FOUR, runs=6, every_s=1.0), after_s=(5.0, 6.0))
 EVICTION = TRIALS["eviction"]
 
