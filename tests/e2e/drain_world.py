@@ -63,6 +63,9 @@ class Shape:
     is_pid_1: bool = True
     """Of the agent; False: SIGTERM ends it at once, since it handles none."""
     concurrency: int = 2
+    """Runs at once in each agent container."""
+    agents: int = 1
+    """Agent containers, side by side, each with a barrier of its own."""
     env: Mapping[str, str] = field(default_factory=dict)
     """For sidecars."""
 
@@ -264,15 +267,18 @@ def _containers(wired: Pod, shape: Shape) -> tuple[ContainerSpec, ...]:
         is_sidecar=shape.is_native,
         startup_url=f"http://{LOOPBACK}:{port}/startupz",
     )
-    agent = ContainerSpec(
-        name="agent",
-        argv=python("tests.e2e.drain_agent"),
-        env={**wired.agent_env(), "DRAIN_STEPS": shape.steps, "DRAIN_WORK_S": shape.work_s},
-        pre_stop=HttpGet(port, "/drain/barrier") if shape.has_barrier else None,
-        mesh=shape.mesh,
-        is_pid_1=shape.is_pid_1,
+    agents = (
+        ContainerSpec(
+            name="agent" if number == 1 else f"agent-{number}",
+            argv=python("tests.e2e.drain_agent"),
+            env={**wired.agent_env(), "DRAIN_STEPS": shape.steps, "DRAIN_WORK_S": shape.work_s},
+            pre_stop=HttpGet(port, "/drain/barrier") if shape.has_barrier else None,
+            mesh=shape.mesh,
+            is_pid_1=shape.is_pid_1,
+        )
+        for number in range(1, shape.agents + 1)
     )
-    return (sidecar, agent)
+    return (sidecar, *agents)
 
 
 @asynccontextmanager

@@ -31,6 +31,13 @@ def held_back(world: World, pod: CoatPod) -> None:
     assert not pod.kubelet.log.all(What.KILL, "agent")
 
 
+def both_held_back(world: World, pod: CoatPod) -> None:
+    """Each agent container had one of the two runs, and its SIGTERM only after both were safe."""
+    held_back(world, pod)
+    assert not pod.kubelet.log.all(What.KILL, "agent-2")
+    assert len(pod.kubelet.log.all(What.PRE_STOP, "agent-2")) == 1
+
+
 def missed_its_hook(world: World, pod: CoatPod) -> None:
     assert pod.count("drain_hook_missed") == 1
 
@@ -155,7 +162,13 @@ DEATHS: Final = [
         check=defied,
     ),
 ]
+TWO_AGENTS: Final = Play(
+    name="two-agents",
+    shape=Shape(agents=2, concurrency=1, is_pid_1=False),
+    check=both_held_back,
+)
 ROLLS: Final = [
+    TWO_AGENTS,
     *(rolls(grace_s=grace_s, is_native=True) for grace_s in SHORT_GRACES_S),
     rolls(grace_s=3, is_native=False),
 ]
