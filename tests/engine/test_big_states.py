@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.patch_delta import FIRST_BYTE
 from coatcheck_sidecar.core.runlog import Snapshot, seal_state
 from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.engine.harness import Wire, Yard, until
+from tests.engine.harness import Wire, Yard, link, until
 from tests.engine.test_damage import noise
 
 BIG = noise(0, 600_000)
@@ -64,11 +64,11 @@ async def test_a_journal_of_patches_is_replayed(yard: Yard) -> None:
     pod = await yard.pod()
     talk = Talk(await pod.agent("r1"))
     await talk.begin()
-    yard.store.is_away = True  # type: ignore[attr-defined]
+    link(yard).is_away = True
     for _ in range(6):
         await talk.say()
     await pod.die()
-    yard.store.is_away = False  # type: ignore[attr-defined]
+    link(yard).is_away = False
     assert isinstance(pod.journal, MemoryJournal)
     pod = await yard.pod("pod1.s2", journal=pod.journal.survivors(reboot=False))
     agent = await pod.agent("r1", wait_s=1.0)
@@ -106,7 +106,7 @@ async def test_a_patch_of_a_state_that_was_replaced_meanwhile(yard: Yard) -> Non
     talk = Talk(await pod.agent("r1"))
     await talk.begin()
     old = talk.state
-    yard.store.is_away = True  # type: ignore[attr-defined]
+    link(yard).is_away = True
     body = {"level": "node", "schema": 1}
     first = noise(7, 600_000)
     patch = {"base": talk.seq, "length": 600_003, "ranges": [[600_000, 3]]}
@@ -117,7 +117,7 @@ async def test_a_patch_of_a_state_that_was_replaced_meanwhile(yard: Yard) -> Non
     assert [(await reply).type for reply in replies] == ["ok", "ok"]
     assert pod.sidecar.keepers["r1"].log.checkpoint_bytes == old + b"end"
     await pod.die()
-    yard.store.is_away = False  # type: ignore[attr-defined]
+    link(yard).is_away = False
     assert isinstance(pod.journal, MemoryJournal)
     pod = await yard.pod("pod1.s2", journal=pod.journal.survivors(reboot=False))
     await pod.agent("r1", wait_s=1.0)

@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.engine.scan import scan_some
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.engine.harness import Pod, RefusedError, Yard, still_serves, until
+from tests.engine.harness import Pod, RefusedError, Yard, link, still_serves, until
 
 STATE = bytes(range(256)) * 1_000
 """256 KB that do not compress to nothing."""
@@ -228,11 +228,11 @@ async def untouched(_head: Head) -> bool:
 async def journal_of(yard: Yard, pod: Pod) -> MemoryJournal:
     """Of a pod that died with three commits unshipped."""
     agent = await pod.agent("r1")
-    yard.store.is_away = True  # type: ignore[attr-defined]
+    link(yard).is_away = True
     for state in (b"one", b"two", b"three"):
         await agent.commit(state)
     await pod.die()
-    yard.store.is_away = False  # type: ignore[attr-defined]
+    link(yard).is_away = False
     assert isinstance(pod.journal, MemoryJournal)
     return pod.journal.survivors(reboot=False)
 
@@ -259,10 +259,10 @@ async def test_a_row_whose_file_is_gone(yard: Yard) -> None:
     pod = await yard.pod()
     agent = await pod.agent("r1")
     await agent.commit(b"small", level="remote")
-    yard.store.is_away = True  # type: ignore[attr-defined]
+    link(yard).is_away = True
     await agent.commit(noise(1, 400_000))
     await pod.die()
-    yard.store.is_away = False  # type: ignore[attr-defined]
+    link(yard).is_away = False
     assert isinstance(pod.journal, MemoryJournal)
     (file,) = (yard.folder / "pod1.spool").iterdir()
     file.write_bytes(flipped(file.read_bytes()))

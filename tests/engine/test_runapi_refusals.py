@@ -10,7 +10,7 @@ import pytest
 
 from coatcheck_sidecar.servers import agents, runapi
 from coatcheck_sidecar.servers.operations import OPERATIONS
-from tests.engine.harness import FAST, Pod, Yard
+from tests.engine.harness import FAST, Pod, Yard, link
 from tests.engine.http_agent import Agent, Http, ProblemError, serving
 
 TOKEN = "0" * 32
@@ -296,10 +296,10 @@ async def test_wrong_orders(http: Http, path: str, body: Any, status: int) -> No
 
 async def test_a_store_that_is_away_is_said_so(http: Http, yard: Yard) -> None:
     await Agent.open(http)
-    yard.store.is_away = True  # type: ignore[attr-defined]
+    link(yard).is_away = True
     found = await status_of(http, "GET", "/v1/runs/r1/result")
     assert found == (503, "store_unavailable")
-    yard.store.is_away = False  # type: ignore[attr-defined]
+    link(yard).is_away = False
 
 
 async def test_a_fault_of_ours_is_an_answer_too(
