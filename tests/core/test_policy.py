@@ -343,6 +343,18 @@ def test_an_answer_that_the_agent_has_ends_its_call() -> None:
     assert resumed(calls, step=2, since=99, epoch=4, answered=set()).keys == {}
 
 
+@pytest.mark.parametrize("call_class", [R, I, K, P, U])
+def test_what_was_relayed_may_never_have_reached_a_living_agent(call_class: CallClass) -> None:
+    first = f"c:2:charge:{HEX_A}:1"
+    call = old(first, number=20, call_class=call_class, is_relayed=True)
+    for answered in (None, set[int]()):
+        agent = Agent(call)
+        agent.asked = resumed([call], step=2, since=10, epoch=4, answered=answered)
+        assert agent.key(ask(call_class, A)) == first
+        if not call_class.is_guarded:
+            assert agent.key(ask(call_class, A)) == f"c:2:charge:{HEX_A}:2"
+
+
 def test_a_read_whose_answer_is_not_known_is_read_anew() -> None:
     read = old(f"c:2:charge:{HEX_A}:1", CallState.DISPATCHED, number=20, call_class=R)
     assert resumed([read], step=2, since=10, epoch=4).open == set()

@@ -140,15 +140,17 @@ def resumed(
 
     Its first claim was record `since`, of `epoch`. It may tell which calls it has the
     answer of (`answered`, by number), older ones that it was given again among them: any other is
-    open, whatever became of it meanwhile, but for reads, whose answers nobody else can give.
+    open, whatever became of it meanwhile, but for a read without an answer, which nobody else can
+    give. What was relayed it knows no number of, and its answer may have died on the way.
     """
     asked, known = AskedSoFar(), answered or frozenset()
     for call in sorted(calls, key=lambda call: call.number):
         is_its_own = call.number > since or call.epoch >= epoch or call.number in known
         if call.step == step and is_its_own:
             asked = _with_ask(call, asked, key=call.key)
-            is_over = call.state is CallState.DONE if answered is None else call.number in known
-            if not is_over and call.call_class is not CallClass.READ:
+            is_done, is_told = call.state is CallState.DONE, answered is not None
+            is_over = call.number in known if is_told or call.is_relayed else is_done
+            if not is_over and (is_done or call.call_class is not CallClass.READ):
                 asked = asked.left_open(call.key)
     return asked
 

@@ -92,7 +92,7 @@ class Calls:
         """A new step, or a new life of the agent: ordinals begin anew."""
         self._asked = NOTHING_ASKED
         self._unasked = set(self._state.by_key)
-        self._reads.clear()
+        self._reads.begin(self.step)
         self._probing.clear()
         self.changed()
 
@@ -133,6 +133,7 @@ class Calls:
 
     async def adopt(self) -> None:
         """The run was claimed anew: what this process is sending goes on under the new epoch."""
+        self._reads.adopt(self._state.epoch)
         for number in sorted(self._in_flight):
             call = self._state.calls.get(number)
             if call is not None and call.state is CallState.IN_DOUBT:
