@@ -224,8 +224,8 @@ def test_orphans_are_waited_for_then_hold_the_new_call(
     agent = Agent(*orphans)
     asking = ask(call_class, B, key=key)
     assert agent.try_(asking) == Wait(ORPHAN_WAIT_S)
-    assert agent.try_(asking, waited_s=2.0) == Wait(3.0)
-    assert agent.try_(asking, waited_s=5.0) == Hold(
+    assert agent.try_(asking, wait_left_s=3.0) == Wait(3.0)
+    assert agent.try_(asking, wait_left_s=0.0) == Hold(
         Code.REPLAY_DIVERGENCE, "replay_divergence", (8, 9)
     )
     assert agent.asked == AskedSoFar()

@@ -179,7 +179,7 @@ class Points:
 
     async def _until(self, found: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(LONG_S):
-            while not await found():  # processes and files have no event to wait for
+            while not await found():  # noqa: ASYNC110 - processes have no event to wait for
                 await asyncio.sleep(TICK_S)
 
     async def _all_at_their_points(self) -> bool:

@@ -5,7 +5,6 @@ and the agent asks the same again: from the life that was cut off, or from a new
 and what was charged is told by the upstream.
 """
 
-from pathlib import Path
 from typing import Final
 
 import pytest
