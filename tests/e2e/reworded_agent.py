@@ -2,8 +2,8 @@
 
     python -m tests.e2e.reworded_agent RUN TOOL MODEL one|many
 
-Each turn is a step of its own with `many`. It says `call N ANSWER` for each charge, and at last what
-the model says.
+Each turn is a step of its own with `many`. It says `call N ANSWER` for each charge, and at last
+what the model says.
 """
 
 import json
