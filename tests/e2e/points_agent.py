@@ -84,10 +84,10 @@ def main() -> None:
     path = f"/v1/runs/{options.run}/open"
     opened = post(options.api, path, {"replace": True})
     say("opened", opened["step"])
-    while True:
+    told = None
+    while told is None:
         try:
             told = ask(options, opened["proxy"])
-            break
         except BROKEN as error:
             say("cut", repr(error))
             resume = {"epoch": opened["epoch"], "calls": {}}

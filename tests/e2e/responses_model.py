@@ -77,7 +77,10 @@ def events(body: Map) -> Iterator[Map]:
     yield {"type": "response.created", "response": begun}
     yield {"type": "response.in_progress", "response": begun}
     empty: Map = {"status": "in_progress"}
-    empty |= {"content": []} if item["type"] == "message" else {"arguments": ""}
+    if item["type"] == "message":
+        empty["content"] = []
+    else:
+        empty["arguments"] = ""
     yield {"type": "response.output_item.added", "output_index": 0, "item": {**item, **empty}}
     yield from parts(item)
     yield {"type": "response.output_item.done", "output_index": 0, "item": item}

@@ -109,12 +109,15 @@ RESPONSES_ASKED: Final[dict[str, Any]] = {
 
 
 def responses_turn(items: list[Any], response: Any) -> bool:
+    """Do what the model asks for; false if it asks for nothing more, and says what it says."""
     output = [item.model_dump(mode="json", exclude_none=True) for item in response.output]
     items += output
     calls = [item for item in output if item["type"] == "function_call"]
     for call in calls:
         result = charge(json.loads(call["arguments"]))
         items.append({"type": "function_call_output", "call_id": call["call_id"], "output": result})
+    if not calls:
+        print(f"done: {response.output_text}", flush=True)
     return bool(calls)
 
 
@@ -128,7 +131,6 @@ def responses_sync() -> None:
         response = client.responses.create(input=items, **RESPONSES_ASKED)
         said(turn)
         is_on = responses_turn(items, response)
-    print(f"done: {response.output_text}", flush=True)
 
 
 async def responses_async() -> None:
@@ -141,7 +143,6 @@ async def responses_async() -> None:
         response = await client.responses.create(input=items, **RESPONSES_ASKED)
         said(turn)
         is_on = await asyncio.to_thread(responses_turn, items, response)
-    print(f"done: {response.output_text}", flush=True)
 
 
 def responses_stream() -> None:
@@ -157,10 +158,9 @@ def responses_stream() -> None:
             for event in stream:
                 if event.type == "response.created":
                     print(f"begun {turn}", flush=True)
-        response = event.response
-        said(turn)
-        is_on = responses_turn(items, response)
-    print(f"done: {response.output_text}", flush=True)
+                if event.type == "response.completed":
+                    said(turn)
+                    is_on = responses_turn(items, event.response)
 
 
 # ---- anthropic

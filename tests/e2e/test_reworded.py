@@ -159,11 +159,11 @@ async def test_after_a_kill_another_wording_in_another_pod_is_held(world: World)
     agents = world.agents("pod-2", cases)
     for (_, _, steps, model), agent in zip(cases, agents.values(), strict=True):
         found = await calls_of(agent)
-        first = len(WORDINGS) - len(found)
-        assert first == (model == "forgetful")
-        for place, one in enumerate(found, start=first):
+        begun = len(WORDINGS) - len(found)
+        assert begun == (model == "forgetful")
+        for place, one in enumerate(found, start=begun):
             is_same = place == 0 or (place == SAME_WORDS and steps == "one")
-            is_diverged = place == first and not is_same
+            is_diverged = place == begun and not is_same
             other = "replay_divergence" if is_diverged else "unresolved_predecessor"
             judge_held(one, reason="restarted" if is_same else other)
     runs = dict.fromkeys(agents, 1)
