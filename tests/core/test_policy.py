@@ -224,8 +224,8 @@ def test_orphans_are_waited_for_then_hold_the_new_call(
     agent = Agent(*orphans)
     asking = ask(call_class, B, key=key)
     assert agent.try_(asking) == Wait(ORPHAN_WAIT_S)
-    assert agent.try_(asking, waited_s=2.0) == Wait(3.0)
-    assert agent.try_(asking, waited_s=5.0) == Hold(
+    assert agent.try_(asking, wait_left_s=3.0) == Wait(3.0)
+    assert agent.try_(asking, wait_left_s=0.0) == Hold(
         Code.REPLAY_DIVERGENCE, "replay_divergence", (8, 9)
     )
     assert agent.asked == AskedSoFar()
@@ -341,6 +341,18 @@ def test_an_answer_that_the_agent_has_ends_its_call() -> None:
     asked = resumed(calls, step=2, since=99, epoch=4, answered={20})
     assert set(asked.keys) == {calls[0].key}
     assert resumed(calls, step=2, since=99, epoch=4, answered=set()).keys == {}
+
+
+@pytest.mark.parametrize("call_class", [R, I, K, P, U])
+def test_what_was_relayed_may_never_have_reached_a_living_agent(call_class: CallClass) -> None:
+    first = f"c:2:charge:{HEX_A}:1"
+    call = old(first, number=20, call_class=call_class, is_relayed=True)
+    for answered in (None, set[int]()):
+        agent = Agent(call)
+        agent.asked = resumed([call], step=2, since=10, epoch=4, answered=answered)
+        assert agent.key(ask(call_class, A)) == first
+        if not call_class.is_guarded:
+            assert agent.key(ask(call_class, A)) == f"c:2:charge:{HEX_A}:2"
 
 
 def test_a_read_whose_answer_is_not_known_is_read_anew() -> None:

@@ -100,6 +100,69 @@ def openai_stream() -> None:
     print(f"done: {messages[-1]['content']}", flush=True)
 
 
+# ---- openai's responses API
+
+RESPONSES_ASKED: Final[dict[str, Any]] = {
+    "model": "gpt-4o-mini",
+    "tools": [{"type": "function", "name": "charge", "parameters": PARAMETERS, "strict": False}],
+}
+
+
+def responses_turn(items: list[Any], response: Any) -> bool:
+    """Do what the model asks for; false if it asks for nothing more, and says what it says."""
+    output = [item.model_dump(mode="json", exclude_none=True) for item in response.output]
+    items += output
+    calls = [item for item in output if item["type"] == "function_call"]
+    for call in calls:
+        result = charge(json.loads(call["arguments"]))
+        items.append({"type": "function_call_output", "call_id": call["call_id"], "output": result})
+    if not calls:
+        print(f"done: {response.output_text}", flush=True)
+    return bool(calls)
+
+
+def responses_sync() -> None:
+    from openai import OpenAI
+
+    items: list[Any] = [{"role": "user", "content": TASK}]
+    client, turn, is_on = OpenAI(), 0, True
+    while is_on:
+        turn += 1
+        response = client.responses.create(input=items, **RESPONSES_ASKED)
+        said(turn)
+        is_on = responses_turn(items, response)
+
+
+async def responses_async() -> None:
+    from openai import AsyncOpenAI
+
+    items: list[Any] = [{"role": "user", "content": TASK}]
+    client, turn, is_on = AsyncOpenAI(), 0, True
+    while is_on:
+        turn += 1
+        response = await client.responses.create(input=items, **RESPONSES_ASKED)
+        said(turn)
+        is_on = await asyncio.to_thread(responses_turn, items, response)
+
+
+def responses_stream() -> None:
+    """It says `begun N` when an answer begins."""
+    from openai import OpenAI
+
+    items: list[Any] = [{"role": "user", "content": TASK}]
+    client, turn, is_on = OpenAI(), 0, True
+    while is_on:
+        turn += 1
+        stream: Any = client.responses.create(input=items, stream=True, **RESPONSES_ASKED)
+        with stream:
+            for event in stream:
+                if event.type == "response.created":
+                    print(f"begun {turn}", flush=True)
+                if event.type == "response.completed":
+                    said(turn)
+                    is_on = responses_turn(items, event.response)
+
+
 # ---- anthropic
 
 ANTHROPIC_TOOLS: Any = [{"name": "charge", "input_schema": PARAMETERS}]
@@ -202,6 +265,9 @@ AGENTS: Final[dict[str, Callable[[], Any]]] = {
     "openai-sync": openai_sync,
     "openai-async": lambda: asyncio.run(openai_async()),
     "openai-stream": openai_stream,
+    "responses-sync": responses_sync,
+    "responses-async": lambda: asyncio.run(responses_async()),
+    "responses-stream": responses_stream,
     "anthropic-sync": anthropic_sync,
     "anthropic-async": lambda: asyncio.run(anthropic_async()),
     "anthropic-stream": anthropic_stream,

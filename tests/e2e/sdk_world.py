@@ -59,6 +59,8 @@ class World:
             "COATCHECK_PAUSE_MAX_S": str(PAUSE_MAX_S),
         }
         self.children: list[Child] = []
+        self.openai_server = "examples.demo.model"
+        """What stands behind the tool `openai`."""
         self.starter = "exec"
         """Or `run`: then each life of the agent has a sidecar of its own."""
 
@@ -72,7 +74,7 @@ class World:
         (self.folder / "config.yaml").write_text(json.dumps({"tools": self.tools}))
         delay, ledger = ("--delay-s", str(PRICE_S)), ("--ledger", str(self.folder / "ledger.jsonl"))
         argvs = {
-            "openai": python("examples.demo.model", "--port", str(openai), *delay),
+            "openai": python(self.openai_server, "--port", str(openai), *delay),
             "anthropic": python("tests.e2e.anthropic_model", "--port", str(anthropic), *delay),
             "pay": python(
                 "examples.demo.payments", "--port", str(pay), "--keys", "ignore", *ledger

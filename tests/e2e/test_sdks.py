@@ -21,6 +21,7 @@ from tests.servers import ministack
 pytestmark = pytest.mark.timeout(180)
 TURNS = LINES + 1
 REFS = [f"inv-{n}" for n in range(LINES)]
+RESPONSES = "tests.e2e.responses_model"
 SUMMARY = f"done: Charged {LINES} lines, 4.06 in all."
 
 
@@ -55,6 +56,20 @@ async def test_openai(world: World, agent: str) -> None:
     await killed_and_resumed(world, agent, model="openai")
 
 
+async def test_openai_responses_streaming(world: World) -> None:
+    """The first kill is in the middle of a stream: the sidecar takes it in to its end."""
+    world.openai_server = RESPONSES
+    kills = ("^begun 2$", "^turn 4$")
+    await killed_and_resumed(world, "responses-stream", model="openai", kills=kills)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["responses-sync", "responses-async"])
+async def test_openai_responses(world: World, agent: str) -> None:
+    world.openai_server = RESPONSES
+    await killed_and_resumed(world, agent, model="openai")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["anthropic-sync", "anthropic-async", "anthropic-stream"])
 async def test_anthropic(world: World, agent: str) -> None:
@@ -71,15 +86,20 @@ def judge_cut(world: World, last: str, *, kills: int) -> None:
 
 
 @pytest.mark.slow
-async def test_a_sidecar_killed_with_its_agent(world: World) -> None:
+@pytest.mark.parametrize(
+    ("name", "server"),
+    [("openai-sync", "examples.demo.model"), ("responses-stream", RESPONSES)],
+)
+async def test_a_sidecar_killed_with_its_agent(world: World, name: str, server: str) -> None:
     """Its journal is all that is left. A payment under way is in doubt, and the probe tells."""
+    world.openai_server = server
     await world.start("openai", "pay")
-    agent = world.agent(sdk_agent("openai-sync"), life=0, env={})
+    agent = world.agent(sdk_agent(name), life=0, env={})
     await until_said(agent, "^turn 3$")
     world.sidecar.kill()
     agent.kill()
     await world.start_sidecar()
-    said = await world.live(sdk_agent("openai-sync"), kills=[])
+    said = await world.live(sdk_agent(name), kills=[])
     judge_cut(world, said[-1], kills=1)
 
 

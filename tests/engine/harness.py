@@ -32,6 +32,7 @@ FAST = Settings(
     ship_interval_s=0.005,
     pause_max_s=0.0,
     claim_poll_s=0.05,
+    orphan_wait_s=0.1,
     margin_s=0.1,
 )
 BIG = 1 << 20

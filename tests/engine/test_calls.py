@@ -10,7 +10,6 @@ import msgpack
 import pytest
 
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.core import policy
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import CallState, Level
 from coatcheck_sidecar.engine import outside as outside_module
@@ -24,7 +23,6 @@ from tests.engine.harness import FAST, Link, Pod, RefusedError, Wire, Yard, link
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outside_module, "POLL_S", 0.01)
-    monkeypatch.setattr(policy, "ORPHAN_WAIT_S", 0.1)
 
 
 async def again(pod: Pod, agent: Wire) -> Wire:
@@ -251,12 +249,9 @@ async def test_another_wording_after_a_restart_is_divergence(yard: Yard) -> None
     assert (await agent.call(args={"n": 1})).body["decision"] == "replay"
 
 
-async def test_an_orphan_may_still_be_asked_for(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_orphan_may_still_be_asked_for(yard: Yard) -> None:
     """Calls of a step come at once, in any order: the new one waits for the recorded one."""
-    monkeypatch.setattr(policy, "ORPHAN_WAIT_S", 5.0)
-    pod = await yard.pod()
+    pod = await yard.pod(settings=replace(FAST, orphan_wait_s=5.0))
     agent = await pod.agent()
     go = await agent.call(args={"n": 1})
     await agent.outcome(go, result=1)

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from coatcheck_sidecar.core import call, policy
+from coatcheck_sidecar.core import call
 from coatcheck_sidecar.core.model import CallState, Effect
 from coatcheck_sidecar.core.tool import UpstreamKey
 from coatcheck_sidecar.engine import calls
@@ -24,11 +24,6 @@ from tests.engine.proxying import (
     stream,
     tool_of,
 )
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "ORPHAN_WAIT_S", 0.1)
 
 
 async def test_a_read_is_passed_on_and_forgotten(yard: Yard, far: Far) -> None:

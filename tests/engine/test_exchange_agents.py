@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.core import call, policy
+from coatcheck_sidecar.core import call
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.tool import UpstreamKey
@@ -35,7 +35,6 @@ RECORDED: dict[str, Any] = {"effect": Effect.READ, "record": True}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "RETRY_DELAY_S", 0.01)
-    monkeypatch.setattr(policy, "ORPHAN_WAIT_S", 0.1)
     monkeypatch.setattr(outside_module, "POLL_S", 0.01)
 
 
@@ -206,8 +205,11 @@ async def test_waiting_for_a_decision_ends(yard: Yard, far: Far) -> None:
     assert (got.status, got.json["code"]) == (424, "in_doubt")
 
 
-async def test_a_new_agent_joins_what_its_predecessor_sent(yard: Yard, far: Far) -> None:
-    at = await near(yard, tool_of(far))
+@pytest.mark.parametrize("tool", [RECORDED, {}])
+async def test_a_new_agent_joins_what_its_predecessor_sent(
+    yard: Yard, far: Far, tool: dict[str, Any]
+) -> None:
+    at = await near(yard, tool_of(far, **tool))
     agent = await at.agent()
     opened, late = gate(answer(200, b'{"late":1}'))
     far.script = [late]
@@ -224,6 +226,24 @@ async def test_a_new_agent_joins_what_its_predecessor_sent(yard: Yard, far: Far)
     assert len(far.seen) == 1
     stale = await at.ask("mail/x", url=old, json={})
     assert (stale.status, stale.json["code"]) == (410, "fenced")
+
+
+async def test_an_agent_that_reconnects_joins_the_read_that_it_hung_up_on(
+    yard: Yard, far: Far
+) -> None:
+    at = await near(yard, tool_of(far, **RECORDED))
+    agent = await at.agent()
+    opened, late = gate(answer(200, b'{"late":1}'))
+    far.script = [late]
+    await hang_up(at, "mail/x", far, json={})
+    incarnation, epoch = agent.incarnation, agent.epoch
+    await agent.drop()
+    await at.agent(incarnation=incarnation, resume={"epoch": epoch, "calls": {}})
+    asking = asyncio.ensure_future(at.ask("mail/x", json={}))
+    await asyncio.sleep(0.05)
+    opened.set()
+    got = await asking
+    assert (got.json, got.decision, len(far.seen)) == ({"late": 1}, "joined", 1)
 
 
 async def test_an_agent_that_reconnects_has_its_calls_in_flight(yard: Yard, far: Far) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from coatcheck_sidecar.core import call, policy
+from coatcheck_sidecar.core import call
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.tool import UpstreamKey
 from coatcheck_sidecar.engine import answers
@@ -31,7 +31,6 @@ RECORDED: dict[str, Any] = {"effect": Effect.READ, "record": True}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "RETRY_DELAY_S", 0.01)
-    monkeypatch.setattr(policy, "ORPHAN_WAIT_S", 0.1)
     monkeypatch.setattr(outside_module, "POLL_S", 0.01)
 
 

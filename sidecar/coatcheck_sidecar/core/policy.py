@@ -140,15 +140,17 @@ def resumed(
 
     Its first claim was record `since`, of `epoch`. It may tell which calls it has the
     answer of (`answered`, by number), older ones that it was given again among them: any other is
-    open, whatever became of it meanwhile, but for reads, whose answers nobody else can give.
+    open, whatever became of it meanwhile, but for a read without an answer, which nobody else can
+    give. What was relayed it knows no number of, and its answer may have died on the way.
     """
     asked, known = AskedSoFar(), answered or frozenset()
     for call in sorted(calls, key=lambda call: call.number):
         is_its_own = call.number > since or call.epoch >= epoch or call.number in known
         if call.step == step and is_its_own:
             asked = _with_ask(call, asked, key=call.key)
-            is_over = call.state is CallState.DONE if answered is None else call.number in known
-            if not is_over and call.call_class is not CallClass.READ:
+            is_done, is_told = call.state is CallState.DONE, answered is not None
+            is_over = call.number in known if is_told or call.is_relayed else is_done
+            if not is_over and (is_done or call.call_class is not CallClass.READ):
                 asked = asked.left_open(call.key)
     return asked
 
@@ -168,7 +170,7 @@ def identify(
     calls: Mapping[str, Call],
     in_the_way: Collection[Call] | None = None,
     epoch: int,
-    waited_s: float = 0.0,
+    wait_left_s: float = ORPHAN_WAIT_S,
 ) -> Identified | Wait | Hold | Refuse | None:
     """Name the call, or say why it may not begin.
 
@@ -176,8 +178,8 @@ def identify(
     business key names a call: without, a guarded one is refused, and `None` says: no call, pass it
     on. `calls` are those of the run by key. `in_the_way` are at least those of them that `asked`
     has not, and the unsettled ones, for who keeps them apart: a long run has many calls. A `Wait`
-    is asked again with `waited_s`, how long it waited in all, as soon as something else is asked
-    for; it has used up no ordinal.
+    is asked again with `wait_left_s`, how much of its wait is left, as soon as something else is
+    asked for; it has used up no ordinal.
     """
     own = _own_key(ask)
     is_guarded = ask.call_class.is_guarded
@@ -191,7 +193,7 @@ def identify(
     unasked = [] if asked is None or not matters else _unasked(ask, asked, calls=others)
     refusal = None
     if found is None and not ask.is_undo:
-        refusal = _may_not_begin(ask, unasked, calls=others, waited_s=waited_s)
+        refusal = _may_not_begin(ask, unasked, calls=others, wait_left_s=wait_left_s)
     elif found and key.startswith("p:") and is_guarded and found.fingerprint != ask.fingerprint:
         refusal = Hold(Code.REPLAY_DIVERGENCE, Reason.DIVERGENCE, _numbers([found, *unasked]))
     if refusal is not None:
@@ -269,12 +271,12 @@ def _unasked(ask: Ask, asked: AskedSoFar, *, calls: Iterable[Call]) -> list[Call
 
 
 def _may_not_begin(
-    ask: Ask, orphans: Sequence[Call], *, calls: Iterable[Call], waited_s: float
+    ask: Ask, orphans: Sequence[Call], *, calls: Iterable[Call], wait_left_s: float
 ) -> Wait | Hold | None:
     if ask.call_class not in MATTERS:
         return None
-    if orphans and waited_s < ORPHAN_WAIT_S:
-        return Wait(ORPHAN_WAIT_S - waited_s)
+    if orphans and wait_left_s > 0:
+        return Wait(wait_left_s)
     if orphans:
         return Hold(Code.REPLAY_DIVERGENCE, Reason.DIVERGENCE, _numbers(orphans))
     if not ask.call_class.is_guarded or ask.unresolved_ok:

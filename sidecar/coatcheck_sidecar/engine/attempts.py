@@ -121,10 +121,21 @@ class Reads:
         self._by_number: dict[int, Call] = {}
         self._last = READS_FROM + epoch * READS_OF_EPOCH
 
-    def clear(self) -> None:
-        """Nobody asks for any of them again."""
-        self.by_key.clear()
-        self._by_number.clear()
+    def begin(self, step: int) -> None:
+        """A step, or a new life of its agent: what this process itself has in flight there stays.
+
+        Nobody asks for any other again.
+        """
+        for key, call in list(self.by_key.items()):
+            is_ours = call.is_relayed and call.state is CallState.DISPATCHED
+            if call.step != step or not is_ours:
+                del self.by_key[key], self._by_number[call.number]
+
+    def adopt(self, epoch: int) -> None:
+        """What this process itself has in flight goes on under a new epoch."""
+        for key, call in self.by_key.items():
+            if call.is_relayed:
+                self.by_key[key] = self._by_number[call.number] = replace(call, epoch=epoch)
 
     def find(self, number: int) -> Call | None:
         """The read of this number, if it is under way."""

@@ -92,7 +92,7 @@ class Calls:
         """A new step, or a new life of the agent: ordinals begin anew."""
         self._asked = NOTHING_ASKED
         self._unasked = set(self._state.by_key)
-        self._reads.clear()
+        self._reads.begin(self.step)
         self._probing.clear()
         self.changed()
 
@@ -133,6 +133,7 @@ class Calls:
 
     async def adopt(self) -> None:
         """The run was claimed anew: what this process is sending goes on under the new epoch."""
+        self._reads.adopt(self._state.epoch)
         for number in sorted(self._in_flight):
             call = self._state.calls.get(number)
             if call is not None and call.state is CallState.IN_DOUBT:
@@ -147,18 +148,17 @@ class Calls:
     async def identify(self, ask: Ask) -> Call:
         """Which call is asked for, as a draft of it; raises `Refusal`."""
         clock = self._keeper.doors.clock
-        began_s = clock.monotonic()
+        until_s = clock.monotonic() + self._keeper.doors.settings.orphan_wait_s
         while True:
             self._keeper.check_owned()
             calls = ChainMap(self._reads.by_key, self._state.by_key)
-            waited_s = clock.monotonic() - began_s
             found = identify(
                 ask,
                 self._asked,
                 calls=calls,
                 in_the_way=self._in_the_way(),
                 epoch=self._state.epoch,
-                waited_s=waited_s,
+                wait_left_s=until_s - clock.monotonic(),
             )
             match found:
                 case Identified(draft, asked):

@@ -130,7 +130,7 @@ class WatchedCalls(Calls):
         """An equal asking is another call: no upstream should take it for a repeat."""
         fresh = replace(ask, repeats_ok=True, is_retry=False, marker="")
         epoch = self._run.log.state.epoch
-        found = identify(fresh, self._so_far, calls={}, epoch=epoch, waited_s=0.0)
+        found = identify(fresh, self._so_far, calls={}, epoch=epoch)
         assert isinstance(found, Identified)  # noqa: S101 - nothing is known, so nothing is held
         self._so_far = found.asked
         return found.draft
