@@ -65,7 +65,7 @@ from coatcheck_sidecar.core.call_state import (
     with_resolved,
     with_restart,
 )
-from coatcheck_sidecar.core.doubt import Rules, obstacle, unsettled_s
+from coatcheck_sidecar.core.doubt import Rules, aged, may_begin, obstacle, unsettled_s
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, OutcomeKind
 
 RETRY_DELAY_S: Final = 0.5
@@ -167,9 +167,12 @@ def decide(
 
 
 def _new(event: Asked, now: _Now) -> Decision:
-    draft = event.draft
+    draft, may_go = event.draft, True
+    if event.gap_ms and draft.call_class is CallClass.KEYED:  # of guarded ones none is missing
+        draft = aged(draft, since_ms=event.gap_ms, now_ms=now.now_ms)
+        may_go = may_begin(draft, rules=now.rules)
     opening = () if draft.call_class is CallClass.READ else (WriteIntent(draft),)
-    if not event.may_be_missing or draft.call_class in RESENDABLE:
+    if may_go:
         sent = _send(draft, event, now=now)
         return Decision(sent.state, (*opening, *sent.effects))
     doubted = with_doubt(draft, Reason.RECORD_MISSING, at_ms=now.now_ms)

@@ -51,6 +51,8 @@ class Claimed:
     crashes: int = 0
     since: int = 0
     """The record by which this incarnation first claimed the run."""
+    gap_ms: int = 0
+    """Store time from which on records of a former owner may be lost; 0: none is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
