@@ -141,6 +141,8 @@ class Resolved:
     why: str = ""
     command: str = ""
     body: Body = NO_BODY
+    head: bytes = b""
+    """As of an outcome: how the answer is given again over HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

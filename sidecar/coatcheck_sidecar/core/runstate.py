@@ -316,7 +316,7 @@ class RunState:
                 call = with_resolved(
                     call,
                     Resolution(event.verdict),
-                    outcome=Outcome(OutcomeKind.RESULT, event.body),
+                    outcome=Outcome(OutcomeKind.RESULT, event.body, event.head),
                     by=event.by,
                     why=event.why,
                 )
