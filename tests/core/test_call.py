@@ -166,7 +166,11 @@ def test_taken_over_and_a_record_may_be_missing(call_class: CallClass) -> None:
     decision = told(None, Asked(draft(call_class), gap_ms=T0_MS - DAY_MS))
     assert (Send in kinds(decision)) == (call_class is not K)
     if call_class is K:
-        assert kinds(decision) == [WriteIntent, WriteDoubt, Hold]
+        assert kinds(decision) == [WriteIntent, WriteDoubt, Wait]
+        held = told(decision.state, Asked(draft(call_class)))
+        assert kinds(held) == [Hold]
+        shipped = Asked(draft(call_class), Level.REMOTE, gap_ms=T0_MS - DAY_MS)
+        assert Send in kinds(told(None, shipped))
         assert decision.state is not None
         assert decision.state.state is CallState.IN_DOUBT
 

@@ -48,6 +48,7 @@ async def test_once_its_key_may_be_forgotten_it_is_held(yard: Yard, far: Far) ->
     for _ in range(2):
         got = await other.ask("mail/x", json={})
         assert (got.status, got.json["reason"]) == (424, "key_expired")
+        assert got.json["call"] > 0
     assert len(far.seen) == 1
     (call,) = (await yard.log()).state.in_doubt
     assert call.reason == "record_may_be_missing"

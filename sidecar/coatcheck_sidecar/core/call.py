@@ -168,7 +168,8 @@ def decide(
 
 def _new(event: Asked, now: _Now) -> Decision:
     draft, may_go = event.draft, True
-    if event.gap_ms and draft.call_class is CallClass.KEYED:  # of guarded ones none is missing
+    is_loose = draft.call_class is CallClass.KEYED and event.level is not Level.REMOTE
+    if event.gap_ms and is_loose:  # what is in the head before it leaves is never missing
         draft = aged(draft, since_ms=event.gap_ms, now_ms=now.now_ms)
         may_go = may_begin(draft, rules=now.rules)
     opening = () if draft.call_class is CallClass.READ else (WriteIntent(draft),)
@@ -177,8 +178,7 @@ def _new(event: Asked, now: _Now) -> Decision:
         return Decision(sent.state, (*opening, *sent.effects))
     doubted = with_doubt(draft, Reason.RECORD_MISSING, at_ms=now.now_ms)
     write = WriteDoubt(draft.attempt, Reason.RECORD_MISSING, now.now_ms)
-    then = _asked_in_doubt(doubted, event, now=now)
-    return Decision(then.state, (*opening, write, *then.effects))
+    return Decision(doubted, (*opening, write, AGAIN))
 
 
 def _asked(call: Call, event: Asked, *, now: _Now) -> Decision:
