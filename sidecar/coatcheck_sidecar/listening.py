@@ -46,20 +46,21 @@ async def listen_for_agents(
     stack.push_async_callback(upstreams.close)
     upstream_of = aware(upstreams.of, clock=clock)
     exchange: Performs
+    late = Late(Outside(store, clock, settings=sidecar.settings), tasks=sidecar.tasks)
+    sidecar.on_late_outcome = late.tell
     if config.mode == "enforce":
         accounts = Accounts(observer, config.prices)
         kept = exchange = Exchange(upstream_of, clock=clock, observer=observer, accounts=accounts)
         stack.push_async_callback(kept.close)
+        kept.on_late = late.tell
         sidecar.undoing.requests = UndoRequests(kept, config.tools)
     else:
         exchange = Passing(upstream_of, watch=watch)
     bodies = Bodies(config.data / "spool-http", clock=clock)
     bodies.clear()
-    outside = Outside(store, clock, settings=sidecar.settings)
-    sidecar.on_late_outcome = Late(outside, tasks=sidecar.tasks).tell
     api = RunApi(
         sidecar,
-        outside=outside,
+        outside=late.outside,
         version=release(),
         report=watch.told if watch else None,
         routes=routes,

@@ -160,19 +160,28 @@ def test_a_dead_key_is_held_at_once_and_when_asked_again() -> None:
     assert again.effects == (held,)
 
 
-@pytest.mark.parametrize(
-    ("call_class", "expected"), [(R, Send), (I, Send), (K, Hold), (P, Probe), (U, Hold)]
-)
-def test_taken_over_and_a_record_may_be_missing(
-    call_class: CallClass, expected: type[CallEffect]
-) -> None:
-    decision = told(None, Asked(draft(call_class), may_be_missing=True))
-    assert kinds(decision)[-1] is expected
-    if expected is not Send:
-        assert kinds(decision)[:2] == [WriteIntent, WriteDoubt]
+@pytest.mark.parametrize("call_class", CallClass)
+def test_taken_over_and_a_record_may_be_missing(call_class: CallClass) -> None:
+    """Of guarded calls none can be: it is in the head before they leave."""
+    decision = told(None, Asked(draft(call_class), gap_ms=T0_MS - DAY_MS))
+    assert (Send in kinds(decision)) == (call_class is not K)
+    if call_class is K:
+        assert kinds(decision) == [WriteIntent, WriteDoubt, Wait]
+        held = told(decision.state, Asked(draft(call_class)))
+        assert kinds(held) == [Hold]
+        shipped = Asked(draft(call_class), Level.REMOTE, gap_ms=T0_MS - DAY_MS)
+        assert Send in kinds(told(None, shipped))
         assert decision.state is not None
         assert decision.state.state is CallState.IN_DOUBT
-    assert (Send in kinds(decision)) == (call_class in (R, I))
+
+
+def test_a_key_that_may_be_known_already_lives_for_as_much_less() -> None:
+    half_ms = 1_800_000
+    sent = told(None, Asked(draft(K), gap_ms=T0_MS - half_ms))
+    assert Send in kinds(sent)
+    lost = told(sent.state, Ended(1, Ending.LOST)).state
+    for later_ms, then in ((half_ms - 61_000, Send), (half_ms, Hold)):
+        assert kinds(told(lost, Asked(draft(K)), now_ms=T0_MS + later_ms))[-1] is then
 
 
 @pytest.mark.parametrize(

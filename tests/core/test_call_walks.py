@@ -50,8 +50,8 @@ def states(call_class: CallClass) -> Iterator[Call | None]:
 
 def events(call_class: CallClass) -> Iterator[Event]:
     for call in (draft(call_class), draft(call_class, epoch=EPOCH + 1)):
-        for wait_s, may_be_missing, level in product((0.0, 1.0), (False, True), Level):
-            yield Asked(call, level, wait_s, may_be_missing)
+        for wait_s, gap_ms, level in product((0.0, 1.0), (0, 1, T0_MS), Level):
+            yield Asked(call, level, wait_s, gap_ms)
     yield Asked(draft(call_class, fingerprint=b"other"))
     for attempt, how, outcome in product((1, 2), Ending, (RESULT, UNKEPT)):
         yield Ended(attempt, how, outcome)
@@ -194,7 +194,7 @@ def step(world: World, move: object) -> None:
             world.feed(Asked(draft(world.call_class, epoch=world.epoch + 1)))
         case "ask after a gap":
             call = draft(world.call_class, epoch=world.epoch)
-            world.feed(Asked(call, may_be_missing=True))
+            world.feed(Asked(call, gap_ms=world.now_ms - HOUR_MS))
         case "end", Ending() as how, int(back), bool(is_kept):
             world.feed(Ended(max(attempt - back, 0), how, RESULT if is_kept else UNKEPT))
         case "probe", bool(applied), int(took_ms):

@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.command import (
 )
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Kind, seal
-from coatcheck_sidecar.core.model import Body, CallClass, CallState, Status
+from coatcheck_sidecar.core.model import Body, CallClass, CallState, Outcome, OutcomeKind, Status
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
@@ -31,6 +31,7 @@ from coatcheck_sidecar.core.record import (
     Resolved,
     Signalled,
 )
+from coatcheck_sidecar.core.recorded import Head, encode_head
 from coatcheck_sidecar.core.runstate import COMMANDS_MAX, RunState, fold
 from coatcheck_sidecar.core.undo_records import Compensating, Undo
 
@@ -265,6 +266,26 @@ def test_what_is_to_follow_is_end_or_resubmit() -> None:
     assert decode_command("x", encode_command(replace(COMPENSATE, then="end"))).then == "end"
     with pytest.raises(BadObject, match="unknown `then` 'again'; upgrade"):
         decode_command("x", encode_command(replace(COMPENSATE, then="again")))
+
+
+def test_the_head_of_an_answer_must_be_one() -> None:
+    for head in (b"\xc1", 5):
+        with pytest.raises(BadObject, match="not a command"):
+            decode_command("x", encode_command(replace(RESOLVE, head=head)))  # type: ignore[arg-type]
+    said = replace(RESOLVE, value=b"ok", head=encode_head(Head(201)))
+    assert decode_command("x", encode_command(said)) == said
+    answer = then(in_doubt(), said).calls[3].outcome
+    assert answer == Outcome(OutcomeKind.RESULT, Body(b"ok"), said.head)
+
+
+def test_of_a_run_that_is_over_its_doubts_can_still_be_settled() -> None:
+    for verdict, state in (("applied", CallState.DONE), ("not_applied", CallState.NOT_APPLIED)):
+        said = replace(RESOLVE, verdict=verdict, force=True)
+        after = then(in_doubt(Failed(error="deadline")), said)
+        assert (after.calls[3].state, after.status) == (state, Status.FAILED)
+        assert not after.undos
+    doubt = in_doubt(Failed(error="deadline"))
+    assert "is failed" in refusal(doubt, replace(RESOLVE, verdict="retry", force=True))
 
 
 def test_what_somebody_says_of_a_call_makes_its_undo() -> None:

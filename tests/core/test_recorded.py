@@ -133,15 +133,30 @@ def test_pieces_end_where_they_ended() -> None:
         (b"data: 1", 0),
         (b"data: 1\n\n", 0),
         (b"data: 1\n\n\n", 0),
-        (b"data: 1\n\ndata", 9),
+        (b"data: 1\n\ndata", 0),
+        (b"data: 1\n\ndata:", 9),
+        (b"data: 1\n\n: ping\n\n", 0),
+        (b"data: 1\n\n: ping\n\n\n: ping", 0),
+        (b"data: 1\n\n: data: no\n\nretry: 5\n\nid: 7\n\n", 0),
+        (b"data: 1\n\nevent: done\n\n", 0),
+        (b"data: 1\n\n: ping\n\ndata\n\n", 17),
+        (b"data: 1\n\n: ping\nid: 7\ndata: 2\n\n", 9),
+        (b"data: 1\r\r: ping\r\r", 0),
+        (b": ping\n\n: ping\n\n", 8),
+        (b"\xef\xbb\xbfdata: 1\n\n: ping\n\n", 0),
         (b"data: 1\n\ndata: 2\n\n", 9),
         (b"data: 1\r\n\r\ndata: 2\r\n\r\n", 11),
-        (b"data: 1\r\n\r\ndata: 2\r\n\r\nd", 22),
+        (b"data: 1\r\n\r\ndata: 2\r\n\r\nd", 11),
     ],
 )
 def test_the_last_event_stays(held: bytes, free: int) -> None:
     assert releasable(held) == free
     assert releasable(bytearray(held)) == free
+
+
+def test_the_rest_of_an_event_is_one() -> None:
+    for held, free in ((b"y\n\n: ping\n\n", 0), (b"y\n\n: ping\n\ndata: 2\n\n", 11)):
+        assert releasable(held, is_inside=True) == free
 
 
 @given(STREAM, st.lists(st.integers(0, 60), max_size=6))

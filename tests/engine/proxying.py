@@ -186,6 +186,7 @@ class Near:
     proxy: Proxy
     folder: Path
     session: aiohttp.ClientSession
+    exchange: Exchange
     urls: dict[str, str] = field(default_factory=dict)
 
     async def agent(self, run: str = "r1", **more: Any) -> Wire:
@@ -249,7 +250,7 @@ async def near(
     await listener.start()
     stack.push_async_callback(listener.close)
     session = aiohttp.ClientSession(auto_decompress=False)
-    made = Near(pod, port, proxy, folder, session, _stack=stack)
+    made = Near(pod, port, proxy, folder, session, exchange, _stack=stack)
     yard.at_end.push_async_callback(made.die)
     return made
 

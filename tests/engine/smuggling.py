@@ -119,8 +119,13 @@ CHUNKS: Final = (
 VERSIONS: Final = (b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/0.9", b"HTTP/2.0", b"http/1.1")
 
 
-def corpus(route: str, host: str, *, seed: int, count: int) -> Iterator[bytes]:
-    """`count` requests to `route`, its number behind it, each with a second one in its tail."""
+def corpus(
+    route: str, host: str, *, seed: int, count: int, token: str = "", is_connect: bool = False
+) -> Iterator[bytes]:
+    """`count` requests to `route`, its number behind it, each with a second one in its tail.
+
+    With a `token` they are a forward proxy's; CONNECT has no number.
+    """
     rand = random.Random(seed)
     pairs = list(product(FRAMINGS, CHUNKS))
     rand.shuffle(pairs)
@@ -129,8 +134,10 @@ def corpus(route: str, host: str, *, seed: int, count: int) -> Iterator[bytes]:
         version = VERSIONS[0] if rand.random() < 0.75 else rand.choice(VERSIONS)
         tail = body + INNER if rand.random() < 0.8 else body
         said = framing.replace(b"{n}", str(len(tail if rand.random() < 0.5 else body)).encode())
-        line = f"POST {route}{number} ".encode() + version
+        start = f"CONNECT {route} " if is_connect else f"POST {route}{number} "
+        line = start.encode() + version
         head = [line, b"Host: " + host.encode(), b"Content-Type: text/plain"]
+        head += [f"Proxy-Authorization: Bearer {token}".encode()] if token else []
         rand.shuffle(added := [said, b"X-Number: %d" % number])
         raw = b"\r\n".join([*head, *added, b"", b""]) + tail
         yield _mutated(raw, rand, start=len(line) - len(version)) if number % 3 == 0 else raw

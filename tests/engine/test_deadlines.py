@@ -120,6 +120,26 @@ async def test_it_holds_over_a_sidecars_restart(yard: Yard) -> None:
     assert agent.pushes[-1].body == {"left_s": 0.0}
 
 
+async def test_a_doubt_that_outlives_its_run_can_be_settled(yard: Yard) -> None:
+    pod = await yard.pod()
+    agent = await pod.agent(deadline_s=SOON_S)
+    go = await agent.call()
+    await ended(yard)
+    out = Outside(yard.store, SystemClock(), settings=FAST)
+    (doubt,) = await out.doubts("r1")
+    number = doubt.call.number
+    again = Command(
+        id="c1", run="r1", what="resolve", by="ann", call=number, verdict="retry", force=True
+    )
+    assert "is failed" in (await out.command(again)).refused
+    done = await out.command(replace(again, id="c2", verdict="applied"))
+    assert (done.refused, done.status) == ("", Status.FAILED)
+    state = (await yard.log()).state
+    assert not state.in_doubt
+    assert state.calls[go.body["call"]].state is CallState.DONE
+    assert state.status is Status.FAILED
+
+
 async def test_it_is_written_before_the_journal_is_lost(yard: Yard) -> None:
     """A sidecar that dies while it ends a run: the next one of the pod says so in its place."""
     journal = MemoryJournal()

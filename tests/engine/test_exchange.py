@@ -160,7 +160,8 @@ async def test_a_stream_is_replayed_with_its_events(yard: Yard, far: Far) -> Non
     assert pieces == events
 
 
-async def test_the_end_waits_for_the_record(yard: Yard, far: Far) -> None:
+@pytest.mark.parametrize("behind", [b"", b": ping\n\n", b"\n\n: ping\n\n\n", b"id: 7\n\n: "])
+async def test_the_end_waits_for_the_record(yard: Yard, far: Far, behind: bytes) -> None:
     """The sidecar that dies before it recorded has not shown an answer that looks complete."""
     at = await near(yard, tool_of(far, effect=Effect.READ, record=True))
     await at.agent()
@@ -168,7 +169,9 @@ async def test_the_end_waits_for_the_record(yard: Yard, far: Far) -> None:
 
     async def behave(_seen: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD)
-        await stream(writer, b"data: 1\n\n", b"data: [DONE]\n\n", end=False)
+        await stream(
+            writer, b"data: 1\n\n", b"data: [DONE]\n\n", *filter(None, [behind]), end=False
+        )
         await opened.wait()
         await stream(writer)
 
@@ -179,7 +182,7 @@ async def test_the_end_waits_for_the_record(yard: Yard, far: Far) -> None:
             async with asyncio.timeout(0.1):
                 await response.content.readany()
         opened.set()
-        assert await response.content.read() == b"data: [DONE]\n\n"
+        assert await response.content.read() == b"data: [DONE]\n\n" + behind
 
 
 async def test_a_restarted_sidecar_goes_on(yard: Yard, far: Far) -> None:

@@ -13,8 +13,9 @@ from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.tool import UpstreamKey
 from coatcheck_sidecar.engine import outside as outside_module
+from coatcheck_sidecar.engine.late import Late
 from coatcheck_sidecar.engine.outside import Outside
-from tests.engine.harness import Yard, until
+from tests.engine.harness import FAST, Yard, until
 from tests.engine.proxying import (
     STREAM_HEAD,
     Far,
@@ -370,3 +371,26 @@ async def test_a_cut_pass_through_is_cut_for_the_agent(yard: Yard, far: Far) -> 
     with pytest.raises(aiohttp.ClientPayloadError):
         await at.ask("mail/x")
     assert (await at.ask("mail/x")).status == 200
+
+
+async def test_what_comes_after_its_run_was_let_go_of_resolves_a_call(yard: Yard, far: Far) -> None:
+    at, other = await near(yard, tool_of(far)), await near(yard, tool_of(far), me="pod2.s1")
+    outside = Outside(yard.store, SystemClock(), settings=FAST)
+    at.exchange.on_late = Late(outside, tasks=at.pod.sidecar.tasks).tell
+    await at.agent()
+    opened, late = gate(answer(201, b"sent", "Content-Type: text/plain"))
+    far.script = [late]
+    asking = asyncio.ensure_future(at.ask("mail/x", json={"q": 1}))
+    await until(lambda: far.seen)
+    at.pod.sidecar.drain.begin("preStop", grace_s=0.0)
+    await at.pod.sidecar.drain.finish()
+    assert len((await yard.log()).state.in_doubt) == 1
+    await other.agent(wait_s=2.0)
+    opened.set()
+    assert (await asking).status == 410
+    await until(lambda: at.pod.notes.of("late_outcome"))
+    assert [note["refused"] for note in at.pod.notes.of("late_outcome")] == [""]
+    got = await other.ask("mail/x", json={"q": 1})
+    assert (got.status, got.body, got.decision) == (201, b"sent", "replayed")
+    assert got.headers["Content-Type"] == "text/plain"
+    assert len(far.seen) == 1

@@ -103,6 +103,31 @@ async def test_an_event_longer_than_what_is_held_goes_out_in_pieces(
         assert first + await response.content.read() == b"".join(pieces)
 
 
+async def test_however_many_pings_come_the_last_event_stays(
+    yard: Yard, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "HELD_BYTES_MAX", 1_000)
+    at = await near(yard, tool_of(far, **RECORDED))
+    await at.agent()
+    opened = asyncio.Event()
+    long, pings = [b"data: " + b"x" * 600, b"y" * 600, b"\n\n"], [b": ping\n\n" * 200] * 2
+
+    async def behave(_seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        await stream(writer, *long, *pings, end=False)
+        await opened.wait()
+        await stream(writer)
+
+    far.script = [behave]
+    async with at.session.post(at.urls["r1"] + "/mail/x", json={}) as response:
+        first = await response.content.readexactly(606)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await response.content.readany()
+        opened.set()
+        assert first + await response.content.read() == b"".join([*long, *pings])
+
+
 async def test_whoever_left_the_queue_gives_its_turn_on(yard: Yard, far: Far) -> None:
     at = await near(yard, tool_of(far, effect=Effect.READ, concurrency=1))
     await at.agent()

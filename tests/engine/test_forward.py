@@ -352,6 +352,8 @@ async def test_an_upgrade_that_the_upstream_declines_opens_no_tunnel(
     assert far.heads[0].startswith(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:")
     for wrong in ("Upgrade: h2c", "Upgrade: websocket\r\nContent-Length: 3"):
         assert await proxy.status(f"{head}\r\nConnection: Upgrade\r\n{wrong}") in (400, 403)
+    posted = head.replace("GET", "POST")
+    assert await proxy.status(f"{posted}\r\nUpgrade: websocket") == 403
     gone = "GET http://127.0.0.1:1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket"
     assert await proxy.status(gone) == 502
     assert await proxy.status("CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x") == 502

@@ -65,7 +65,7 @@ from coatcheck_sidecar.core.call_state import (
     with_resolved,
     with_restart,
 )
-from coatcheck_sidecar.core.doubt import Rules, obstacle, unsettled_s
+from coatcheck_sidecar.core.doubt import Rules, aged, may_begin, obstacle, unsettled_s
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, OutcomeKind
 
 RETRY_DELAY_S: Final = 0.5
@@ -167,15 +167,18 @@ def decide(
 
 
 def _new(event: Asked, now: _Now) -> Decision:
-    draft = event.draft
+    draft, may_go = event.draft, True
+    is_loose = draft.call_class is CallClass.KEYED and event.level is not Level.REMOTE
+    if event.gap_ms and is_loose:  # what is in the head before it leaves is never missing
+        draft = aged(draft, since_ms=event.gap_ms, now_ms=now.now_ms)
+        may_go = may_begin(draft, rules=now.rules)
     opening = () if draft.call_class is CallClass.READ else (WriteIntent(draft),)
-    if not event.may_be_missing or draft.call_class in RESENDABLE:
+    if may_go:
         sent = _send(draft, event, now=now)
         return Decision(sent.state, (*opening, *sent.effects))
     doubted = with_doubt(draft, Reason.RECORD_MISSING, at_ms=now.now_ms)
     write = WriteDoubt(draft.attempt, Reason.RECORD_MISSING, now.now_ms)
-    then = _asked_in_doubt(doubted, event, now=now)
-    return Decision(then.state, (*opening, write, *then.effects))
+    return Decision(doubted, (*opening, write, AGAIN))
 
 
 def _asked(call: Call, event: Asked, *, now: _Now) -> Decision:

@@ -96,14 +96,14 @@ class Asked:
     """The agent asks for this call, for the first time or again.
 
     `draft` is the call as asked now, with the asker's epoch. With `wait_s` over 0 it must wait
-    its turn (queue, approval). `may_be_missing`: the run was taken over and a record of this
-    call may be lost (fallback checkpoint; class K: the head is older than the key's life).
+    its turn (queue, approval). `gap_ms`: the run was taken over from another pod, and records of
+    this step may be lost that were written from then on (store time); 0: none is.
     """
 
     draft: Call
     level: Level = Level.NODE
     wait_s: float = 0.0
-    may_be_missing: bool = False
+    gap_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
 from coatcheck_sidecar.core.model import NO_BODY, RUN_ID, Body, Outcome, OutcomeKind, Status
 from coatcheck_sidecar.core.record import Commanded, Event, Failed, Signalled
+from coatcheck_sidecar.core.recorded import decode_head
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.undo import irreversible, successor
 from coatcheck_sidecar.core.undo_records import END, RESUBMIT, Compensating
@@ -49,6 +50,8 @@ class Command:
     """Of a resolve: `applied`, `not_applied` or `retry`."""
     force: bool = False
     value: bytes | None = None
+    head: bytes = b""
+    """Of a resolve whose value is the body of an HTTP answer: its status and headers, as kept."""
     attempt: int = 0
     """Of a resolve: the newest attempt when it was decided."""
     then: str = ""
@@ -60,6 +63,8 @@ class Command:
 def encode_command(command: Command) -> bytes:
     """The object put into an owner's inbox."""
     fields = {name: getattr(command, name) for name in Command.__slots__}
+    if not command.head:
+        del fields["head"]
     return seal(Kind.COMMAND, msgpack.packb(fields))
 
 
@@ -69,6 +74,8 @@ def decode_command(name: str, data: bytes) -> Command:
     try:
         raw: dict[str, Any] = msgpack.unpackb(payload)
         command = Command(**{k: v for k, v in raw.items() if k in Command.__slots__})
+        if command.head:
+            decode_head(command.head)
     except (AttributeError, TypeError, ValueError) as error:
         raise BadObject(f"{name}: not a command: {error}") from error
     if not _is_typed(command):
@@ -91,6 +98,7 @@ def _is_typed(command: Command) -> bool:
         **dict.fromkeys(("call", "attempt", "at_ms"), (int,)),
         "force": (bool,),
         "value": (bytes, type(None)),
+        "head": (bytes,),
     }
     return all(
         type(value) in kinds.get(name, (str,))
@@ -102,7 +110,7 @@ def _is_typed(command: Command) -> bool:
 
 def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rules) -> list[Event]:
     """What to append; the last event carries the command's id. Store time, as all of the log."""
-    if state.status.is_final:
+    if state.status.is_final and not _settles(state, command):
         return [_refused(command, f"run {state.run} is {state.status}")]
     match command.what:
         case "signal":
@@ -116,6 +124,12 @@ def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rul
             return [_compensate(state, command)]
         case _:
             return [_retry(state, command)]
+
+
+def _settles(state: RunState, command: Command) -> bool:
+    """It only says what took place, which may turn out after the run is over; nothing is sent."""
+    is_said = command.what == "resolve" and command.verdict in ("applied", "not_applied")
+    return is_said and command.call in state.calls
 
 
 def _signal(state: RunState, command: Command) -> Event:
@@ -132,7 +146,7 @@ def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) ->
         command.by,
         command.why,
         force=command.force,
-        outcome=Outcome(OutcomeKind.RESULT, value),
+        outcome=Outcome(OutcomeKind.RESULT, value, command.head),
         attempt=command.attempt,
         at_ms=command.at_ms,
     )
@@ -141,7 +155,8 @@ def _resolve(state: RunState, command: Command, *, now_ms: int, rules: Rules) ->
     (effect,) = decision.effects
     written = event_of(effect, call=command.call, command=command.id)
     if written is not None:
-        undo = undo_event(decision, call=command.call)
+        is_over = state.status.is_final
+        undo = None if is_over else undo_event(decision, call=command.call)
         return [written] if undo is None else [undo, written]
     wait_s = getattr(effect, "retry_after_s", None)
     reason = getattr(effect, "reason", effect)

@@ -5,7 +5,7 @@ was killed after it wrote, or from one that slept between its look at the clock 
 counts if it was *sent* the tool's settle time and the longest pause after the last possible send.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from coatcheck_sidecar.core.call_events import Code, Hold, Probe, Reason
@@ -52,6 +52,17 @@ def key_left_s(call: Call, *, now_ms: int, rules: Rules) -> float:
         return 0.0
     life_s = call.key_lifetime_s - rules.key_margin_s
     return max(0.0, (call.first_sent_ms - now_ms) / 1000 + life_s)
+
+
+def aged(call: Call, *, since_ms: int, now_ms: int) -> Call:
+    """A new call whose key the upstream may know since then, by a send that nobody recorded."""
+    age_s = max(0, now_ms - since_ms) / 1000
+    return replace(call, key_lifetime_s=max(0.0, (call.key_lifetime_s or 0.0) - age_s))
+
+
+def may_begin(call: Call, *, rules: Rules) -> bool:
+    """An aged call's key lives long enough to be sent under now."""
+    return (call.key_lifetime_s or 0.0) > rules.key_margin_s
 
 
 def unsettled_s(call: Call, *, at_ms: int, rules: Rules) -> float:

@@ -68,6 +68,19 @@ def pod_of(owner: str) -> str:
     return owner.rpartition(".")[0] or owner
 
 
+def gap_ms(head: Head, state: RunState, *, me: str) -> int:
+    """Since when records of the step under way may be lost (store time) for a new owner.
+
+    One that let go shipped all it had, and a journal stays with its pod. What another pod's journal
+    had and no head was written after the head's last record.
+    """
+    known = state.gap_ms
+    if head.status is not Status.OWNED or pod_of(head.owner) == pod_of(me):
+        return known
+    last_ms = max((record.at_ms for record in head.records), default=1)
+    return min(known or last_ms, last_ms)
+
+
 def encode_summary(summary: RunSummary) -> bytes:
     """A ready, held or parked marker."""
     return seal(Kind.MARKER, msgpack.packb(plain_of(summary)))

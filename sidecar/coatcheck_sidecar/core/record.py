@@ -51,6 +51,8 @@ class Claimed:
     crashes: int = 0
     since: int = 0
     """The record by which this incarnation first claimed the run."""
+    gap_ms: int = 0
+    """Store time from which on records of a former owner may be lost; 0: none is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,8 @@ class Resolved:
     why: str = ""
     command: str = ""
     body: Body = NO_BODY
+    head: bytes = b""
+    """As of an outcome: how the answer is given again over HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ VERSION: Final = 1
 EVENT_END: Final = BLANK
 LIKE_JSON: Final = re.compile(rb"\s*[{\[]")
 """A body that begins so is meant to be read, whatever it is called."""
+DATA: Final = re.compile(rb"(?:^|(?<=[\r\n])|\xef\xbb\xbf)data[:\r\n]")
+"""A line of an event that its reader is given; without one there is no event (HTML, 9.2.6)."""
 ALWAYS: Final = frozenset({"content-encoding"})
 """Without it nobody can read the body."""
 CUTS_MAX: Final = 10_000
@@ -86,18 +88,22 @@ def event_cuts(body: bytes) -> tuple[int, ...]:
     return tuple(found.end() for found in EVENT_END.finditer(body))
 
 
-def releasable(held: bytes | bytearray) -> int:
-    """How much of a stream's end may go out, if its last event must stay.
+def releasable(held: bytes | bytearray, *, is_inside: bool = False) -> int:
+    """How much of a stream's end may go out, if its last event with data must stay.
 
-    Blank lines behind it are none.
+    Comments, keep-alives and blank lines behind it are none: they stay as well. `is_inside`: the
+    beginning of the first event went out already.
     """
     starts = [0, *(found.end() for found in EVENT_END.finditer(held))]
-    end = len(held)
+    last, end = 0, len(held)
     for start in reversed(starts):
-        if held[start:end].strip():
+        has_data = DATA.search(held, start, end) is not None
+        if has_data or (is_inside and start == 0):
             return start
+        if not last and held[start:end].strip():
+            last = start
         end = start
-    return 0
+    return last
 
 
 def pieces(body: bytes, cuts: Sequence[int]) -> Iterator[bytes]:

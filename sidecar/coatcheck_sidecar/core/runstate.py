@@ -125,6 +125,14 @@ class RunState:
         """The last step with a checkpoint; 0 before the first."""
         return self.checkpoint.step
 
+    @property
+    def gap_ms(self) -> int:
+        """Since when records of the step under way may be lost (store time); 0: none is.
+
+        They are of a pod that was taken over, and what its journal had was not shipped.
+        """
+        return self.claimed.gap_ms if self._places.get("claimed", 0) > self.checkpoint_seq else 0
+
     def bury(self, tombstones: Iterable[Tombstone]) -> None:
         """Take in tombstones read from a head or a pack."""
         for stone in tombstones:
@@ -308,7 +316,7 @@ class RunState:
                 call = with_resolved(
                     call,
                     Resolution(event.verdict),
-                    outcome=Outcome(OutcomeKind.RESULT, event.body),
+                    outcome=Outcome(OutcomeKind.RESULT, event.body, event.head),
                     by=event.by,
                     why=event.why,
                 )

@@ -62,6 +62,7 @@ def event_of(effect: CallEffect, *, call: int, command: str = "") -> Event | Non
                 why=why,
                 command=command,
                 body=outcome.body,
+                head=outcome.head,
             )
         case _:
             return None

@@ -9,11 +9,13 @@ PushTo = Callable[[Push, dict[str, Any]], None]
 
 
 class LateOutcome(NamedTuple):
-    """What an agent says came of a call that it made."""
+    """What came of a call, as who made it says."""
 
     call: int
     attempt: int
     body: bytes | None
+    head: bytes = b""
+    """Of an HTTP answer, as it is kept; `body` is its body then."""
 
 
 class Agent:

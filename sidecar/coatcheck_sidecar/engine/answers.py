@@ -116,6 +116,8 @@ class Taking:
         self._kept: bytearray | None = bytearray()
         self._cuts: list[int] = []
         self._held = bytearray()
+        self._is_inside = False
+        """What is held begins within an event."""
         self._is_started = False
         self._drain_until_s: float | None = None
 
@@ -202,8 +204,10 @@ class Taking:
         if is_events:
             held += data
             free = self._free()
-            if len(held) - free > HELD_BYTES_MAX:
-                free = len(held) - len(data)
+            if len(held) - free > HELD_BYTES_MAX and self._may_go_in_pieces(free):
+                free, self._is_inside = len(held) - len(data), True
+            elif free:
+                self._is_inside = False
         else:
             free = len(held)
         if free:
@@ -215,10 +219,14 @@ class Taking:
         if not is_events:
             held += data
 
+    def _may_go_in_pieces(self, free: int) -> bool:
+        """The event is not over yet; or it is, but nothing of this answer will be recorded."""
+        return self._kept is None or EVENT_END.search(self._held, free) is None
+
     def _free(self) -> int:
         """How much of the events held may go."""
         if self._is_last is None:
-            return releasable(self._held)
+            return releasable(self._held, is_inside=self._is_inside)
         at = 0
         for found in EVENT_END.finditer(self._held):
             if self._is_last(bytes(self._held[at : found.end()])):

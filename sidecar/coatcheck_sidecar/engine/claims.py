@@ -17,6 +17,7 @@ from coatcheck_sidecar.core.ownership import (
     Elsewhere,
     Later,
     decide_claim,
+    gap_ms,
     pod_of,
     summary_of,
 )
@@ -245,6 +246,7 @@ class Claimer:
             claimed = self._claimed(
                 wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1
             )
+        claimed = replace(claimed, gap_ms=gap_ms(head, log.state, me=self.me))
         keeper = self._keeper(log)
         keeper.is_undoing = wants.is_undo
         found = await self._swap(keeper, claimed)
@@ -274,7 +276,7 @@ class Claimer:
     async def _end(self, log: RunLog, ending: StatusEvent, *, cause: str = "restart") -> Later:
         """A former life let go of the run, and died before the store knew: say it in its place."""
         keeper = self._keeper(log)
-        claimed = replace(log.state.claimed, owner=self.me, cause=cause)
+        claimed = replace(log.state.claimed, owner=self.me, cause=cause, gap_ms=log.state.gap_ms)
         try:
             await keeper.claim(claimed, then=(ending,))
         except Refusal:

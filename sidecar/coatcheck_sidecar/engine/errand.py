@@ -3,19 +3,22 @@
 It goes on to its end when the agent hangs up: what comes is kept, and serves the next asking.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core import undo
-from coatcheck_sidecar.core.call_events import Deliver, Ended, Wait
-from coatcheck_sidecar.core.model import Call, CallClass, CallState, OutcomeKind
+from coatcheck_sidecar.core.call_events import Deliver, Ended, Ending, Wait
+from coatcheck_sidecar.core.model import Call, CallClass, CallState, Outcome, OutcomeKind
 from coatcheck_sidecar.core.problem import DECISION
 from coatcheck_sidecar.core.recorded import decode_head, from_value, pieces
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.accounts import Accounts
+from coatcheck_sidecar.engine.agent import LateOutcome
 from coatcheck_sidecar.engine.answers import Came, Taking, nothing
 from coatcheck_sidecar.engine.attempts import AskUpstream, Go, Recorded
 from coatcheck_sidecar.engine.bindings import Binding
+from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.probing import NoAnswer, ask_upstream
 from coatcheck_sidecar.engine.turns import Turns
 from coatcheck_sidecar.engine.wanted import Wanted, no_answer, outgoing
@@ -26,6 +29,7 @@ SENT_FROM = frozenset({CallState.INTENT, CallState.NOT_APPLIED, CallState.IN_DOU
 HELD = frozenset({ErrorCode.IN_DOUBT, ErrorCode.HELD, ErrorCode.REPLAY_DIVERGENCE})
 """What a decision, or an answer that comes late, lets go on."""
 PROBE_RETRY_S = 1.0
+OnLate = Callable[[Keeper, LateOutcome], None]
 
 
 class Errand:
@@ -42,12 +46,15 @@ class Errand:
         clock: Clock,
         observer: Observer,
         accounts: Accounts,
+        on_late: OnLate,
     ) -> None:
         """Nothing happens before `run`."""
         self._accounts = accounts
         self.decision = "held"
         self.upstream_s = 0.0
         self._calls = binding.calls
+        self._keeper = binding.keeper
+        self._on_late = on_late
         self._wanted = wanted
         self._tool = wanted.tool
         self._reply = reply
@@ -200,6 +207,7 @@ class Errand:
             is_past = error.code is ErrorCode.NOT_FOUND and go.call.call_class is CallClass.READ
             if is_past:  # a read of a step that was committed meanwhile: nobody asks for it again
                 return came, Deliver(final=True)
+            self._tell_late(go.call, came, outcome=outcome)
             if not came.is_started:
                 raise
             self._note_cut(error.message)
@@ -209,6 +217,13 @@ class Errand:
             came.held, came.is_whole = b"", False
             return came, Deliver(final=False)
         return came, follows
+
+    def _tell_late(self, call: Call, came: Came, *, outcome: Outcome) -> None:
+        """The run was let go of meanwhile: its call is in doubt, and need not be."""
+        is_known = came.is_whole and came.ending is Ending.FINAL
+        if self._keeper.is_over and is_known and outcome.kind is OutcomeKind.RESULT:
+            told = LateOutcome(call.number, call.attempt, outcome.body.data, outcome.head)
+            self._on_late(self._keeper, told)
 
     async def _send(self, go: Go) -> Came:
         began_s = self._clock.monotonic()

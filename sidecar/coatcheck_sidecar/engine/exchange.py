@@ -16,7 +16,7 @@ from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.answers import Came, Taking, nothing
 from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.bindings import Binding
-from coatcheck_sidecar.engine.errand import Errand
+from coatcheck_sidecar.engine.errand import Errand, OnLate
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.engine.turns import Turns
 from coatcheck_sidecar.engine.wanted import Wanted, clear, no_answer, outgoing
@@ -71,6 +71,8 @@ class Exchange:
         self._observer = observer
         self._turns: dict[str, Turns] = {}
         self._tasks = TaskSet(self._task_failed)
+        self.on_late: OnLate = lambda keeper, told: None
+        """Told what came of a call after its run was let go of."""
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._observer.note("task_failed", name=name, error=repr(error))
@@ -97,6 +99,7 @@ class Exchange:
             clock=self._clock,
             observer=self._observer,
             accounts=self._accounts,
+            on_late=self.on_late,
         )
         try:
             await self._tasks.whole(self._run(errand, wanted), name=f"call of {tool.name}")

@@ -1,8 +1,8 @@
 """Outcomes that come after their run was let go of: a cut call may still turn out well.
 
 At a drain's deadline a run is released where it stands, and its calls in flight are in doubt. Its
-agent lives on for a moment, and may still tell what came of one. That is brought to wherever the
-run is now, as an operator's word would be.
+agent lives on for a moment, and may still tell what came of one; so may an upstream of the proxy.
+That is brought to wherever the run is now, as an operator's word would be.
 """
 
 from typing import Final
@@ -27,7 +27,7 @@ class Late:
 
     def __init__(self, outside: Outside, *, tasks: TaskSet) -> None:
         """`outside` reaches runs of any pod."""
-        self._outside = outside
+        self.outside = outside
         self._tasks = tasks
 
     def tell(self, keeper: Keeper, told: LateOutcome) -> None:
@@ -44,13 +44,14 @@ class Late:
             call=told.call,
             verdict="applied",
             value=told.body,
+            head=told.head,
         )
         self._tasks.start(self._bring(keeper, command), name=f"late outcome {keeper.run}")
 
     async def _bring(self, keeper: Keeper, command: Command) -> None:
         observer = keeper.doors.observer
         try:
-            done = await self._outside.command(command, timeout_s=TELL_S)
+            done = await self.outside.command(command, timeout_s=TELL_S)
         except (Refusal, StoreError, Damaged) as error:
             observer.note("late_outcome", run=keeper.run, call=command.call, refused=str(error))
         else:

@@ -284,6 +284,7 @@ class Sidecar:
             cause="restart",
             crashes=crashes,
             since=state.claimed.since if is_same else state.seq + 1,
+            gap_ms=state.gap_ms,
         )
         is_known = keeper.heard == wants.incarnation
         await keeper.claim(claimed)

@@ -57,7 +57,9 @@ class HttpServer:
         if isinstance(self._app, web.Application):
             self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         else:
-            server = web.Server(self._app, access_log=None, auto_decompress=False)
+            from coatcheck_sidecar.servers.connection import Server
+
+            server = Server(self._app, access_log=None, auto_decompress=False)
             self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port).start()

@@ -219,7 +219,8 @@ class ForwardProxy:
         """
         from aiohttp import web
 
-        is_plain = target.scheme == "http" and not request.can_read_body
+        is_plain = target.scheme == "http" and request.method == "GET"
+        is_plain = is_plain and not request.can_read_body
         if request.headers["Upgrade"].lower() != "websocket" or not is_plain:
             raise _refused(403, "forbidden", why="of upgrades, only plain WebSockets are passed on")
         streams = await self._dial(target, how="upgrade")

@@ -36,6 +36,7 @@ from coatcheck_sidecar.engine.wanted import Performs, Wanted
 from coatcheck_sidecar.ports import Outgoing, StoreError
 from coatcheck_sidecar.servers.admin import SHUTDOWN_S, foreign
 from coatcheck_sidecar.servers.bodies import MEMORY_BYTES_MAX, Bodies, Taken, too_large
+from coatcheck_sidecar.servers.connection import Server
 from coatcheck_sidecar.servers.reply import HttpReply
 
 LINE_BYTES_MAX: Final = 16_384
@@ -81,7 +82,7 @@ class Proxy:
 
     def server(self) -> web.Server:
         """For a runner. An agent that hangs up cancels its handler."""
-        return web.Server(
+        return Server(
             self.handle,
             access_log=None,
             auto_decompress=False,
