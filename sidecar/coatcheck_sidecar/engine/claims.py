@@ -241,6 +241,8 @@ class Claimer:
         if is_same_agent:
             # An adopted run stays its agent's, which may live and be on its way back.
             claimed = replace(last, owner=self.me, cause=decision.cause, crashes=crashes)
+            if wants.is_undo:  # from now on the agent that was at work has no part in it
+                claimed = replace(claimed, incarnation=b"")
         else:
             claimed = self._claimed(
                 wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1
