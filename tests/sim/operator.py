@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 
 from coatcheck_sidecar.core.command import Command
-from coatcheck_sidecar.core.model import UNDO_KEY, Call, Status
+from coatcheck_sidecar.core.model import UNDO_KEY, Call, CallClass, CallState, Status
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import Damaged
@@ -67,7 +67,11 @@ class Operator:
             name = UNDO + charge_of(charges, run, call.key.removeprefix(UNDO_KEY))
         receipt = upstream.receipt(name)
         verdict = self._random.choice(("not_applied", "retry")) if receipt is None else "applied"
-        if call.is_undo and receipt is None and not call.attempt:  # there is no request to retry
+        # There is no request to retry, or it was refused, and is again by whoever saves answers.
+        is_by_hand = not call.attempt or (
+            call.state is CallState.DONE and call.call_class is CallClass.KEYED
+        )
+        if call.is_undo and receipt is None and is_by_hand:
             verdict, receipt = "applied", upstream.charge("undo-by-hand", name, key="")
         value = None if receipt is None else msgpack.packb([receipt, ""])
         self._first_seen_s.pop((run, call.number, call.attempt), None)

@@ -90,7 +90,7 @@ def begun_again_by_each_owner() -> Iterator[None]:
         return replace(ask_of(keeper, made, **more), key=f"{made.key}@{keeper.log.state.epoch}")
 
     def call_of(state: RunState, made: Undo) -> Call | None:
-        if made.handler:
+        if made.handler or made.why:
             return found(state, made)
         return state.by_key.get(f"{UNDO_KEY}{made.key}@{state.epoch}")
 
