@@ -132,15 +132,20 @@ def test_a_doubt_holds_when_it_is_its_turn() -> None:
         (CallClass.IDEMPOTENT, {}, False),
         (CallClass.IDEMPOTENT, {"undo": "t"}, True),
         (CallClass.IDEMPOTENT, {"handler": "h"}, True),
+        (CallClass.IDEMPOTENT, {"is_irreversible": True}, True),
         (CallClass.KEYED, {}, True),
         (CallClass.PROBED, {}, True),
         (CallClass.ONCE, {}, True),
     ],
 )
-def test_what_is_in_the_way(call_class: CallClass, birth: Any, is_in_the_way: bool) -> None:
+def test_what_is_in_the_way_is_listed(
+    call_class: CallClass, birth: Any, is_in_the_way: bool
+) -> None:
     saga = Saga()
     number = saga.lost("a", call_class, **birth)
     saga.begin()
+    listed = [call.number for call in saga.state.in_doubt]
+    assert listed == ([number] if is_in_the_way else [])
     assert upcoming(saga.state) == (Stop((number,)) if is_in_the_way else Done(0))
     assert saga.state.calls[number].is_decidable == is_in_the_way
 
@@ -160,9 +165,12 @@ def test_what_can_not_be_undone_and_is_done_sends_the_run_forward() -> None:
     assert next_by(saga.state) == ""
 
 
-def test_an_irreversible_call_in_doubt_holds_before_anything_is_undone() -> None:
+@pytest.mark.parametrize("call_class", [CallClass.ONCE, CallClass.IDEMPOTENT])
+def test_an_irreversible_call_in_doubt_holds_before_anything_is_undone(
+    call_class: CallClass,
+) -> None:
     saga = Saga()
-    doubt = saga.lost("a", is_irreversible=True)
+    doubt = saga.lost("a", call_class, is_irreversible=True)
     saga.paid("b")
     saga.begin()
     assert upcoming(saga.state) == Stop((doubt,))

@@ -6,6 +6,7 @@ import pytest
 
 from coatcheck_sidecar.core.model import CallState, Status
 from coatcheck_sidecar.engine.calls import Calls
+from coatcheck_sidecar.ports import StoreError
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from tests.engine.harness import Pod, RefusedError, Wire, Yard, link, until
 
@@ -52,6 +53,30 @@ async def test_a_live_agent_goes_on_after_the_sidecar_restarts(yard: Yard) -> No
     await again.commit(b"two", level="remote")
     assert (await yard.log()).checkpoint_bytes == b"two"
     assert (await yard.log()).state.crashes == 0
+
+
+async def test_no_run_is_claimed_before_the_stores_time_is_known(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A doubt's time would be the pod's own, and a "no" would settle it as that is put right."""
+    now_ms = yard.store.now_ms
+
+    async def unknown() -> int:
+        raise StoreError("no answer")
+
+    monkeypatch.setattr(yard.store, "now_ms", unknown)
+    pod = await yard.pod()
+    wire = await pod.wire()
+    with pytest.raises(RefusedError, match="store_unavailable"):
+        await wire.open("r1", wait_s=0.1)
+
+    async def ahead() -> int:
+        return await now_ms() + 3_600_000
+
+    monkeypatch.setattr(yard.store, "now_ms", ahead)
+    await wire.open("r1", wait_s=2.0)
+    (first, *_) = (await yard.log()).state.records.values()
+    assert first.at_ms > await now_ms() + 3_000_000
 
 
 async def test_what_was_acknowledged_and_not_shipped_goes_on(yard: Yard) -> None:

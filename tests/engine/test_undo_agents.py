@@ -147,6 +147,28 @@ async def test_sidecars_and_agents_take_turns(yard: Yard, far: Far) -> None:
     assert refunds(far) == [2, 1]
 
 
+async def test_an_agent_that_comes_back_late_has_no_part_in_it(yard: Yard, far: Far) -> None:
+    """It would commit the step that it was at, and with it goes what is known of the undos."""
+    at = await near(yard, tools(far))
+    agent = await at.agent()
+    await booked(agent, 1)
+    await charge(at, 1)
+    await compensate(yard)
+    await agent.drop()
+
+    async def waits() -> bool:
+        return "waits for an agent that has free" in (await yard.log()).state.reason
+
+    await until(waits)
+    again = await at.pod.wire(incarnation=agent.incarnation)
+    with pytest.raises(RefusedError, match="fenced"):
+        await again.open("r1", create=False, resume={"epoch": agent.epoch})
+    other = await at.agent()
+    assert await freed(other) == {"booking": 1}
+    assert await freed(other) == "compensated"
+    assert len(refunds(far)) == 1
+
+
 async def test_an_agent_learns_why_its_run_was_let_go_of(yard: Yard, far: Far) -> None:
     at = await near(yard, tools(far, patience_s=0.0))
     agent = await at.agent()

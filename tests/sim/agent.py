@@ -1,16 +1,17 @@
 """Agents: scripts that drive the real client, with calls of every class."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 import coatcheck
 from coatcheck.errors import CoatcheckError, InDoubt, NotApplied
-from tests.sim.http_agent import HTTP_KINDS, HttpActs
+from tests.sim.agent_plan import Act, StepPlan
+from tests.sim.http_agent import HttpActs
 from tests.sim.loop import this_process
+from tests.sim.saga import Refunds
 from tests.sim.upstream import SETTLE_S, Trouble
 
 if TYPE_CHECKING:
@@ -20,79 +21,16 @@ KEY_LIFETIME_S: Final = 3600.0
 """Longer than a run of the simulation: that keys expire is tested elsewhere."""
 TRIES_MAX: Final = 6
 """How often a script asks again for a call that failed, before it gives the run up."""
-LEVELS: Final = ("process", "node", "node", "remote")
-KINDS: Final = ("idempotent", "keyed", "shipped", "probed", "once", "business", "named")
-"""`shipped` is keyed, and its `dispatched` is remote: it may say what the read before it said."""
-STEPS: Final = (2, 7)
-THINK_S: Final = (0.0, 0.3, 1.5)
-"""The longest that an agent thinks before a step, by run."""
 QUOTE_S_MAX: Final = 1.0
 """Of a recorded read."""
-FILLER_CHARS: Final = (0, 0, 40, 400)
-"""Answers of several sizes, so that some are bodies of their own."""
 BALLAST: Final = "x" * 80_000
 """Makes some states big enough for patches, which big ones are sent and kept as."""
 BALLAST_EVERY: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
-    """A recorded read, and a charge of what it said."""
-
-    name: str
-    kind: str
-    filler: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """What one step does: acts one after another, or all at once; perhaps a signal first."""
-
-    acts: tuple[Act, ...]
-    is_parallel: bool
-    level: str
-    signal: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """What a run is to do, whoever does it."""
-
-    run: str
-    queue: str
-    think_s: float
-    steps: tuple[StepPlan, ...]
-
-    @property
-    def acts(self) -> list[Act]:
-        return [act for step in self.steps for act in step.acts]
-
-
 def _ballast(run: str) -> dict[str, str]:
     is_big = crc32(run.encode()) % BALLAST_EVERY == 0
     return {"ballast": BALLAST} if is_big else {}
-
-
-def plan_run(
-    run: str, random: Random, *, has_signals: bool, kinds: Sequence[str] = KINDS
-) -> RunPlan:
-    """A run's script."""
-    steps = []
-    for number in range(1, random.randint(*STEPS) + 1):
-        acts = tuple(
-            Act(f"{run}-{number}-{i}", random.choice(kinds), random.choice(FILLER_CHARS))
-            for i in range(random.randint(0, 4))
-        )
-        waits = has_signals and random.random() < 0.3
-        steps.append(
-            StepPlan(
-                acts,
-                is_parallel=random.random() < 0.5,
-                level=random.choice(LEVELS),
-                signal=f"go-{number}" if waits else "",
-            )
-        )
-    return RunPlan(run, "default", random.choice(THINK_S), tuple(steps))
 
 
 class AgentProcess:
@@ -104,14 +42,16 @@ class AgentProcess:
         self._random = random
         self._judge = world.judge
         self._http = HttpActs(world, pod, random)
+        self._refunds = Refunds(world, pod)
 
     async def main(self) -> None:
         """Until the process is killed."""
+        self._refunds.declare()
         while True:
             try:
                 async with asyncio.timeout(self._random.uniform(3.0, 20.0)):
                     run = await self._take()
-            except (CoatcheckError, TimeoutError) as error:
+            except (CoatcheckError, Trouble, NotApplied, TimeoutError) as error:
                 self._world.note("no run", pod=self._pod.uid, why=repr(error)[:160])
                 await asyncio.sleep(self._random.uniform(0.1, 1.5))
                 continue
@@ -126,8 +66,9 @@ class AgentProcess:
             await asyncio.sleep(self._random.uniform(0.0, 0.3))
 
     async def _take(self) -> coatcheck.Run | None:
+        options = self._world.saga.options
         if self._random.random() < 0.5:
-            async for run in coatcheck.claim_runs(schema=1):
+            async for run in coatcheck.claim_runs(schema=1, **options):
                 return run
             return None
         plans = [p for p in self._world.plans.values() if not self._judge.is_final(p.run)]
@@ -135,7 +76,7 @@ class AgentProcess:
             return None
         plan = self._random.choice(plans)
         wait_s = self._random.choice((0.0, 1.0, 5.0))
-        run = coatcheck.open_run(plan.run, schema=1, queue=plan.queue, wait_s=wait_s)
+        run = coatcheck.open_run(plan.run, schema=1, queue=plan.queue, wait_s=wait_s, **options)
         return await run.__aenter__()
 
     async def _work(self, run: coatcheck.Run) -> None:
@@ -180,7 +121,7 @@ class AgentProcess:
         return entry
 
     async def _act(self, run: coatcheck.Run, step: coatcheck.Step, act: Act) -> list[Any]:
-        if act.kind in HTTP_KINDS:
+        if act.kind.startswith("http-"):
             return await self._http.perform(run, act)
         made: list[str] = []
 
@@ -223,13 +164,15 @@ class AgentProcess:
                 options |= {"durability": "remote" if act.kind == "shipped" else "node"}
             case "probed":
                 options |= {"probe": look, "probe_settle_s": SETTLE_S}
+            case "final-again":
+                options |= {"effect": "idempotent"}
             case "business":
                 options |= {"key": "/name"}
             case "named":
                 options |= {"key": f"charge/{act.name}"}
             case _:
                 pass
-        call = step.tool(charge, **options)
+        call = step.tool(charge, **options, **self._refunds.options_of(act))
         receipt = await self._ask(call, act.name, amount, can_probe="probe" in options)
         self._note_made(run, made)
         return receipt[0]

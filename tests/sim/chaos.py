@@ -34,6 +34,8 @@ QUICK_RESTART_S: Final = (0.05, 0.4)
 """So that who comes back can ask before the request arrived."""
 MOMENT_KILLED: Final = 0.02
 """The share of a request's stations that somebody does not survive."""
+UNDO_KILLED: Final = 0.15
+"""The same of requests that take a call back: there are few of them."""
 DELAYED: Final = 0.02
 """The share of decisions to send between which and the send something takes long."""
 DELAYED_AGAIN: Final = 0.3
@@ -106,6 +108,8 @@ class Chaos:
 
     def schedule(self, until_s: float) -> None:
         """Faults from now until then."""
+        for at_s in self._world.saga.deploys_s(until_s):
+            self._world.loop.call_later(at_s, self._strike, self._deploy)
         at_s = 0.0
         while sum(self._weights):
             at_s += self._random.expovariate(self._strength / BETWEEN_S)
@@ -191,7 +195,8 @@ class Chaos:
 
     def _at_moment(self, process: Process, what: str) -> None:
         """Some sidecars, agents, or both die right there, and are back at once."""
-        if self._world.is_calm or self._random.random() > MOMENT_KILLED * self._strength:
+        share = UNDO_KILLED if what.startswith("undo") else MOMENT_KILLED
+        if self._world.is_calm or self._random.random() > share * self._strength:
             return
         pod = self._world.pod_of(process)
         self._world.note("moment", process=process.name, what=what)

@@ -69,6 +69,9 @@ def differences(found: RunState, wanted: RunState) -> Iterator[str]:
         yield from _differ(name, _bare(getattr(found, name)), _bare(getattr(wanted, name)))
     for name in ("result",):
         yield from _differ(name, _data(getattr(found, name)), _data(getattr(wanted, name)))
+    yield from _differ("compensating", found.compensating, wanted.compensating)
+    undos = [{n: _bare(undo) for n, undo in state.undos.items()} for state in (found, wanted)]
+    yield from _differ("undos", *undos)
     yield from _differ(
         "signals",
         {seq: _bare(signal) for seq, signal in found.signals.items()},
@@ -89,7 +92,7 @@ def _differ(name: str, found: Any, wanted: Any) -> Iterator[str]:
 
 def _bare(event: Any) -> Any:
     """A record's event with its body's bytes alone, wherever they lie."""
-    for name in ("input", "payload", "value"):
+    for name in ("input", "payload", "value", "body"):
         body = getattr(event, name, None)
         if isinstance(body, Body):
             return replace(event, **{name: Body(body.data)})

@@ -15,10 +15,11 @@ from tests.sim.http_server import FATES, NAME
 from tests.sim.upstream import ONCE, Trouble
 
 if TYPE_CHECKING:
-    from tests.sim.agent import Act
+    from tests.sim.agent_plan import Act
     from tests.sim.world import Pod, World
 
 HTTP_KINDS: Final = ("http-put", "http-keyed", "http-fading", "http-probed", "http-once")
+PUTS: Final = ("http-put", "http-final-put")
 PATIENCE_S: Final = (1.0, 8.0, 8.0, 25.0)
 """Of clients: the shortest hang up on an upstream that is only slow."""
 TRIES_MAX: Final = 8
@@ -28,7 +29,7 @@ TWICE: Final = 0.2
 GLANCES: Final = 0.2
 WAITS: Final = 0.3
 """The share of askings that wait for a decision if the call is held."""
-MARKED: Final = frozenset({"http-keyed", "http-fading", "http-put"})
+MARKED: Final = frozenset({"http-keyed", "http-fading", *PUTS})
 """Tools whose SDK gives a key of its own, new in each process. Another client, that hangs up on an
 answer as it comes and asks again, can't be told from one that means a second call."""
 PROBLEM: Final = "application/problem+json"
@@ -73,9 +74,9 @@ class HttpActs:
         name = f"{act.name}?"
         quoted = await self._call(run, _Asking("http-read", name, "POST", _body(name, 0)))
         # Below remote a lost node takes what was said, and a key made of that, with it.
-        is_shaky = act.kind in ("http-keyed", "http-put")
+        is_shaky = act.kind in ("http-keyed", *PUTS)
         amount = 0 if is_shaky else quoted.get("receipt", 0)
-        method = "PUT" if act.kind == "http-put" else "POST"
+        method = "PUT" if act.kind in PUTS else "POST"
         headers = []
         if act.kind in ONCE | {"http-keyed"} and crc32(act.name.encode()) % 3 == 0:
             headers.append(("Coatcheck-Key", f"act/{act.name}"))
@@ -150,7 +151,7 @@ class HttpActs:
             return False
         is_error = reading.status in FATES["error"]
         is_told = reading.status < 300 or reading.status in FATES["rejected"]
-        return is_told or (is_error and asking.tool == "http-once")
+        return is_told or (is_error and asking.tool in ("http-once", "http-final"))
 
 
 def _body(name: str, amount: int) -> bytes:

@@ -19,7 +19,8 @@ from tests.sim.upstream import BEFORE_WRITE_S, FLIGHT_S, LATE_S, RESET_S
 CONNECT_S: Final = (0.0, 0.05)
 
 Moment = Callable[[Process, str], None]
-"""Told of `asked`, `sent`, `head`, `body` and `whole`: where a crash would matter."""
+"""Told of `asked`, `sent`, `head`, `body` and `whole`: where a crash would matter; of what takes a
+call back with `undo` before it."""
 
 
 class HttpDoor:
@@ -40,7 +41,8 @@ class HttpDoor:
     async def send(self, request: Outgoing) -> AsyncGenerator[UpstreamAnswer, None]:
         process, habits = this_process(), self._server.habits
         self.on_asked(process, request)
-        self.on_moment(process, "asked")
+        undo = "undo " if self._server.undone_by(request) else ""
+        self.on_moment(process, f"{undo}asked")
         await asyncio.sleep(self._random.uniform(*CONNECT_S))
         if self._random.random() < habits.refused:
             raise NotSent("connection refused")
@@ -60,7 +62,7 @@ class HttpDoor:
                 self._flight_s(is_reset=is_reset), self._server.arrive, request, line,
                 context=self._nobody,
             )  # fmt: skip
-        self.on_moment(process, "sent")
+        self.on_moment(process, f"{undo}sent")
         if is_reset:
             await asyncio.sleep(self._random.uniform(*RESET_S))
             raise Lost("connection reset")

@@ -20,13 +20,14 @@ from coatcheck_sidecar.engine.accounts import Accounts
 from coatcheck_sidecar.engine.bindings import Binding, Bindings
 from coatcheck_sidecar.engine.exchange import Exchange
 from coatcheck_sidecar.engine.tasks import TaskSet
+from coatcheck_sidecar.engine.undo_request import UndoRequests
 from coatcheck_sidecar.engine.wanted import Wanted
 from coatcheck_sidecar.ports import Clock, Headers, Observer, StoreError
 from coatcheck_sidecar.servers.bodies import Taken
 from coatcheck_sidecar.servers.proxy import check_said, want
 from coatcheck_sidecar.servers.routes import Routes
 from tests.sim.http_door import HttpDoor
-from tests.sim.http_server import NAME, tools
+from tests.sim.http_server import NAME
 from tests.sim.loop import this_process
 
 if TYPE_CHECKING:
@@ -70,7 +71,14 @@ class Front:
     """What one life of a sidecar serves over HTTP."""
 
     def __init__(
-        self, uid: str, door: HttpDoor, *, clock: Clock, observer: Observer, judge: "HttpJudge"
+        self,
+        uid: str,
+        door: HttpDoor,
+        *,
+        tools: dict[str, Tool],
+        clock: Clock,
+        observer: Observer,
+        judge: "HttpJudge",
     ) -> None:
         self.bindings = Bindings(SECRET + uid.encode())
         self.routes = Routes(self.bindings, f"http://{uid}")
@@ -80,7 +88,8 @@ class Front:
         )
         self.open: list[Serving] = []
         self.tasks = TaskSet(lambda name, error: judge.failed(f"{name} failed: {error!r}"))
-        self._tools = tools()
+        self._tools = tools
+        self.undos = UndoRequests(self.exchange, tools)
 
     def serve(self) -> "Serving":
         """The protocol of a connection that comes in."""

@@ -24,18 +24,18 @@ from coatcheck_sidecar.engine.attempts import Go
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.wanted import Wanted, outgoing
 from coatcheck_sidecar.ports import Outgoing
+from tests.sim.agent_plan import Act
 from tests.sim.http_front import Reading, Serving, decision
-from tests.sim.http_server import KEY, NAME, Said, tools
+from tests.sim.http_server import KEY, NAME, Said
 from tests.sim.judge import Judge
 from tests.sim.loop import Process
+from tests.sim.upstream import UNDO
 
 if TYPE_CHECKING:
-    from tests.sim.agent import Act
     from tests.sim.world import Pod
 
 CALL, ATTEMPT, RUN, EPOCH = "x-sim-call", "x-sim-attempt", "x-sim-run", "x-sim-epoch"
 SERIAL: Final = re.compile(rb'"serial": (\d+)')
-TOOLS: Final = tools()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class HttpJudge:
         """By name, those that are called over HTTP."""
         self.said: dict[int, Said] = {}
         self.failed: Callable[[str], None] = lambda fault: None
+        self.undone_by: Callable[[Outgoing], str] = lambda request: ""
+        """What a request takes back."""
         self._judge = judge
         self._pod_of = pod_of
         self._bodies: dict[str, bytes] = {}
@@ -87,7 +89,7 @@ class HttpJudge:
         """An attempt is to be made: somebody waits for it."""
         sent, pod = _sent(request), self._pod_of(process)
         name = header(request.headers, NAME)
-        if sent is not None and pod.front is not None and not pod.front.listeners(name):
+        if sent is not None and name and pod.front is not None and not pod.front.listeners(name):
             self.failed(f"attempt {sent.attempt} at {name} is made, and its agent hung up")
 
     def leaving(self, process: Process, request: Outgoing) -> None:
@@ -95,9 +97,13 @@ class HttpJudge:
         sent, pod = _sent(request), self._pod_of(process)
         if sent is None:
             return
-        name = header(request.headers, NAME)
+        name = header(request.headers, NAME) or self.undone_by(request)
         act = self.acts.get(name)
-        if act is None:
+        if name.startswith(UNDO):
+            of = self.acts[name.removeprefix(UNDO)]
+            undo = Act(name, f"undo-{of.kind}", 0)
+            self._judge.charging(sent, sent.key, act=undo, pod=pod, attempt=sent.attempt)
+        elif act is None:
             self._judge.asked(sent, sent.key, pod=pod)
         else:
             self._judge.charging(sent, sent.key, act=act, pod=pod)

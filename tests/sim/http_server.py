@@ -8,18 +8,20 @@ import json
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
 from coatcheck_sidecar.core.model import Effect, Level
 from coatcheck_sidecar.core.relay import header
-from coatcheck_sidecar.core.tool import HttpProbe, Tool, UpstreamKey
+from coatcheck_sidecar.core.tool import HttpProbe, HttpUndo, Tool, UpstreamKey
 from coatcheck_sidecar.ports import Headers, Outgoing
 from tests.sim.loop import VirtualLoop
-from tests.sim.upstream import SETTLE_S, Upstream
+from tests.sim.upstream import SETTLE_S, UNDO, Upstream
 
 AUTHORITY: Final = "http://world"
+REFUNDS: Final = "/refunds/"
+"""The receipt of what is taken back stands behind it."""
 KEY_LIFE_S: Final = 3600.0
 """Longer than any seed."""
 FADING_LIFE_S: Final = 8.0
@@ -48,11 +50,11 @@ UNSURE: Final = frozenset({"busy", "error"})
 UNSURE_DONE: Final = 0.5
 
 
-def tools() -> dict[str, Tool]:
-    """The configuration of every sidecar: a tool for each class."""
+def tools(*, has_undos: bool = False) -> dict[str, Tool]:
+    """The configuration of every sidecar: a tool for each class; `has_undos`: and how to undo."""
     key, fading = UpstreamKey(lifetime_s=KEY_LIFE_S), UpstreamKey(lifetime_s=FADING_LIFE_S)
     probe = HttpProbe(path="/charges/{key}", applied_when="/receipt")
-    made = (
+    made: tuple[Tool, ...] = (
         _tool("glance", effect=Effect.READ),
         _tool("http-read", effect=Effect.READ, record=True),
         _tool("http-put", effect=Effect.IDEMPOTENT),
@@ -66,7 +68,27 @@ def tools() -> dict[str, Tool]:
         _tool("http-probed", effect=Effect.ONCE, probe=probe, probe_settle_s=SETTLE_S),
         _tool("http-once", effect=Effect.ONCE),
     )
+    if has_undos:
+        finals = (
+            _tool("http-final", effect=Effect.ONCE, irreversible=True),
+            _tool("http-final-put", effect=Effect.IDEMPOTENT, irreversible=True),
+        )
+        made = (*(_with_undo(tool) for tool in made), *finals)
     return {tool.name: tool for tool in made}
+
+
+def _with_undo(tool: Tool) -> Tool:
+    if tool.effect is Effect.READ:
+        return tool
+    probe = None if tool.probe is None else replace(tool.probe, result="")
+    undo = HttpUndo(
+        method="DELETE" if tool.name == "http-put" else "POST",
+        path=f"{REFUNDS}{{/receipt}}",
+        body=None if tool.name == "http-put" else {"of": "{key}", "receipt": "{/receipt}"},
+        probe=tool.probe,
+        probe_settle_s=tool.probe_settle_s,
+    )
+    return replace(tool, probe=probe, undo=undo)
 
 
 def _tool(name: str, **more: Any) -> Tool:
@@ -143,6 +165,8 @@ class HttpServer:
         self, loop: VirtualLoop, random: Random, ledger: Upstream, *, token: Callable[[], int]
     ) -> None:
         self.habits = HttpHabits()
+        self.kinds: tuple[str, ...] = ("plain", "chunked", "events")
+        """Of whole answers, as often as they stand here."""
         self.said: dict[int, Said] = {}
         """By serial number, which stands in the answer's body."""
         self._loop = loop
@@ -160,7 +184,7 @@ class HttpServer:
         tool = path.split("/")[1]
         if path.startswith(f"/{tool}/charges/"):
             return self._look(path.rpartition("/")[2], line)
-        name = header(request.headers, NAME)
+        name = header(request.headers, NAME) or self.undone_by(request)
         key = header(request.headers, "idempotency-key")
         has_key = tool in ("http-keyed", "http-fading")
         if has_key and key in self._busy:
@@ -178,6 +202,11 @@ class HttpServer:
         self._answer(line, name=name, key=header(request.headers, KEY), status=status, told=told)
         return None
 
+    def undone_by(self, request: Outgoing) -> str:
+        """What a request takes back, as a charge of its own; empty if it does not."""
+        _, _, receipt = request.url.partition(REFUNDS)
+        return UNDO + self._ledger.names[int(receipt)] if receipt else ""
+
     def _forget(self, name: str, key: str) -> None:
         self._saved.pop(key, None)
         charge = self._ledger.charges.get(name)
@@ -186,6 +215,8 @@ class HttpServer:
 
     def _act(self, tool: str, name: str, *, key: str) -> tuple[int, dict[str, Any]]:
         fate = self._fate()
+        if tool == "http-put" and name.startswith(UNDO) and self._ledger.receipt(name):
+            return 404, {"error": "there is none"}
         if fate in FATES:
             if fate in UNSURE and self._random.random() < UNSURE_DONE:
                 self._deed(tool, name, key=key)
@@ -195,6 +226,8 @@ class HttpServer:
     def _deed(self, tool: str, name: str, *, key: str) -> int:
         if tool in ("glance", "http-read"):
             return self._token()
+        if name.startswith(UNDO):
+            tool = f"undo-{tool}"
         return self._ledger.charge(tool, name, key=key)
 
     def _fate(self) -> str:
@@ -218,7 +251,7 @@ class HttpServer:
         serial = self._token()
         filler = "z" * self._random.choice(FILLER_CHARS)
         data = json.dumps({**told, "serial": serial, "filler": filler}).encode()
-        kind = self._random.choice(("plain", "chunked", "events")) if status < 300 else "plain"
+        kind = self._random.choice(self.kinds) if status < 300 else "plain"
         if kind == "events":
             data = b"data: " + data + b'\n\ndata: {"more": 1}\n\ndata: [DONE]\n\n'
         self.said[serial] = Said(name, key, status, data)

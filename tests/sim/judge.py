@@ -17,10 +17,11 @@ from coatcheck_sidecar.engine.shipper import MARKED, marker_name
 from tests.sim.compare import differences, restored_checkpoint, restored_state
 from tests.sim.loop import PROCESS
 from tests.sim.store import SharedStore
-from tests.sim.upstream import KEYED, ONCE, Charge
+from tests.sim.upstream import KEYED, ONCE, UNDO, Charge
 
 if TYPE_CHECKING:
-    from tests.sim.agent import Act
+    from tests.sim.agent_plan import Act
+    from tests.sim.saga_judge import SagaJudge
     from tests.sim.world import Pod
 
 NEVER: Final = (ReplayDivergence, Conflict, Damaged, ProtocolError)
@@ -89,6 +90,9 @@ class Judge:
         """An agent of the pod learned that something of its own is kept."""
         self.on_dispatched: Callable[[int], None] = lambda attempt: None
         """A sidecar decided to send a call, and begins to write that down."""
+        self.on_new: Callable[[str], None] = lambda run: None
+        """A run has its first head."""
+        self.saga: SagaJudge
         self._store = store
         self._fault = on_fault
         self._lines: dict[bytes, tuple[dict[int, Record], bytes]] = {}
@@ -126,6 +130,8 @@ class Judge:
         head = decode_head(name, data)
         watch = self.watch(head.run)
         before, watch.head = watch.head, head
+        if before is None:
+            self.on_new(head.run)
         what = f"head of {head.run}, epoch {head.epoch}, seq {head.seq}, by {writer}"
         if before is not None and _is_takeover(before, head):
             silent_s = self.now_s() - watch.landed_s[before.epoch]
@@ -168,7 +174,9 @@ class Judge:
             if record is None:
                 self._fault(f"{what}: record {seq} is not of its writer's log")
                 return
+            self.saga.before(shadow, record)
             shadow.apply(record)
+            self.saga.after(shadow, record)
             self._note_record(watch, shadow, record)
         restored = restored_state(head, self._store.peek)
         if isinstance(restored, str):
@@ -258,10 +266,15 @@ class Judge:
         kept = self.watch(run.id).answers.get(key)
         return kept is not None and self._survives(run.id, kept, epoch=run.epoch)
 
-    def charging(self, run: Owned, key: str, *, act: "Act", pod: "Pod") -> None:
-        """The same, for a call with an effect; a guarded one must be in the head."""
+    def charging(self, run: Owned, key: str, *, act: "Act", pod: "Pod", attempt: int = 0) -> None:
+        """The same, for a call with an effect; a guarded one must be in the head.
+
+        So must the `attempt` of one that takes another back, if it is told.
+        """
         self.charges[key] = act.name
         self.asked(run, key, pod=pod)
+        if act.name.startswith(UNDO):
+            self.saga.leaving(run, key, act.name, attempt=attempt)
         if act.kind in ONCE:
             watch = self.watch(run.id)
             silent_s = self.now_s() - watch.landed_s.get(run.epoch, 0.0)
@@ -313,6 +326,7 @@ class Judge:
 
     def effect(self, name: str, charge: Charge) -> None:
         """Something happened in the world."""
+        self.saga.took_place(name, charge)
         if charge.effects > 1 and charge.tool in ONCE | KEYED:
             self._fault(f"{name} ({charge.tool}) happened {charge.effects} times")
 

@@ -39,6 +39,8 @@ class Process:
         self.ports: list[Any] = []
         """Its ends of connections."""
         self.socket = ""
+        self.undos: dict[tuple[str, str], Callable[..., Any]] = {}
+        """Of an agent's: the functions that it was loaded with, by tool and name."""
         self.windows = 0
         """Tool calls between their look at the clock and their write."""
         self._fuse = 0

@@ -33,6 +33,7 @@ from coatcheck_sidecar.stores.memory import MemoryStore
 from tests.sim.__main__ import HASH_SEED
 from tests.sim.chaos import run_seed, sweep_up
 from tests.sim.http_mutants import HTTP_MUTANTS, Mutant
+from tests.sim.saga_mutants import SAGA_MUTANTS
 
 SEEDS_MAX: Final = 400
 """In which a mutant must be caught."""
@@ -263,6 +264,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     reads_numbered_alike,
     commands_forgotten,
     *HTTP_MUTANTS,
+    *SAGA_MUTANTS,
 )
 
 

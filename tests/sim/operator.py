@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 
 from coatcheck_sidecar.core.command import Command
-from coatcheck_sidecar.core.model import Call, Status
+from coatcheck_sidecar.core.model import UNDO_KEY, Call, CallClass, CallState, Status
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import Damaged
 from coatcheck_sidecar.ports import StoreError
 from tests.sim.compare import restored_state
+from tests.sim.saga import AT_S, charge_of
 from tests.sim.store import ReachedStore
-from tests.sim.upstream import BEFORE_WRITE_S, PAUSE_MAX_S, SETTLE_S
+from tests.sim.upstream import BEFORE_WRITE_S, PAUSE_MAX_S, SETTLE_S, UNDO
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -60,9 +61,18 @@ class Operator:
             await self._bring(Command(id=self._id(), run=run, what="retry", by="operator"))
 
     async def _resolve(self, run: str, call: Call) -> None:
-        name = self._world.judge.charges.get(call.upstream_key, "")
-        receipt = self._world.upstream.receipt(name)
+        charges, upstream = self._world.judge.charges, self._world.upstream
+        name = charges.get(call.upstream_key, "")
+        if call.is_undo:
+            name = UNDO + charge_of(charges, run, call.key.removeprefix(UNDO_KEY))
+        receipt = upstream.receipt(name)
         verdict = self._random.choice(("not_applied", "retry")) if receipt is None else "applied"
+        # There is no request to retry, or it was refused, and is again by whoever saves answers.
+        is_by_hand = not call.attempt or (
+            call.state is CallState.DONE and call.call_class is CallClass.KEYED
+        )
+        if call.is_undo and receipt is None and is_by_hand:
+            verdict, receipt = "applied", upstream.charge("undo-by-hand", name, key="")
         value = None if receipt is None else msgpack.packb([receipt, ""])
         self._first_seen_s.pop((run, call.number, call.attempt), None)
         await self._bring(
@@ -93,6 +103,17 @@ class Operator:
         """Cancel a run at some moment."""
         await asyncio.sleep(self._random.uniform(2.0, 40.0))
         await self._bring(Command(id=self._id(), run=run, what="cancel", by="somebody"))
+
+    async def compensate(self, run: str) -> None:
+        """Have what a run did taken back; the same command until it is known to have come."""
+        await asyncio.sleep(self._random.uniform(*AT_S))
+        then = self._random.choice(("", "end", "resubmit"))
+        command = Command(id=self._id(), run=run, what="compensate", by="somebody", then=then)
+        self._world.saga_judge.asked_for.add(command.id)
+        while not await self._bring(command):
+            if self._world.judge.is_final(run):
+                return
+            await asyncio.sleep(self._random.uniform(0.2, 2.0))
 
     async def _bring(self, command: Command) -> bool:
         try:

@@ -31,8 +31,16 @@ PAUSE_MAX_S: Final = 1.0
 """The longest pause that agents' processes are allowed between look and write."""
 
 Value = TypeVar("Value")
-ONCE: Final = frozenset({"once", "probed", "business", "named", "http-probed", "http-once"})
-KEYED: Final = frozenset({"keyed", "shipped", "http-keyed", "http-fading"})
+UNDO: Final = "undo/"
+"""How the name of a charge begins that takes another one back."""
+ONCE: Final = frozenset(
+    {"once", "probed", "business", "named", "http-probed", "http-once", "final", "http-final"}
+    | {"undo-once", "undo-probed", "undo-http-probed", "undo-http-once"}
+)
+KEYED: Final = frozenset(
+    {"keyed", "shipped", "http-keyed", "http-fading"}
+    | {"undo-keyed", "undo-http-keyed", "undo-http-fading"}
+)
 
 
 class Trouble(Exception):  # noqa: N818 - says what is the case
@@ -73,6 +81,8 @@ class Upstream:
     def __init__(self, loop: VirtualLoop, random: Random, habits: Habits) -> None:
         self.habits = habits
         self.charges: dict[str, Charge] = {}
+        self.names: dict[int, str] = {}
+        """By receipt: what was charged."""
         self.on_effect: Callable[[str, Charge], None] = lambda name, charge: None
         self.on_late: Callable[[Process], None] = lambda sender: None
         """A request left, and will be on its way for a while."""
@@ -92,7 +102,7 @@ class Upstream:
             raise NotApplied("connection refused")
         answer: asyncio.Future[int] = self._loop.create_future()
         if chance > habits.refused + habits.lost:
-            weight = LATE_PROBED if tool == "probed" else 1.0
+            weight = LATE_PROBED if tool in ("probed", "undo-probed") else 1.0
             is_late = self._random.random() < habits.late * weight
             is_answered = not is_late and self._random.random() >= habits.lost_answer
             self._loop.call_later(
@@ -136,6 +146,7 @@ class Upstream:
             self._serial += 1
             charge.effects += 1
             charge.receipt = self._serial
+            self.names[self._serial] = name
             charge.keys.add(key)
             self.on_effect(name, charge)
         return charge.receipt

@@ -10,25 +10,30 @@ from unittest.mock import patch
 
 import coatcheck._base
 import coatcheck._clock
+import coatcheck._ops
 import coatcheck._session
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
+from coatcheck_sidecar.core.undo import SUCCESSOR
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.servers.control import Connection
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.sim.agent import KINDS, AgentProcess, RunPlan, incarnation_of, plan_run
+from tests.sim.agent import AgentProcess, incarnation_of
+from tests.sim.agent_plan import KINDS, RunPlan, plan_run
 from tests.sim.http_agent import HTTP_KINDS
 from tests.sim.http_door import HttpDoor
 from tests.sim.http_front import Front
 from tests.sim.http_judge import HttpJudge
-from tests.sim.http_server import KEY_MARGIN_S, HttpServer
+from tests.sim.http_server import KEY_MARGIN_S, HttpServer, tools
 from tests.sim.journal import MemorySpool, PodJournal
 from tests.sim.judge import Judge
 from tests.sim.loop import Process, SimClock, VirtualLoop, this_process
 from tests.sim.operator import Operator
 from tests.sim.pipe import Lane, connect
+from tests.sim.saga import TAKEN_BACK, Saga, UndosOfProcess
+from tests.sim.saga_judge import SagaJudge
 from tests.sim.store import ReachedStore, SharedStore, Weather
 from tests.sim.upstream import PAUSE_MAX_S, Habits, Upstream
 
@@ -43,6 +48,8 @@ LEASES_S: Final = (3.0, 3.0, 8.0)
 """The longer one outlasts what a tool's "no" needs to settle, so that it alone must protect."""
 KINDS_OF: Final = (KINDS, HTTP_KINDS, KINDS + HTTP_KINDS)
 """Of the calls of a seed's agents."""
+MOSTLY_JSON: Final = ("plain", "chunked") * 4 + ("events",)
+"""Answers of servers whose calls are taken back by what they said."""
 CALM_S_MAX: Final = 240.0
 """With no more faults every run is over within this: the breaker's delays are the longest part."""
 SMALL: Final = {
@@ -111,6 +118,13 @@ class World:
         self.http_judge = HttpJudge(self.judge, pod_of=self.pod_of)
         self.http_judge.failed, self.http_judge.said = self.found, self.server.said
         self.door.on_asked, self.door.on_leaving = self.http_judge.asked, self.http_judge.leaving
+        self.http_judge.undone_by = self.server.undone_by
+        self.saga = Saga(seed)
+        self.tools = tools(has_undos=self.saga.is_on)
+        if self.saga.is_on:
+            self.server.kinds = MOSTLY_JSON
+        self.judge.saga = self.saga_judge = SagaJudge(self.judge, self.saga, failed=self.found)
+        self.judge.on_new = self._came
         self.plans: dict[str, RunPlan] = {}
         self.pods: list[Pod] = []
         self.on_start: Callable[[Pod, Process, bool], None] = lambda pod, process, is_agent: None
@@ -123,6 +137,8 @@ class World:
     def note(self, event: str, /, **fields: object) -> None:
         """A line of the trace; also what each sidecar's observer is."""
         self.trace.append((self.loop.now_s, event, fields))
+        if event == "undo_forward":
+            self.saga_judge.told_forward.add(str(fields["run"]))
         if event == "task_failed":
             self.found(f"a task of a sidecar failed: {fields}")
 
@@ -186,8 +202,9 @@ class World:
         )
         pod.front = Front(
             pod.uid, self.door, clock=pod.clock, observer=_Observer(self, process.name),
-            judge=self.http_judge,
+            judge=self.http_judge, tools=self.tools,
         )  # fmt: skip
+        pod.sidecar.undoing.requests = pod.front.undos
         pod.sidecar.on_let_go = pod.front.bindings.unbind
         self.note("start", process=process.name)
         self.loop.start(process, self._run_sidecar(pod, pod.sidecar, pod.front))
@@ -273,8 +290,7 @@ class World:
         kinds = random.choice(KINDS_OF)
         for number in range(random.randint(1, 4)):
             plan = plan_run(f"run{number}", random, has_signals=has_signals, kinds=kinds)
-            self.plans[plan.run] = plan
-            self.judge.acts[plan.run] = [act.name for act in plan.acts]
+            self._intend(self.saga.dress(plan, kinds=kinds))
         for _ in range(random.randint(2, 3)):
             self.new_pod(random.randint(1, 2))
         operator = Operator(self, random)
@@ -287,6 +303,21 @@ class World:
                     self.loop.start(person, operator.signal(plan.run, step.signal, token))
             if random.random() < 0.08:
                 self.loop.start(person, operator.cancel(plan.run))
+            if self.saga.is_on and self.saga.random.random() < TAKEN_BACK:
+                self.loop.start(person, operator.compensate(plan.run))
+
+    def _intend(self, plan: RunPlan) -> None:
+        self.plans[plan.run] = plan
+        self.judge.acts[plan.run] = [act.name for act in plan.acts]
+        self.saga_judge.plan(plan.run, plan.acts)
+
+    def _came(self, run: str) -> None:
+        """A run that nobody planned is one in the place of another: half as long."""
+        if run not in self.plans:
+            former = self.plans[run.removesuffix(SUCCESSOR)]
+            plan = plan_run(run, self.saga.random, has_signals=False)
+            plan = replace(plan, steps=plan.steps[: 1 + len(former.steps) // 2])
+            self._intend(self.saga.dress(plan, kinds=KINDS))
 
     @property
     def busy_pods(self) -> set[str]:
@@ -341,6 +372,7 @@ def virtual_machine(*, is_small: bool) -> Iterator[None]:
             (clock, "uniform", lambda low, high: this_process().clock.uniform(low, high)),
             (coatcheck._session, "_incarnation", incarnation_of),
             (coatcheck._base, "socket_path", lambda: this_process().socket),
+            (coatcheck._ops, "UNDOS", UndosOfProcess()),
         ):
             stack.enter_context(patch.object(module, name, value))
         stack.enter_context(patch("coatcheck_sidecar.engine.calls.KEY_MARGIN_S", KEY_MARGIN_S))

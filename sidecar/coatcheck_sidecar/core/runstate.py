@@ -344,8 +344,15 @@ class RunState:
 
     @property
     def in_doubt(self) -> list[Call]:
-        """Calls for an operator to decide, oldest first."""
-        return [self.unsettled[number] for number in sorted(self.unsettled)]
+        """Calls for an operator to decide, oldest first.
+
+        While the run is taken back also those that could be sent again without harm: nobody does.
+        """
+        found = dict(self.unsettled)
+        if self.compensating is not None:
+            doubts = (c for c in self.calls.values() if c.state is CallState.IN_DOUBT)
+            found |= {call.number: call for call in doubts if call.is_decidable}
+        return [found[number] for number in sorted(found)]
 
 
 def said_of(event: Compensated) -> str:

@@ -95,7 +95,8 @@ def _is_in_the_way(call: Call) -> bool:
     if call.is_undo:
         return False
     is_sent = call.state in (CallState.DISPATCHED, CallState.IN_DOUBT)
-    return call.is_unsettled or (is_sent and bool(call.handler or call.undo))
+    is_said = bool(call.handler or call.undo or call.is_irreversible)
+    return call.is_unsettled or (is_sent and is_said)
 
 
 def call_of(state: RunState, undo: Undo) -> Call | None:

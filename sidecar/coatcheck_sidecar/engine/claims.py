@@ -90,6 +90,8 @@ class Claimer:
         self.me = me
         self.tails: dict[str, list[Record]] = {}
         self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
+        self.know_time: Callable[[], Awaitable[None]] | None = None
+        """Returns once `now_ms` is the store's: what a log says of time must not jump."""
         self.is_draining = False
         self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
         self._fleet = fleet
@@ -138,6 +140,8 @@ class Claimer:
         """One try; raises `Refusal`, `StoreError`."""
         if self.is_draining and wants.incarnation and wants.resume_epoch is None:
             raise Refusal(ErrorCode.DRAINING, "this pod is shutting down", retry=Retry.LATER)
+        if self.know_time is not None:
+            await self.know_time()
         restored = await self._read(run)
         if restored is None:
             return await self._create(run, wants)
@@ -242,6 +246,8 @@ class Claimer:
         if is_same_agent:
             # An adopted run stays its agent's, which may live and be on its way back.
             claimed = replace(last, owner=self.me, cause=decision.cause, crashes=crashes)
+            if wants.is_undo:  # from now on the agent that was at work has no part in it
+                claimed = replace(claimed, incarnation=b"")
         else:
             claimed = self._claimed(
                 wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1

@@ -81,13 +81,14 @@ class Sidecar:
         measured = Measured(store, link=self.budget.link, clock=clock)
         self.doors = Doors(measured, clock, settings, observer, gate, background, self.budget)
         self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
-        self._offset_ms = 0
+        self._offset_ms, self._has_time = 0, False
         self.fleet = Fleet(me, self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = Claimer(
             me, fleet=self.fleet, local=self._local, tasks=self.tasks, now_ms=self.now_ms
         )
         self._claimer.read_inbox = self.heart.read_inbox
+        self._claimer.know_time = self._know_time
         self._claimer.on_claimed = self._keep
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._absent = Absent(self.keepers, lock_of=self._opening.__getitem__, doors=self.doors)
@@ -145,10 +146,19 @@ class Sidecar:
             self.tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
 
+    async def _know_time(self) -> None:
+        """Learn the store's time if it is not known yet; raises `StoreError`."""
+        if not self._has_time:
+            await self._ask_time()
+
+    async def _ask_time(self) -> None:
+        self._offset_ms = await self._store.now_ms() - self._clock.wall_ms()
+        self._has_time = True
+
     async def _learn_time(self) -> None:
         while True:
             try:
-                self._offset_ms = await self._store.now_ms() - self._clock.wall_ms()
+                await self._ask_time()
             except StoreError as error:
                 self._observer.note("look_failed", error=str(error))
             await self._clock.sleep(self.settings.heartbeat_s)
