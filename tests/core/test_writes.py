@@ -72,7 +72,13 @@ DRAFT = Call(
         (
             WriteResolved(Resolution.APPLIED, "ann", "seen", ANSWER, 900),
             Resolved(
-                call=7, verdict="applied", by="ann", why="seen", command="c1", body=Body(b"half")
+                call=7,
+                verdict="applied",
+                by="ann",
+                why="seen",
+                command="c1",
+                body=Body(b"half"),
+                head=b"200",
             ),
         ),
         (Deliver(final=True), None),

@@ -91,7 +91,7 @@ class Claimer:
         self.tails: dict[str, list[Record]] = {}
         self.read_inbox: Callable[[str, Keeper], Awaitable[None]] | None = None
         self.know_time: Callable[[], Awaitable[None]] | None = None
-        """Returns once `now_ms` is the store's: what a log says of time must not jump."""
+        """Makes `now_ms` the store's: what a log says of time must not jump."""
         self.is_draining = False
         self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
         self._fleet = fleet
@@ -249,9 +249,8 @@ class Claimer:
             if wants.is_undo:  # from now on the agent that was at work has no part in it
                 claimed = replace(claimed, incarnation=b"")
         else:
-            claimed = self._claimed(
-                wants, cause=decision.cause, crashes=crashes, since=log.state.seq + 1
-            )
+            since = log.state.seq + 1
+            claimed = self._claimed(wants, cause=decision.cause, crashes=crashes, since=since)
         claimed = replace(claimed, gap_ms=gap_ms(head, log.state, me=self.me))
         keeper = self._keeper(log)
         keeper.is_undoing = wants.is_undo

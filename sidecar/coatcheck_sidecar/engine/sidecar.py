@@ -84,12 +84,7 @@ class Sidecar:
         self._offset_ms, self._has_time = 0, False
         self.fleet = Fleet(me, self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
-        self._claimer = Claimer(
-            me, fleet=self.fleet, local=self._local, tasks=self.tasks, now_ms=self.now_ms
-        )
-        self._claimer.read_inbox = self.heart.read_inbox
-        self._claimer.know_time = self._know_time
-        self._claimer.on_claimed = self._keep
+        self._claimer = self._made_claimer()
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._absent = Absent(self.keepers, lock_of=self._opening.__getitem__, doors=self.doors)
         pod = Pod(
@@ -109,6 +104,15 @@ class Sidecar:
         self.budget.latch = lambda: self.drain.latch
         self.undoing = self._made_undoing()
         self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
+
+    def _made_claimer(self) -> Claimer:
+        claimer = Claimer(
+            self.me, fleet=self.fleet, local=self._local, tasks=self.tasks, now_ms=self.now_ms
+        )
+        claimer.read_inbox = self.heart.read_inbox
+        claimer.know_time = self._know_time
+        claimer.on_claimed = self._keep
+        return claimer
 
     def _made_undoing(self) -> Undoing:
         undoing = Undoing(
