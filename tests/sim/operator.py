@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LEDGER_WAIT_S: Final = SETTLE_S + BEFORE_WRITE_S + PAUSE_MAX_S
 """A ledger's "no" counts when nothing can be on its way any more."""
+AT_A_DOUBT: Final = 0.7
+"""The share of those that are to be taken back just then."""
 PATIENCE_S: Final = 15.0
 """How long a person waits for a command before giving it again."""
 
@@ -32,6 +34,8 @@ class Operator:
     def __init__(self, world: "World", random: Random) -> None:
         self._world = world
         self._random = random
+        self._struck: set[str] = set()
+        """Runs that were seen with something irreversible in doubt."""
         self._first_seen_s: dict[tuple[str, int, int], float] = {}
         clock = world.process("operator", world.clock()).clock
         self._outside = Outside(ReachedStore(world.shared), clock, settings=world.settings)
@@ -51,6 +55,10 @@ class Operator:
         state = restored_state(head, self._world.shared.peek)
         if isinstance(state, str):
             return
+        if run not in self._struck and any(call.is_irreversible for call in state.in_doubt):
+            self._struck.add(run)
+            if self._random.random() < AT_A_DOUBT:
+                await self._bring(self._taking_back(run))
         for call in state.in_doubt:
             seen_s = self._first_seen_s.setdefault(
                 (run, call.number, call.attempt), self._loop.now_s
@@ -107,13 +115,17 @@ class Operator:
     async def compensate(self, run: str) -> None:
         """Have what a run did taken back; the same command until it is known to have come."""
         await asyncio.sleep(self._random.uniform(*AT_S))
-        then = self._random.choice(("", "end", "resubmit"))
-        command = Command(id=self._id(), run=run, what="compensate", by="somebody", then=then)
-        self._world.saga_judge.asked_for.add(command.id)
+        command = self._taking_back(run)
         while not await self._bring(command):
             if self._world.judge.is_final(run):
                 return
             await asyncio.sleep(self._random.uniform(0.2, 2.0))
+
+    def _taking_back(self, run: str) -> Command:
+        then = self._random.choice(("", "end", "resubmit"))
+        command = Command(id=self._id(), run=run, what="compensate", by="somebody", then=then)
+        self._world.saga_judge.asked_for.add(command.id)
+        return command
 
     async def _bring(self, command: Command) -> bool:
         try:

@@ -177,9 +177,10 @@ class SagaJudge:
 
     def _check_turn(self, run: str, charged: str, watch: "RunWatch", *, what: str) -> None:
         state, said = watch.shadow, f"{charged} of {run} {what}"
+        if watch.head is not None and watch.head.status.is_final:
+            return  # cancelled, say, while the request was on its way
         if state is None or state.compensating is None or run not in self._begun:
-            if watch.head is None or not watch.head.status.is_final:
-                self._failed(f"{said}, and the run is not")
+            self._failed(f"{said}, and the run is not")
             return
         crossed = [
             name for name in self._of(run)

@@ -19,6 +19,8 @@ LATE_S: Final = (1.2, 1.45)
 """How long one is that something on the way held up."""
 LATE_PROBED: Final = 6.0
 """So much oftener those of tools with a probe: what that may conclude depends on them."""
+LOST_FINAL: Final = 6.0
+"""So much oftener the answers of what is irreversible: a doubt of it stands in the way."""
 SETTLE_S: Final = 1.5
 """What tools with a probe declare: longer than any flight."""
 BEFORE_WRITE_S: Final = 0.2
@@ -104,7 +106,8 @@ class Upstream:
         if chance > habits.refused + habits.lost:
             weight = LATE_PROBED if tool in ("probed", "undo-probed") else 1.0
             is_late = self._random.random() < habits.late * weight
-            is_answered = not is_late and self._random.random() >= habits.lost_answer
+            loss = habits.lost_answer * (LOST_FINAL if tool.startswith("final") else 1.0)
+            is_answered = not is_late and self._random.random() >= loss
             self._loop.call_later(
                 self._flight_s(is_late=is_late), self._arrive, tool, name, key,
                 answer if is_answered else None, context=self._nobody,
