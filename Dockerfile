@@ -7,7 +7,6 @@ ARG BASE=python:3.13-slim
 # Empty, unless --build-context puts a folder in its place.
 FROM scratch AS wheels
 
-# hadolint ignore=DL3006 # the base is named with its tag, or by its digest, at the top
 FROM ${BASE} AS tools
 ENV PIP_CONSTRAINT=/src/constraints.txt \
     PIP_BUILD_CONSTRAINT=/src/constraints.txt \
@@ -40,7 +39,7 @@ FROM tools AS bom
 ARG PIP_NO_INDEX
 ARG PIP_INDEX_URL
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    python -m venv /opt/bom \
+    python -m venv --without-pip /opt/bom \
     && python -m pip --python /opt/bom/bin/python install --quiet cyclonedx-bom
 COPY pyproject.toml ./
 COPY --from=build /opt/coatcheck /opt/coatcheck
@@ -50,7 +49,6 @@ RUN ["/opt/bom/bin/cyclonedx-py", "environment", "--pyproject", "pyproject.toml"
 FROM scratch AS sbom
 COPY --from=bom /coatcheck.cdx.json /
 
-# hadolint ignore=DL3006
 FROM ${BASE}
 ARG BASE
 ARG VERSION=0.1.0

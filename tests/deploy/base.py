@@ -30,7 +30,14 @@ FILES: Final = {
     "etc/group": "root:x:0:\n",
     "etc/nsswitch.conf": "hosts: files dns\n",
 }
-FOLDERS: Final = {"tmp": 0o1777, "var/tmp": 0o1777, "run": 0o755, "var/lib": 0o755, "root": 0o700, "proc": 0o555}
+FOLDERS: Final = {
+    "tmp": 0o1777,
+    "var/tmp": 0o1777,
+    "run": 0o755,
+    "var/lib": 0o755,
+    "root": 0o700,
+    "proc": 0o555,
+}
 CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 WHEELS_NEED: Final = (
     "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1", "libstdc++.so.6",
