@@ -1,4 +1,4 @@
-"""podman as tests use it: with a storage of its own, and with networks that reach this machine alone."""
+"""podman as tests use it: with a storage of its own, and no network but this machine's."""
 
 import hashlib
 import os

@@ -26,7 +26,10 @@ ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked for, no
 @click.command(epilog=EXAMPLE)
 @click.option("--ready", is_flag=True, help="Ask /readyz, not /livez.")
 def command(*, ready: bool) -> None:
-    """Ask the sidecar beside how it is, for a container's health check; exit 0 if it is well, else 1."""
+    """Ask the sidecar of this pod how it is, for a container's health check.
+
+    The exit status is 0 if it is well, else 1.
+    """
     try:
         address = load_config({}, environ=os.environ).admin_listen
     except ConfigError as error:
