@@ -1,4 +1,4 @@
-"""Print what the sidecar needs of others, one requirement a line: python requirements.py PYPROJECT."""
+"""Print what the sidecar needs, one requirement a line: python requirements.py PYPROJECT."""
 
 import sys
 import tomllib

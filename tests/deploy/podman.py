@@ -13,6 +13,7 @@ from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Final
 
+from deploy.image.requirements import requirements
 from examples.demo.processes import ROOT
 from tests.deploy.base import write_base
 
@@ -153,13 +154,8 @@ def wheels(folder: Path) -> Path:
     """All that a build asks an index for, in the versions of `constraints.txt`."""
     constraints = ROOT / "constraints.txt"
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    project, system = pyproject["project"], pyproject["build-system"]
-    wanted = [
-        *project["dependencies"],
-        *project["optional-dependencies"]["sidecar"],
-        *system["requires"],
-        "cyclonedx-bom",
-    ]
+    system: list[str] = pyproject["build-system"]["requires"]
+    wanted = [*requirements(ROOT / "pyproject.toml"), *system, "cyclonedx-bom"]
     words = "\n".join([*wanted, sys.version, constraints.read_text()])
     made = folder / f"wheels-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
     if not made.exists():
