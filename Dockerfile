@@ -60,7 +60,7 @@ LABEL org.opencontainers.image.title="coatcheck" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE}"
 COPY --from=build /opt/coatcheck /opt/coatcheck
-# Nothing here needs a shell, so that BASE may be one without.
+# By COPY alone: from here on nothing is done by a shell.
 COPY --from=build --chown=65532:65532 /opt/coatcheck/empty /run/coatcheck
 COPY --from=build --chown=65532:65532 /opt/coatcheck/empty /var/lib/coatcheck
 # The bytecode of the standard library too: slim bases ship none, and a root file system that is
