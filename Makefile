@@ -7,10 +7,12 @@ SEEDS  ?= 20000
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
-TREES  := client sidecar tests bench examples
+TREES  := client sidecar tests bench examples deploy
+ENGINE ?= $(shell command -v docker || command -v podman)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers sim mutants crash saga flush rolling conformance bench e2e clean
+.PHONY: help demo test packages image sbom check lint types layers sim mutants crash saga flush rolling conformance bench e2e clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -18,11 +20,21 @@ help: ## this list
 demo: $(READY) ## a deploy in the middle of a run, watched: make demo STORE=file|s3
 	$(BIN)/python -m examples.demo --store $(STORE)
 
-test: $(READY) ## the fast suite, with its coverage gates
+test: $(READY) packages ## the fast suite, with its coverage gates
 	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --cov --cov-report=
 	$(BIN)/python -m pytest -m "alone and not slow" --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --include='*/coatcheck_sidecar/core/*,*/coatcheck/wire.py' --fail-under=100
 	$(BIN)/python -m coverage report --fail-under=90
+
+packages: ## what tests need of Debian, as root; else those tests are skipped
+	@.ci/debian
+
+image: ## the sidecar's image, by docker or podman: make image BASE=python:3.13-slim@sha256:...
+	BUILDAH_FORMAT=docker $(ENGINE) build $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --tag coatcheck:$(VERSION) .
+
+sbom: ## what is in the image, as CycloneDX: .build/coatcheck.cdx.json
+	$(ENGINE) build $(if $(BASE),--build-arg BASE=$(BASE)) --target sbom --output .build .
 
 check: lint types layers test ## everything that a change must pass
 
@@ -61,7 +73,7 @@ conformance: $(READY) ## the MCP suite, directly and through the proxy; needs np
 bench: $(READY) ## measurements beside their floors
 	$(BIN)/python -m bench
 
-e2e: $(READY) ## what `make test` leaves out: real processes, slow tests
+e2e: $(READY) packages ## what `make test` leaves out: real processes, slow tests
 	$(BIN)/python -m pytest -m "e2e or slow" --timeout=600
 
 clean: ## forget everything that was built

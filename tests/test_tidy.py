@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CLIENT = ROOT / "client" / "coatcheck"
 SIDECAR = ROOT / "sidecar" / "coatcheck_sidecar"
-TREES = ("client", "sidecar", "tests", "bench", "examples")
+TREES = ("client", "sidecar", "tests", "bench", "examples", "deploy")
 SOURCES = sorted(path for tree in TREES for path in (ROOT / tree).rglob("*.py"))
 CORE = sorted((SIDECAR / "core").glob("*.py"))
 

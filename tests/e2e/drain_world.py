@@ -37,6 +37,7 @@ from examples.demo.pods import Pod, Wiring
 from examples.demo.processes import LOOPBACK, free_ports, python
 from examples.demo.witness import What as Said
 from examples.demo.witness import lost_checkpoints, read_witness
+from tests.kubelet.container import Container, Runtime
 from tests.kubelet.node import Kubelet
 from tests.kubelet.spec import ContainerSpec, HttpGet, Mesh, PodSpec
 
@@ -112,8 +113,9 @@ class World:
         orders: list[Order],
         store: str,
         env: Mapping[str, str],
+        runtime: Runtime,
     ) -> None:
-        self.folder, self.shape = folder, shape
+        self.folder, self.shape, self.runtime = folder, shape, runtime
         self.pods: list[CoatPod] = []
         self.ledger, self.witness = folder / "ledger.jsonl", folder / "witness.jsonl"
         self.orders = orders
@@ -165,6 +167,7 @@ class World:
         kubelet = Kubelet(
             PodSpec(containers=_containers(wired, shape), grace_s=shape.grace_s),
             self.folder / "pods" / wired.name,
+            runtime=self.runtime,
         )
         pod = CoatPod(kubelet, wired.uid, admin_port=wired.admin_port)
         self.pods.append(pod)
@@ -291,6 +294,7 @@ async def world(
     model_delay_s: float = 0.05,
     store: str | None = None,
     env: Mapping[str, str] | None = None,
+    runtime: Runtime = Container,
 ) -> AsyncIterator[World]:
     """Runs are submitted, servers are up, no pod is. `env` is what the store needs."""
     # A socket's path has 107 bytes at most, which a test's own folder may use up.
@@ -299,7 +303,12 @@ async def world(
         (folder / "store").mkdir()
         store = (folder / "store").as_uri()
     made = World(
-        folder, shape, orders=orders(runs, lines=lines, kinds=kinds), store=store, env=env or {}
+        folder,
+        shape,
+        orders=orders(runs, lines=lines, kinds=kinds),
+        store=store,
+        env=env or {},
+        runtime=runtime,
     )
     try:
         await made.set_up(model_delay_s=model_delay_s)

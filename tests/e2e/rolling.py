@@ -23,6 +23,7 @@ from typing import Final
 from examples.demo.processes import end_in_order
 from tests.e2e.crash import store_server
 from tests.e2e.drain_world import CoatPod, Shape, Verdict, World, world
+from tests.kubelet.container import Container, Runtime
 from tests.kubelet.spec import What
 
 NAMES: Final = ("agent", "sidecar")
@@ -107,13 +108,20 @@ async def rolled(
     *,
     store: str | None = None,
     env: Mapping[str, str] | None = None,
+    runtime: Runtime = Container,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Rolled:
     """From the first start to the last result."""
     began_s = time.monotonic()
     kinds = ("keyed", "probed", "blind")
     async with world(
-        roll.shape, runs=roll.agents, lines=roll.lines, kinds=kinds, store=store, env=env or {}
+        roll.shape,
+        runs=roll.agents,
+        lines=roll.lines,
+        kinds=kinds,
+        store=store,
+        env=env or {},
+        runtime=runtime,
     ) as stage:
         pods = await _started(stage, roll.pods)
         first = list(pods)

@@ -7,9 +7,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from examples.demo.processes import Child
 from tests.kubelet.spec import ContainerSpec, PodLog, What
@@ -57,12 +57,15 @@ class Container:
 
     def start(self) -> None:
         """Start its process."""
-        head = IGNORING_TERM if self.spec.is_pid_1 else ()
-        self._child = Child([*head, *self.spec.argv], env=self.spec.env, log=self.output)
         self.starts += 1
+        self._child = self._started()
         self._ended.clear()
         self._log.say(What.START, self.spec.name)
         _watch(self._child.pid, self._end)
+
+    def _started(self) -> Child:
+        head = IGNORING_TERM if self.spec.is_pid_1 else ()
+        return Child([*head, *self.spec.argv], env=self.spec.env, log=self.output)
 
     def _end(self) -> None:
         """PID 1 has ended: so does all that runs in the container."""
@@ -81,22 +84,31 @@ class Container:
         """SIGTERM to PID 1 and to nothing else."""
         if self._child is not None and self._child.is_alive:
             self._log.say(What.TERM, self.spec.name)
-            os.kill(self._child.pid, signal.SIGTERM)
+            self._signal(self._child, signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL to everything."""
         if self._child is not None and self._child.is_alive:
             self._log.say(What.KILL, self.spec.name)
-            self._child.send(signal.SIGKILL)
+            self._signal(self._child, signal.SIGKILL)
+
+    def _signal(self, child: Child, number: signal.Signals) -> None:
+        if number == signal.SIGKILL:
+            child.send(number)
+        else:
+            os.kill(child.pid, number)
 
     async def run(self, *argv: str) -> int:
         """A command in the container; its exit status. Goes on if whoever waits is cancelled."""
-        child = Child(argv, env=self.spec.env, log=self.output.with_suffix(".hook.log"))
+        child = self._inside(argv)
         self._execs.append(child)
         ended = asyncio.Event()
         _watch(child.pid, ended.set)
         await ended.wait()
         return child.wait(0)
+
+    def _inside(self, argv: Sequence[str]) -> Child:
+        return Child(argv, env=self.spec.env, log=self.output.with_suffix(".hook.log"))
 
     async def wait(self) -> None:
         """Until its process has ended."""
@@ -106,6 +118,15 @@ class Container:
         """Leave nothing behind."""
         for each in (*self._execs, *filter(None, [self._child])):
             each.kill()
+
+
+class Runtime(Protocol):
+    """Makes containers, as the class of them does."""
+
+    def __call__(
+        self, spec: ContainerSpec, folder: Path, *, log: PodLog, on_exit: Callable[[str], None]
+    ) -> Container:
+        """`on_exit` gets the container's name, in the event loop."""
 
 
 def _watch(pid: int, call: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ import aiohttp
 
 from coatcheck_sidecar.engine.tasks import TaskSet
 from tests.kubelet import rule
-from tests.kubelet.container import Container
+from tests.kubelet.container import Container, Runtime
 from tests.kubelet.spec import (
     LOOPBACK,
     ExecHook,
@@ -58,11 +58,11 @@ STARTUP_S_MAX: Final = 30.0
 class Kubelet:
     """What a node's kubelet does about one pod."""
 
-    def __init__(self, pod: PodSpec, folder: Path) -> None:
+    def __init__(self, pod: PodSpec, folder: Path, *, runtime: Runtime = Container) -> None:
         """What containers say goes to `<name>.log` in `folder`."""
         self.pod, self.log = pod, PodLog()
         self.containers = {
-            spec.name: Container(spec, folder, log=self.log, on_exit=self._on_exit)
+            spec.name: runtime(spec, folder, log=self.log, on_exit=self._on_exit)
             for spec in pod.containers
         }
         self.is_terminating = False
