@@ -102,8 +102,10 @@ async def test_agents_may_come_back_to_a_sidecar_that_was_restarted(yard: Yard) 
     pod = await yard.pod()
     shipped, kept = await pod.agent("r1"), await pod.agent("r2")
     await shipped.commit(b"one", level="remote")
+    link(yard).is_away = True
     await kept.commit(b"one")
     pod = await restart(yard, pod)
+    link(yard).is_away = False
     drain_of(pod).begin("preStop")
     await until(lambda: pod.sidecar.keepers.keys() >= {"r2"})
     assert line(pod, "r2")["doing"] == "await"

@@ -1,6 +1,6 @@
 """What must hold, whatever happens: watched at each swap of a head, each send, each answer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -160,7 +160,9 @@ class Judge:
         if head.epoch < last[0] or head.seq < last[1]:
             self._fault(f"{what}: after epoch {last[0]}, seq {last[1]}")
         if before is not None and before.status.is_final:
-            self._fault(f"{what}: the run was {before.status.value} already")
+            new = [record for record in head.records if record.seq > before.seq]
+            if head.status is not before.status or not _are_decisions(new):
+                self._fault(f"{what}: the run was {before.status.value} already")
         if watch.writers.setdefault(head.epoch, writer) != writer:
             self._fault(f"{what}: the epoch's writer was {watch.writers[head.epoch]}")
         watch.owners[head.epoch] = head.owner
@@ -329,6 +331,11 @@ class Judge:
         self.saga.took_place(name, charge)
         if charge.effects > 1 and charge.tool in ONCE | KEYED:
             self._fault(f"{name} ({charge.tool}) happened {charge.effects} times")
+
+
+def _are_decisions(records: Sequence[Record]) -> bool:
+    """About doubts: they can be settled when the run is over, too."""
+    return bool(records) and all(isinstance(record.event, Resolved) for record in records)
 
 
 def _is_takeover(before: Head, head: Head) -> bool:

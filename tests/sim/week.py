@@ -107,7 +107,7 @@ class Week:
         until_s = self.world.loop.now_s + seconds
         while self.world.loop.now_s < until_s:
             self.world.loop.run(until_s=min(until_s, self.world.loop.now_s + HOUR_S))
-            assert not self.world.fault
+            assert not self.world.fault, self.world.fault
             if self.head.status is Status.PARKED:
                 assert self.nobody_has_it
 

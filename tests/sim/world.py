@@ -312,9 +312,9 @@ class World:
         self.saga_judge.plan(plan.run, plan.acts)
 
     def _came(self, run: str) -> None:
-        """A run that nobody planned is one in the place of another: half as long."""
-        if run not in self.plans:
-            former = self.plans[run.removesuffix(SUCCESSOR)]
+        """A run in the place of another, which nobody planned, is half as long."""
+        former = self.plans.get(run.removesuffix(SUCCESSOR))
+        if run not in self.plans and former is not None:
             plan = plan_run(run, self.saga.random, has_signals=False)
             plan = replace(plan, steps=plan.steps[: 1 + len(former.steps) // 2])
             self._intend(self.saga.dress(plan, kinds=KINDS))
