@@ -81,7 +81,8 @@ class Sidecar:
         measured = Measured(store, link=self.budget.link, clock=clock)
         self.doors = Doors(measured, clock, settings, observer, gate, background, self.budget)
         self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
-        self._offset_ms, self._has_time = 0, False
+        self._offset_ms: int | None = None
+        """The store's time less this node's; unknown before it was asked."""
         self.fleet = Fleet(me, self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = self._made_claimer()
@@ -128,7 +129,7 @@ class Sidecar:
 
     def now_ms(self) -> int:
         """Store time, as last learned."""
-        return self._clock.wall_ms() + self._offset_ms
+        return self._clock.wall_ms() + (self._offset_ms or 0)
 
     def _owned(self) -> list[Keeper]:
         return [keeper for keeper in self.keepers.values() if not keeper.is_over]
@@ -152,12 +153,11 @@ class Sidecar:
 
     async def _know_time(self) -> None:
         """Learn the store's time if it is not known yet; raises `StoreError`."""
-        if not self._has_time:
+        if self._offset_ms is None:
             await self._ask_time()
 
     async def _ask_time(self) -> None:
         self._offset_ms = await self._store.now_ms() - self._clock.wall_ms()
-        self._has_time = True
 
     async def _learn_time(self) -> None:
         while True:
