@@ -46,7 +46,8 @@ async def listen_for_agents(
     stack.push_async_callback(upstreams.close)
     upstream_of = aware(upstreams.of, clock=clock)
     exchange: Performs
-    late = Late(Outside(store, clock, settings=sidecar.settings), tasks=sidecar.tasks)
+    outside = Outside(store, clock, settings=sidecar.settings)
+    late = Late(outside, tasks=sidecar.tasks)
     sidecar.on_late_outcome = late.tell
     if config.mode == "enforce":
         accounts = Accounts(observer, config.prices)
@@ -60,7 +61,7 @@ async def listen_for_agents(
     bodies.clear()
     api = RunApi(
         sidecar,
-        outside=late.outside,
+        outside=outside,
         version=release(),
         report=watch.told if watch else None,
         routes=routes,
