@@ -47,13 +47,12 @@ async def listen_for_agents(
     upstream_of = aware(upstreams.of, clock=clock)
     exchange: Performs
     outside = Outside(store, clock, settings=sidecar.settings)
-    late = Late(outside, tasks=sidecar.tasks)
-    sidecar.on_late_outcome = late.tell
+    tell_late = sidecar.on_late_outcome = Late(outside, tasks=sidecar.tasks).tell
     if config.mode == "enforce":
         accounts = Accounts(observer, config.prices)
         kept = exchange = Exchange(upstream_of, clock=clock, observer=observer, accounts=accounts)
         stack.push_async_callback(kept.close)
-        kept.on_late = late.tell
+        kept.on_late = tell_late
         sidecar.undoing.requests = UndoRequests(kept, config.tools)
     else:
         exchange = Passing(upstream_of, watch=watch)
