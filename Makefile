@@ -21,7 +21,7 @@ demo: $(READY) ## a deploy in the middle of a run, watched: make demo STORE=file
 	$(BIN)/python -m examples.demo --store $(STORE)
 
 test: $(READY) packages ## the fast suite, with its coverage gates
-	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --cov --cov-report=
 	$(BIN)/python -m pytest -m "alone and not slow" --cov --cov-append --cov-report=
 	$(BIN)/python -m coverage report --include='*/coatcheck_sidecar/core/*,*/coatcheck/wire.py' --fail-under=100
 	$(BIN)/python -m coverage report --fail-under=90
