@@ -10,8 +10,8 @@ from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Agent
-from coatcheck_sidecar.engine.claims import Claimer, Wants
+from coatcheck_sidecar.engine.agent import Agent, Wants
+from coatcheck_sidecar.engine.claims import Claimer
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import Restored

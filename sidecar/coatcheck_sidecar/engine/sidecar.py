@@ -12,10 +12,10 @@ from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.absent import Absent
-from coatcheck_sidecar.engine.agent import Agent, LateOutcome
+from coatcheck_sidecar.engine.agent import Agent, LateOutcome, Wants
 from coatcheck_sidecar.engine.budget import Budget, Measured
 from coatcheck_sidecar.engine.calls import Calls
-from coatcheck_sidecar.engine.claims import Claimer, Wants
+from coatcheck_sidecar.engine.claims import Claimer
 from coatcheck_sidecar.engine.drain import Drain, Pod
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.heart import Heart
@@ -104,7 +104,10 @@ class Sidecar:
         self._overdue.on_stuck = self.heart.poke
         self.budget.latch = lambda: self.drain.latch
         self.undoing = self._made_undoing()
-        self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
+        self._queues = Queues(
+            self.fleet, tasks=self.tasks, owned=self._owned,
+            is_awaited=self._absent.is_awaited, now_ms=self.now_ms,
+        )  # fmt: skip
 
     def _made_claimer(self) -> Claimer:
         claimer = Claimer(
@@ -113,6 +116,7 @@ class Sidecar:
         claimer.read_inbox = self.heart.read_inbox
         claimer.know_time = self._know_time
         claimer.on_claimed = self._keep
+        claimer.is_just_back = lambda: self._absent.is_just_back
         return claimer
 
     def _made_undoing(self) -> Undoing:
@@ -138,6 +142,7 @@ class Sidecar:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
         if self.journal.is_inherited:
             self._absent.restarted()
+            self.tasks.start(self._absent.then(self._queues.poke), name="agents back")
         self._claimer.tails = await self._local.load()
         self.tasks.start(self.heart.run(), name="heartbeat")
         self.tasks.start(self.fleet.run(), name="fleet")
@@ -334,7 +339,10 @@ class Sidecar:
                 for run in await self._queues.candidates(wants):
                     try:
                         opened = await self._open(
-                            run, replace(wants, run=run, wait_s=0.0), agent=agent, lives={}
+                            run,
+                            replace(wants, run=run, is_next=True, wait_s=0.0),
+                            agent=agent,
+                            lives={},
                         )
                     except Refusal as error:
                         self._observer.note("passed_over", run=run, error=error.message)
