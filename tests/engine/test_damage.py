@@ -208,9 +208,9 @@ async def test_a_lost_marker_is_put_back_and_a_damaged_head_hinders_nobody(
         agent = await pod.agent(run)
         await agent.release()
         await agent.drop()
+    await spoil(yard, head_name("b"), how="flipped")  # before the pod's own scan finds it
     for entry in await yard.store.list("ready/"):
         await yard.store.delete(entry.name)
-    await spoil(yard, head_name("b"), how="flipped")
     after = await scan_some(pod.sidecar.fleet, "", on_head=untouched)
     assert after == ""
     assert [e.name for e in await yard.store.list("ready/")] == [

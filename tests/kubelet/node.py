@@ -300,6 +300,7 @@ async def _next(inbox: asyncio.Queue[rule.Event], *, until_s: float | None) -> r
     """What happens next: an event, or the time that was waited for."""
     wait_s = None if until_s is None else max(0.0, until_s - time.monotonic())
     try:
-        return await asyncio.wait_for(inbox.get(), wait_s)
+        async with asyncio.timeout(wait_s):  # wait_for may swallow the end of the kubelet
+            return await inbox.get()
     except TimeoutError:
         return rule.Tick()
