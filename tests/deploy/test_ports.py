@@ -39,7 +39,8 @@ async def pod(folder: Path, **environ: str) -> AsyncIterator[tuple[Real, str]]:
     """A sidecar whose admin port is on the pod's address alone; and that port's URL."""
     (port,) = free_ports(1)
     url = f"http://{POD_IP}:{port}"
-    async with real_sidecar(folder, TOOL, admin=(POD_IP, port), **environ) as real:
+    there = {"COATCHECK_ADMIN_LISTEN": f"{POD_IP}:{port}", **environ}
+    async with real_sidecar(folder, TOOL, **there) as real:
         yield real, url
 
 

@@ -47,15 +47,10 @@ class Real:
 
 @asynccontextmanager
 async def real_sidecar(
-    folder: Path,
-    tools: Mapping[str, Mapping[str, Any]],
-    *,
-    admin: tuple[str, int] | None = None,
-    **environ: str,
+    folder: Path, tools: Mapping[str, Mapping[str, Any]], **environ: str
 ) -> AsyncIterator[Real]:
-    """Runs until the block is over; all it writes lies in `folder`. `admin` is where to ask it."""
+    """Runs until the block is over; all it writes lies in `folder`."""
     port, admin_port = free_ports(2)
-    admin_host, admin_port = admin or (LOOPBACK, admin_port)
     for name in ("store", "data"):
         (folder / name).mkdir(parents=True)
     # JSON is YAML.
@@ -66,13 +61,13 @@ async def real_sidecar(
         "COATCHECK_SOCKET": str(folder / "agent.sock"),
         "COATCHECK_STORE": (folder / "store").as_uri(),
         "COATCHECK_LISTEN": f"{LOOPBACK}:{port}",
-        "COATCHECK_ADMIN_LISTEN": f"{admin_host}:{admin_port}",
+        "COATCHECK_ADMIN_LISTEN": f"{LOOPBACK}:{admin_port}",
         "COATCHECK_LOG_LEVEL": "debug",
         **environ,
     }
     child = Child(python("coatcheck", "sidecar"), env=env, log=folder / "sidecar.log")
     try:
-        await wait_for_http(f"http://{admin_host}:{admin_port}/readyz")
+        await wait_for_http(f"http://{env['COATCHECK_ADMIN_LISTEN']}/readyz")
         yield Real(folder, port, admin_port, child)
     finally:
         child.kill()
