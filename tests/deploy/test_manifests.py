@@ -18,6 +18,7 @@ from tests.deploy.manifests import (
     EXAMPLES,
     OVERLAY,
     ROOT,
+    WEBHOOK,
     WORKLOADS,
     Document,
     build,
@@ -35,6 +36,8 @@ FOREIGN: Final = ("cert-manager.io/v1",)
 SETS: Final[Mapping[str, Callable[[], list[Document]]]] = {
     **{name: lambda name=name: documents(EXAMPLES / f"{name}.yaml") for name in WORKLOADS},  # type: ignore[misc]
     "s3-irsa": lambda: build(OVERLAY),
+    "webhook": lambda: build(WEBHOOK / "ignore"),
+    "webhook-fail": lambda: build(WEBHOOK / "fail"),
 }
 AGENTS: Final = (*WORKLOADS, "s3-irsa")
 MIB: Final = 2**20
@@ -271,3 +274,43 @@ def test_the_readme_of_the_component_names_settings_that_exist() -> None:
         assert url in text
         with pytest.raises(Exception, match="must be a URL that begins with"):
             load_config({}, environ={"COATCHECK_STORE": url})
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "refused"),
+    [("webhook", "Ignore", "allow"), ("webhook-fail", "Fail", "deny")],
+)
+def test_the_webhook_fails_as_its_variant_says(name: str, policy: str, refused: str) -> None:
+    found = SETS[name]()
+    (webhook,) = one(found, "MutatingWebhookConfiguration")["webhooks"]
+    assert webhook["failurePolicy"] == policy
+    ((_, template),) = templates(found)
+    container = template["spec"]["containers"][0]
+    assert f"--refused={refused}" in container["args"]
+    assert webhook["matchConditions"]
+    assert webhook["sideEffects"] == "None"
+    assert [rule["operations"] for rule in webhook["rules"]] == [["CREATE"]]
+
+
+def test_the_webhooks_service_certificate_and_server_fit() -> None:
+    found = SETS["webhook"]()
+    service, deployment = one(found, "Service"), one(found, "Deployment")
+    (webhook,) = one(found, "MutatingWebhookConfiguration")["webhooks"]
+    asked = webhook["clientConfig"]["service"]
+    assert (asked["name"], asked["namespace"]) == (
+        service["metadata"]["name"],
+        service["metadata"]["namespace"],
+    )
+    assert asked["port"] == service["spec"]["ports"][0]["port"]
+    template = deployment["spec"]["template"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    container = template["spec"]["containers"][0]
+    assert container["ports"] == [{"name": "https", "containerPort": 8443}]
+    certificate = one(found, "Certificate")["spec"]
+    assert f"{asked['name']}.{asked['namespace']}.svc" in certificate["dnsNames"]
+    (volume,) = template["spec"]["volumes"]
+    assert volume["secret"]["secretName"] == certificate["secretName"]
+    assert volume["secret"]["defaultMode"] == 0o440
+    made = one(found, "MutatingWebhookConfiguration")["metadata"]["annotations"]
+    whose = f"{deployment['metadata']['namespace']}/{one(found, 'Certificate')['metadata']['name']}"
+    assert made["cert-manager.io/inject-ca-from"] == whose
