@@ -148,6 +148,7 @@ async def test_all_that_a_sidecar_asks_for_is_allowed_and_nothing_else_may_write
                     await wire.outcome(await wire.call(), result="paid")
                     await wire.commit(b"state", level="remote")
                     await wire.release()
+                    await wire.drop()
         heads = [each for each in found if each.resource.endswith("/runs/r1/head")]
         swaps = [each for each in heads if each.action == "s3:PutObject"]
         assert len(swaps) >= 8
