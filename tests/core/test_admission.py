@@ -212,6 +212,18 @@ ANYTHING = st.recursive(
 )
 
 
+PARTS = ("containers", "initContainers", "volumes", "securityContext", "os", "nodeSelector")
+
+
+@given(st.dictionaries(st.sampled_from(PARTS), ANYTHING))
+def test_a_pod_of_whatever_shape_is_denied_by_name(spec: dict[str, object]) -> None:
+    """None of it has a container with a name."""
+    found = parse(review({"metadata": {"annotations": wanted()}, "spec": spec}))
+    verdict = decide(found, CHOICE, denies=True)
+    assert verdict.is_denied
+    assert verdict.refused.startswith("coatcheck: ")
+
+
 @given(ANYTHING)
 def test_whatever_comes_is_answered_or_refused_by_name(document: object) -> None:
     for whole in (document, review(None, object=document), review(None, kind=document)):

@@ -1,5 +1,6 @@
 """What stands in `deploy/`, read as the API server would get it."""
 
+import copy
 import functools
 import shutil
 import subprocess
@@ -47,6 +48,17 @@ def templates(documents: list[Document]) -> Iterator[tuple[str, Document]]:
     for document in documents:
         if "template" in document.get("spec", {}):
             yield document["metadata"]["name"], document["spec"]["template"]
+
+
+def bare(template: Document) -> Document:
+    """An example's pod template as it was before the sidecar."""
+    template = copy.deepcopy(template)
+    spec = template["spec"]
+    del spec["initContainers"], spec["volumes"], spec["securityContext"]["supplementalGroups"]
+    for container in spec["containers"]:
+        del container["volumeMounts"], container["lifecycle"]
+    del template["metadata"]["annotations"]
+    return template
 
 
 def containers(template: Document) -> dict[str, Document]:

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import botocore.session
@@ -13,6 +14,9 @@ import pytest
 import yaml
 
 from coatcheck_sidecar.config import load_config
+from coatcheck_sidecar.core.inject import inject
+from coatcheck_sidecar.core.inject_choice import Choice
+from coatcheck_sidecar.core.inject_pod import quantity
 from coatcheck_sidecar.core.platforms import PLATFORMS
 from tests.deploy.manifests import (
     EXAMPLES,
@@ -21,6 +25,7 @@ from tests.deploy.manifests import (
     WEBHOOK,
     WORKLOADS,
     Document,
+    bare,
     build,
     containers,
     documents,
@@ -40,7 +45,6 @@ SETS: Final[Mapping[str, Callable[[], list[Document]]]] = {
     "webhook-fail": lambda: build(WEBHOOK / "fail"),
 }
 AGENTS: Final = (*WORKLOADS, "s3-irsa")
-MIB: Final = 2**20
 GRACE_S_OF_AUTOSCALERS: Final = 600
 
 
@@ -153,7 +157,7 @@ def test_the_sidecar_starts_with_these_settings_and_the_grace_is_said_twice_alik
     assert config.grace_s == grace_s <= GRACE_S_OF_AUTOSCALERS
     assert config.store.startswith("s3://")
     volumes = {each["name"]: each["emptyDir"] for each in template["spec"]["volumes"]}
-    assert config.data_bytes_max == int(volumes["coatcheck-data"]["sizeLimit"][:-2]) * MIB
+    assert config.data_bytes_max == quantity(volumes["coatcheck-data"]["sizeLimit"])
     assert not any("medium" in each for each in volumes.values())  # `node` would be a lie in memory
     assert str(config.admin_listen) == "10.1.2.3:7071"
     assert config.pod_uid == "uid-1"
@@ -169,7 +173,7 @@ def test_hooks_probes_and_the_socket_of_both_sides(name: str) -> None:
     sidecar, agent = parts["coatcheck"], parts["agent"]
     assert sidecar["restartPolicy"] == "Always"
     assert template["spec"]["initContainers"][0] is sidecar
-    assert sidecar["lifecycle"]["preStop"]["httpGet"] == {"path": "/drain", "port": "coatcheck"}
+    assert sidecar["lifecycle"]["preStop"]["httpGet"] == {"path": "/drain", "port": 7071}
     # A port's name is looked up among the container's own: the agent's hook needs the number.
     assert agent["lifecycle"]["preStop"]["httpGet"] == {"path": "/drain/barrier", "port": 7071}
     assert sidecar["ports"] == [{"name": "coatcheck", "containerPort": 7071}]
@@ -188,6 +192,29 @@ def test_hooks_probes_and_the_socket_of_both_sides(name: str) -> None:
     users = {each["securityContext"]["runAsUser"] for each in parts.values()}
     assert users == {65532, 10001}
     assert template["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_an_example_is_what_inject_makes_of_its_agent(name: str) -> None:
+    example = agent_template(name)
+    sidecar = containers(example)["coatcheck"]
+    said = environ(sidecar)
+    choice = Choice(store=said["COATCHECK_STORE"], image=sidecar["image"], version="0.1.0")
+    made = inject(bare(example), choice)
+    assert not made.findings
+    theirs = containers(made.template)["coatcheck"]
+    made_config = load_config({}, environ=environ(theirs))
+    config = load_config({}, environ=said)
+    assert replace(config, address="") == made_config
+    ours = {part: sidecar[part] for part in sidecar if part not in ("env", "readinessProbe")}
+    assert ours == {part: theirs[part] for part in theirs if part != "env"}
+    assert example["spec"]["volumes"] == made.template["spec"]["volumes"]
+    assert example["spec"]["securityContext"] == made.template["spec"]["securityContext"]
+    agent, theirs = containers(example)["agent"], containers(made.template)["agent"]
+    for part in ("lifecycle", "volumeMounts"):
+        assert agent[part] == theirs[part]
+    annotations = made.template["metadata"]["annotations"]
+    assert example["metadata"]["annotations"].items() <= annotations.items()
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -28,7 +28,7 @@ from coatcheck_sidecar.servers import webhook as webhook_module
 from coatcheck_sidecar.servers.certificates import write_certificate
 from coatcheck_sidecar.servers.webhook import Certificate
 from examples.demo.processes import LOOPBACK, Child, free_ports, python
-from tests.deploy.manifests import EXAMPLES, documents, templates
+from tests.deploy.manifests import EXAMPLES, bare, documents, templates
 from tests.deploy.reviews import Json, patched, pod, review, wanted
 
 NAME: Final = "coatcheck-webhook.coatcheck.svc"
@@ -117,22 +117,18 @@ async def probed(server: Server, path: str) -> int:
         return reply.status
 
 
-def bare(name: str) -> Json:
+def asking(name: str) -> Json:
     """An example's pod, as it was before the sidecar: annotated, and made by its controller."""
     ((_, template),) = templates(documents(EXAMPLES / f"{name}.yaml"))
-    spec = template["spec"]
-    del spec["initContainers"], spec["volumes"], spec["securityContext"]["supplementalGroups"]
-    for container in spec["containers"]:
-        del container["volumeMounts"], container["lifecycle"]
-    labels = template["metadata"]["labels"]
-    metadata = {"generateName": "made-", "labels": labels, "annotations": wanted()}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    made = bare(template)
+    metadata = {**made["metadata"], "generateName": "made-", "annotations": wanted()}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": made["spec"]}
 
 
 async def test_the_patch_makes_what_inject_makes(tmp_path: Path) -> None:
     async with serving(tmp_path / "tls") as server:
         for name in ("deployment", "statefulset", "job", "served"):
-            template = bare(name)
+            template = asking(name)
             made = await server.mutated(template)
             assert made == apply(template, inject(template, CHOICE).edits) != template
             assert await server.mutated(made) == made
@@ -142,7 +138,7 @@ async def test_the_patch_makes_what_inject_makes(tmp_path: Path) -> None:
 async def test_what_is_not_annotated_comes_back_as_it_was(tmp_path: Path) -> None:
     async with serving(tmp_path / "tls") as server:
         for name in ("deployment", "statefulset", "job", "served"):
-            template = bare(name)
+            template = asking(name)
             del template["metadata"]["annotations"]
             _, said = await server.ask(review(template, uid=name))
             assert said["response"] == {"uid": name, "allowed": True}
@@ -295,7 +291,7 @@ def test_what_keeps_it_from_starting_is_said(words: tuple[str, ...], status: int
 @pytest.mark.timeout(90)
 async def test_it_bears_200_pods_a_second(tmp_path: Path) -> None:
     async with serving(tmp_path / "tls") as server:
-        body = json.dumps(review(bare("served"))).encode()
+        body = json.dumps(review(asking("served"))).encode()
         began_s = time.monotonic()
         due = iter(range(RATE_PER_S * RATE_S))
         took_s: list[float] = []

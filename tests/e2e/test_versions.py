@@ -18,7 +18,7 @@ from examples.demo.processes import python
 from tests.e2e.drain_world import CoatPod, Shape, World, world
 
 SHAPE = Shape(grace_s=10, is_pid_1=False, work_s="0.2-0.4")
-RUNS, LINES = 2, 60
+RUNS, LINES = 2, 50
 LOOK_S = 0.1
 
 
