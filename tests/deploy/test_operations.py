@@ -41,7 +41,8 @@ def alerts() -> set[str]:
     found = set()
     for path in sorted(RULES.rglob("*.y*ml")):
         for document in yaml.safe_load_all(path.read_text()):
-            groups = (document or {}).get("spec", document or {}).get("groups") or []
+            whole = document or {}
+            groups = whole.get("spec", whole).get("groups") or []
             found |= {
                 rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule
             }
