@@ -33,6 +33,8 @@ from coatcheck_sidecar.core.inject_parts import agent_environment, sidecar, volu
 from coatcheck_sidecar.core.inject_pod import Pod, agents_of, check, place_of_sidecar, read_pod
 from coatcheck_sidecar.core.inject_record import ANNOTATION_PATH, Noted, decode, read_record, undo
 
+__all__ = ["Choice", "Edit", "Finding", "Injection", "Refused", "inject", "is_injected", "uninject"]
+
 GRACE_S_MIN: Final = 2
 """A drain holds back a second of it, and a sidecar with no more than that doesn't start."""
 LISTS: Final[Mapping[str, tuple[str, ...]]] = {
