@@ -11,7 +11,7 @@ from coatcheck_sidecar.cli.group import COMMANDS
 from coatcheck_sidecar.config import SETTINGS
 from coatcheck_sidecar.events import TABLE, Count
 from coatcheck_sidecar.metrics import GAUGES
-from tests.deploy.manifests import DEPLOY, ROOT
+from tests.deploy.manifests import DEPLOY, ROOT, Document
 
 PAGE: Final = ROOT / "docs" / "operations.md"
 TEXT: Final = PAGE.read_text()
@@ -41,7 +41,7 @@ def alerts() -> set[str]:
     found = set()
     for path in sorted(RULES.rglob("*.y*ml")):
         for document in yaml.safe_load_all(path.read_text()):
-            whole = document or {}
+            whole: Document = document or {}
             groups = whole.get("spec", whole).get("groups") or []
             found |= {
                 rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule
