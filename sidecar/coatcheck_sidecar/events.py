@@ -132,6 +132,9 @@ TABLE: Final[Mapping[str, Line]] = {
     "let_go": Line("info", (Count("let_go", "Runs given up, by what they are now.", ("status",)),)),
     "look_failed": _count("warning", "look_failures", help="Reads that failed and are repeated."),
     "passed_over": Line("debug"),
+    "not_accepted": _count(
+        "warning", "runs_not_accepted", help="Runs left where they are: no agent here takes them."
+    ),
     "adopt_failed": Line("warning"),
     "unprotected": _count(
         "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."

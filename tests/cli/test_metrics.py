@@ -46,6 +46,7 @@ EVENTS: dict[str, dict[str, object]] = {
     "step_stuck": {"run": "r", "step": 2, "seconds": 61.2, "timeout_s": 60.0, "queue": "q"},
     "let_go": {"run": "r", "status": "ready", "reason": "left"},
     "look_failed": {"error": "reset"},
+    "not_accepted": {"run": "r1", "reason": "another schema"},
     "passed_over": {"run": "r", "error": "pinned"},
     "adopt_failed": {"run": "r", "error": "schema"},
     "drain_cut": {"runs": 2},

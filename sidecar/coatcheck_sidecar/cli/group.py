@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "cancel": "End a run.",
     "retry": "Let a held run go on.",
     "compensate": "Take back what a run did.",
+    "webhook": "Add the sidecar to annotated pods as they are made.",
 }
 """Every command, and its line in `coatcheck --help`."""
 
