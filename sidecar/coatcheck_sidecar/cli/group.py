@@ -13,6 +13,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "mcp": "Run an MCP server over standard input and output, its calls by way of the sidecar.",
     "submit": "Make a run that the next idle agent takes.",
     "runs": "List runs.",
+    "queue": "Show what waits in the queues, and how much of it wants a pod.",
     "map": "Show how long runs take, and what a shutdown can do with that.",
     "show": "Show a run: its state, calls and signals.",
     "log": "Show the records of a run that still count.",
