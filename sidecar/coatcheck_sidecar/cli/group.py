@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "show": "Show a run: its state, calls and signals.",
     "log": "Show the records of a run that still count.",
     "observe": "Show what a deploy now would lose and double (mode observe).",
+    "doctor": "Say what is wrong with a manifest or a pod, why it bites, and the mend.",
     "drain": "Shut this pod down in good order, or see how that stands.",
     "doubts": "List calls in doubt.",
     "signal": "Send a run a value that it waits for.",
