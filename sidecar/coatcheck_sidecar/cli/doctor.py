@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -34,9 +34,16 @@ class Patient:
     findings: Sequence[Finding]
 
 
+class Agent(NamedTuple):
+    """Who is to open the socket; nobody in particular, without a `uid`."""
+
+    uid: int | None
+    gids: tuple[int, ...]
+
+
 @click.command(epilog=EXAMPLE)
 @click.option("-f", "--file", "files", multiple=True, metavar="FILE",
-              help="Look at the pod templates of this manifest, not at this pod; - reads stdin.")  # fmt: skip
+              help="Look at this manifest, not at this pod; - reads stdin.")  # fmt: skip
 @click.option("--only", multiple=True, type=click.Choice(PARTS),
               help="Look at this alone. Without a sidecar: --only store.  [all]")  # fmt: skip
 @click.option("--agent-uid", type=click.IntRange(min=0), help="May this user open the socket?")
@@ -64,7 +71,8 @@ def command(
         patients = [patient for name in files for patient in _of_file(name)]
     else:
         wanted = only or PARTS
-        patients = [Patient("this pod", _live(config_file, wanted, (agent_uid, agent_gids)))]
+        agent = Agent(agent_uid, agent_gids)
+        patients = [Patient("this pod", _live(config_file, wanted, agent=agent))]
     errors = sum(one.severity is Severity.ERROR for p in patients for one in p.findings)
     if is_json:
         print_json({"errors": errors, "patients": [_plain(patient) for patient in patients]})
@@ -119,9 +127,7 @@ def _is_made(workload: Workload) -> bool:
 # This pod
 
 
-def _live(
-    config_file: str | None, wanted: Sequence[str], agent: tuple[int | None, tuple[int, ...]], /
-) -> Sequence[Finding]:
+def _live(config_file: str | None, wanted: Sequence[str], *, agent: Agent) -> Sequence[Finding]:
     try:
         config = load_config({}, environ=os.environ, config_file=config_file)
     except ConfigError as wrong:
@@ -134,20 +140,18 @@ def _live(
             )
             for one in wrong.mistakes
         ]
-    looks = _looks(config, agent_uid=agent[0], agent_gids=agent[1])
+    looks = _looks(config, agent)
     return sorted_findings(one for part in PARTS if part in wanted for one in looks[part]())
 
 
-def _looks(
-    config: Config, *, agent_uid: int | None, agent_gids: tuple[int, ...]
-) -> Mapping[str, Callable[[], Iterator[Finding]]]:
+def _looks(config: Config, agent: Agent) -> Mapping[str, Callable[[], Iterator[Finding]]]:
     from coatcheck_sidecar.cli import doctor_here as here
 
     return {
         "settings": lambda: grace_fits(config.grace_s, margin_s=config.margin_s),
         "store": lambda: iter(asyncio.run(_of_store(config))),
         "data": lambda: here.of_folder(config),
-        "socket": lambda: here.of_socket(config, agent_uid=agent_uid, agent_gids=agent_gids),
+        "socket": lambda: here.of_socket(config, agent_uid=agent.uid, agent_gids=agent.gids),
         "hooks": lambda: here.of_hooks(config, environ=os.environ),
     }
 

@@ -77,14 +77,14 @@ def _space(config: Config) -> Iterator[Finding]:
             what=f"{free_bytes} bytes are free for the data folder, {most} may be needed",
             why="while the store is away the disk fills up before the limits hold; then guarded "
             "calls wait, and the journal may die",
-            mend="a bigger disk, or lower COATCHECK_SPOOL_BYTES_MAX and COATCHECK_JOURNAL_BYTES_MAX",
+            mend="a bigger disk, or lower COATCHECK_SPOOL_BYTES_MAX",
         )
 
 
 def of_socket(
     config: Config, *, agent_uid: int | None = None, agent_gids: Collection[int] = ()
 ) -> Iterator[Finding]:
-    """Does somebody listen on it, and may the agent's user and groups open it?"""
+    """Whether somebody listens on it, and the agent's user and groups may open it."""
     path = config.socket
     if (why := _silent(path)) is not None:
         yield error(
@@ -135,7 +135,7 @@ def may(found: os.stat_result, bits: int, *, uid: int, gids: Collection[int]) ->
 
 
 def of_hooks(config: Config, *, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Does the way of the kubelet's hooks lead to the sidecar?
+    """Whether the way of the kubelet's hooks leads to the sidecar.
 
     By OPTIONS, which the sidecar answers by 405: a GET would begin the drain. From within the pod
     no mesh stands in the way: that is for the template's annotations to say.
