@@ -20,6 +20,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "observe": "Show what a deploy now would lose and double (mode observe).",
     "doctor": "Say what is wrong with a manifest or a pod, why it bites, and the mend.",
     "drain": "Shut this pod down in good order, or see how that stands.",
+    "inject": "Put the sidecar into the pods of manifests.",
+    "uninject": "Take it out again.",
     "doubts": "List calls in doubt.",
     "signal": "Send a run a value that it waits for.",
     "resolve": "Decide what became of a call in doubt.",
