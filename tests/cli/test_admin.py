@@ -108,6 +108,16 @@ async def test_a_minimum_shortens_no_barrier() -> None:
             assert await response.text() == "the time is over\n"
 
 
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT"])
+async def test_whoever_only_looks_begins_no_drain(method: str) -> None:
+    drain = Drain()
+    async with serving(admin(View(), drain)) as session:
+        for path in ("/drain", "/drain/barrier"):
+            async with session.request(method, path) as response:
+                assert response.status == 405
+    assert not drain.begun
+
+
 @pytest.mark.parametrize("said", ["", "x", "-1", "nan", "inf", "1e9"])
 async def test_a_deadline_that_is_none_is_refused_and_begins_nothing(said: str) -> None:
     drain = Drain()

@@ -33,6 +33,7 @@ from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
+from coatcheck_sidecar.engine.waiting import Lookout
 from coatcheck_sidecar.ports import Clock, Listed, Store, StoreError
 
 READS_MAX: Final = 16
@@ -73,6 +74,7 @@ class Outside:
         self._settings = settings or Settings()
         self.on_placed: Callable[[], None] = lambda: None
         """Told after a command was put into an owner's inbox."""
+        self.lookout = Lookout(store, clock)
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
         background = Lane(self._settings.puts_max)

@@ -113,9 +113,10 @@ def admin_server(
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/startupz", startupz)
     app.router.add_get("/metrics", metrics)
-    app.router.add_get("/drain", hooks.drain)
+    # Not by HEAD, which aiohttp would let in: whoever only looks must not begin a drain.
+    app.router.add_get("/drain", hooks.drain, allow_head=False)
     app.router.add_post("/drain", hooks.drain)
-    app.router.add_get("/drain/barrier", hooks.barrier)
+    app.router.add_get("/drain/barrier", hooks.barrier, allow_head=False)
     return HttpServer(app, host=host, port=port)
 
 
