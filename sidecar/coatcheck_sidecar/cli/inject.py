@@ -23,8 +23,8 @@ DEFAULT_IMAGE: Final = IMAGE if RELEASE == "unknown" else f"{IMAGE}:{RELEASE}"
 
 @click.command(epilog=EXAMPLE)
 @manifest_options
-@click.option("--store", envvar="COATCHECK_STORE", show_envvar=True, required=True, metavar="URL",
-              help="Where the runs are kept: s3://bucket/prefix.")  # fmt: skip
+@click.option("--store", envvar="COATCHECK_STORE", show_envvar=True, required=True,
+              metavar="URL", help="Where the runs are kept: s3://bucket/prefix.")  # fmt: skip
 @click.option("--image", metavar="IMAGE", default=DEFAULT_IMAGE, show_default=True,
               help="The sidecar's.")  # fmt: skip
 @click.option("--container", "containers", multiple=True, metavar="NAME",

@@ -77,7 +77,8 @@ def tell(told: Sequence[Told]) -> None:
         for found in one.findings:
             mend = f" What to do: {found.mend}." if found.mend else ""
             click.echo(
-                f"{found.severity}: {one.workload}: {found.what}: {found.why}.{mend} [{found.code}]",
+                f"{found.severity}: {one.workload}: {found.what}: {found.why}.{mend} "
+                f"[{found.code}]",
                 err=True,
             )
         if one.refused is not None:

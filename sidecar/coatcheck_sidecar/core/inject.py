@@ -74,8 +74,8 @@ def inject(template: Mapping[str, Any], choice: Choice) -> Injection:
             f"terminationGracePeriodSeconds is {grace_s}: nothing can be shipped in it. Set one of "
             "30 or more, or by --grace-s",
         )
+    _refuse_taken(pod)
     agents = agents_of(pod, choice.containers)
-    _refuse_taken(pod, agents)
     findings = list(told.of_pod(pod, choice, grace_s=grace_s))
     if grace_s != pod.grace_s:
         field = ("spec", "terminationGracePeriodSeconds")
@@ -121,7 +121,7 @@ def _is_same(document: Mapping[str, Any], template: Mapping[str, Any]) -> bool:
     return new.document == old.document
 
 
-def _refuse_taken(pod: Pod, agents: list[int]) -> None:
+def _refuse_taken(pod: Pod) -> None:
     everyone = [*pod.inits, *pod.containers]
     if any(one["name"] == SIDECAR for one in everyone):
         raise Refused(
@@ -140,7 +140,7 @@ def _refuse_taken(pod: Pod, agents: list[int]) -> None:
                     f"container {one['name']} has port {port['containerPort']}, which is the "
                     "sidecar's: give it another",
                 )
-    for one in (pod.containers[place] for place in agents):
+    for one in everyone:
         for mount in one.get("volumeMounts") or []:
             if str(mount.get("mountPath")).rstrip("/") == RUN_PATH:
                 raise Refused("taken", f"container {one['name']} has a mount at {RUN_PATH} already")

@@ -1,6 +1,5 @@
 """Edits of a document, one after another, as RFC 6902 has them. Pure."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -39,12 +38,19 @@ def steps(text: str) -> list[str]:
     return [step.replace("~1", "/").replace("~0", "~") for step in text.split("/")[1:]]
 
 
+def unshared(value: Any) -> Any:
+    """A copy in which nothing is in two places: what YAML reads through an alias is."""
+    if isinstance(value, dict):
+        return {key: unshared(inner) for key, inner in value.items()}
+    return [unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
 class Draft:
     """A copy of a document that is being edited, and the edits so far."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         """The document stays as it is."""
-        self.document: dict[str, Any] = copy.deepcopy(dict(document))
+        self.document: dict[str, Any] = unshared(dict(document))
         self.edits: list[Edit] = []
 
     def at(self, path: Path) -> Any:
@@ -78,9 +84,9 @@ class Draft:
         if edit.op == REMOVE:
             del place[last]
         elif edit.op == ADD and isinstance(place, list) and isinstance(last, int):
-            place.insert(last, copy.deepcopy(edit.value))
+            place.insert(last, unshared(edit.value))
         else:
-            place[last] = copy.deepcopy(edit.value)
+            place[last] = unshared(edit.value)
         self.edits.append(edit)
 
 

@@ -147,7 +147,8 @@ class _Editor:
 
     def _place(self, node: Map, key: str) -> int:
         names = [one.name for one in node.entries]
-        return names.index(BEFORE[key]) if BEFORE.get(key) in names else len(names)
+        follower = BEFORE.get(key)
+        return names.index(follower) if follower and follower in names else len(names)
 
     def _check_merges(self, node: Map) -> None:
         merges = [one.value for one in node.entries if one.name is None]
@@ -173,7 +174,12 @@ class _Editor:
 
 
 def _opcodes(old: list[Any], new: list[Any]) -> list[tuple[str, int, int, int, int]]:
-    """How the items of one list become those of another; items are told apart by their names."""
+    """How the items of one list become those of another; items are told apart by their names.
+
+    Where they have none, such as the documents of a `List`, as many as before are the same ones.
+    """
+    if len(old) == len(new) and not any(isinstance(one, dict) and "name" in one for one in old):
+        return [("equal", 0, len(old), 0, len(new))]
     mine, theirs = ([_key(one) for one in items] for items in (old, new))
     return list(SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes())
 

@@ -15,6 +15,8 @@ from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
+from coatcheck_sidecar.core.inject_edits import unshared
+
 _Parser: Final[Any] = CParser
 """libyaml's: it knows tabs between a key and its value, which Python's refuses. Every wheel of
 PyYAML has it."""
@@ -209,6 +211,6 @@ def _documents(text: str, dashes: list[int]) -> Iterator[Document]:
         node = loader.get_node()
         # Before it is constructed: that replaces merge keys in it.
         built = _Builder(text, loader=loader, dashes=dashes).build(node, (0, 0))
-        yield Document(built, loader.construct_document(node))
+        yield Document(built, unshared(loader.construct_document(node)))
         loader.aliases.clear()
         loader.anchored.clear()

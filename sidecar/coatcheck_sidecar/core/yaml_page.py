@@ -16,10 +16,12 @@ from coatcheck_sidecar.core.yaml_write import (
     column,
     entry,
     flow,
+    is_first,
     item,
     line_start,
     lines_of,
     scalar,
+    starts_of,
 )
 
 PROPERTIES: Final = re.compile(r"(?:[&!]\S*\s+)*")
@@ -92,7 +94,7 @@ class Page:
 
     def cut(self, owner: Map | Seq, gone: list[int]) -> None:
         """Take out some of what a map or sequence has; something stays."""
-        starts = _starts(owner)
+        starts = starts_of(owner)
         left = set(gone)
         for at in gone:
             if at not in left:
@@ -101,7 +103,7 @@ class Page:
             stays = next((one for one in range(at, len(starts)) if one not in left), None)
             if owner.is_flow and at:
                 self._change(_values(owner)[at - 1].end, end, "")
-            elif owner.is_flow or not self._is_first(starts[at]):
+            elif owner.is_flow or not is_first(self.text, starts[at]):
                 # Up to the next that stays, and those between with it.
                 left -= set(range(at, stays or at))
                 self._change(starts[at], starts[stays or at], "")
@@ -113,14 +115,14 @@ class Page:
 
     def insert(self, owner: Map | Seq, at: int, *, what: Pair | Single) -> None:
         """Before what is at an index, or at the end."""
-        starts = _starts(owner)
+        starts = starts_of(owner)
         if owner.is_flow:
             self._insert_flow(owner, at, what=what)
             return
         lines, pad = what.lines(self.style), " " * column(self.text, starts[0])
         if at == len(starts):
             self._lines(self._after(owner.end), [pad + line for line in lines])
-        elif self._is_first(starts[at]):
+        elif is_first(self.text, starts[at]):
             self._lines(self._above(starts[at]), [pad + line for line in lines])
         else:
             text = "".join(line + self.style.newline + pad for line in lines)
@@ -173,10 +175,6 @@ class Page:
             raise Refused("unsafe-edit", f"the key {place.name!r} has no colon: write it plainly")
         return colon.end()
 
-    def _is_first(self, position: int) -> bool:
-        """Nothing but spaces stands before it on its line."""
-        return not self.text[line_start(self.text, position) : position].strip(" ")
-
     def _is_line(self, position: int) -> bool:
         """It is where a line begins, or would."""
         return line_start(self.text, position) == position
@@ -215,8 +213,8 @@ class Page:
             self._change(place, place, "".join(newline + line for line in lines))
 
     def _insert_flow(self, owner: Map | Seq, at: int, *, what: Pair | Single) -> None:
-        starts, values = _starts(owner), _values(owner)
-        is_spread = bool(starts) and self._is_first(starts[0])
+        starts, values = starts_of(owner), _values(owner)
+        is_spread = bool(starts) and is_first(self.text, starts[0])
         here = column(self.text, starts[0]) if is_spread else None
         text = what.flow(column=here, style=self.style)
         between = "," + self.style.newline + " " * here if here is not None else ", "
@@ -226,12 +224,6 @@ class Page:
             self._change(values[-1].end, values[-1].end, between + text)
         else:
             self._change(starts[at], starts[at], text + between)
-
-
-def _starts(owner: Map | Seq) -> list[int]:
-    if isinstance(owner, Map):
-        return [one.key.start for one in owner.entries]
-    return [one.dash for one in owner.items]
 
 
 def _values(owner: Map | Seq) -> list[Node]:

@@ -55,15 +55,30 @@ def _learn(text: str, node: Node, *, steps: Counter[int], seqs: Counter[bool]) -
     if isinstance(node, Seq):
         for item in node.items:
             _learn(text, item.value, steps=steps, seqs=seqs)
-    if not isinstance(node, Map) or node.is_flow:
+    if not isinstance(node, Map):
         return
-    for entry in node.entries:
-        here, value = column(text, entry.key.start), entry.value
-        if isinstance(value, Map) and not value.is_flow and value.entries:
-            steps[column(text, value.entries[0].key.start) - here] += 1
-        if isinstance(value, Seq) and not value.is_flow and value.items:
-            seqs[column(text, value.items[0].dash) > here] += 1
+    for one in node.entries:
+        value = one.value
+        first = next(iter(starts_of(value)), None)
+        if first is not None and is_first(text, first):
+            step = column(text, first) - column(text, one.key.start)
+            if isinstance(value, Map) or node.is_flow:
+                steps[step] += 1
+            else:
+                seqs[step > 0] += 1
         _learn(text, value, steps=steps, seqs=seqs)
+
+
+def starts_of(node: Node) -> list[int]:
+    """Where the keys of a map or the dashes of a sequence are."""
+    if isinstance(node, Map):
+        return [one.key.start for one in node.entries]
+    return [one.dash for one in node.items] if isinstance(node, Seq) else []
+
+
+def is_first(text: str, position: int) -> bool:
+    """Nothing but spaces stands before it on its line."""
+    return not text[line_start(text, position) : position].strip(" ")
 
 
 def line_start(text: str, position: int) -> int:
