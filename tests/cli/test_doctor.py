@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def deployment(template: dict[str, Any], name: str = "agents") -> dict[str, Any]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Path:
     ill = well()
     agent(ill).pop("volumeMounts")
     (tmp_path / "well.yaml").write_text(yaml.safe_dump(deployment(well())))
@@ -73,3 +73,14 @@ def test_what_is_no_manifest(text: str) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     ask("-f", str(tmp_path / "x.yaml"), status=65)
+
+
+def test_the_document_has_every_code() -> None:
+    root = Path(__file__).parent.parent.parent
+    sources = root / "sidecar" / "coatcheck_sidecar"
+    made = re.compile(r"(?:error|warning|info|found)\(\s*\"([a-z][a-z0-9.-]+)\"")
+    files = [*sources.glob("core/doctor*.py"), *sources.glob("cli/doctor*.py")]
+    codes = {code for path in files for code in made.findall(path.read_text())}
+    assert len(codes) > 40
+    named = set(re.findall(r"`([a-z][a-z0-9.-]+)`", (root / "docs" / "doctor.md").read_text()))
+    assert codes <= named

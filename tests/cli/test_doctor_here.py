@@ -59,6 +59,7 @@ async def test_beside_a_sidecar_that_is_well_and_after_its_death(tmp_path: Path)
         wire, _ = await real.agent()  # the doctor began no drain: a run is still taken
         await wire.commit(b"s")
         await wire.release()
+        await wire.drop()
         real.child.kill()
         status, found = doctor(real, "--only", "socket", "--only", "hooks")
         assert status == 1

@@ -110,7 +110,7 @@ def test_what_comes_from_elsewhere_is_not_judged(name: str) -> None:
         sidecar(template)["env"].append({"name": f"COATCHECK_{name}", "valueFrom": {"x": 1}})
         volume(template, "coatcheck-data")["emptyDir"]["sizeLimit"] = "1Ki"
 
-    others = {"DATA": [], "JOURNAL_BYTES_MAX": []}
+    others: dict[str, list[str]] = {"DATA": [], "JOURNAL_BYTES_MAX": []}
     kept = ["data-limit-low", "data-limit-disagrees"]
     assert codes(change) == others.get(name, kept)
 

@@ -13,12 +13,13 @@ from coatcheck_sidecar.cli.common import (
     print_table,
     store_option,
 )
+from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.config import Address, parse_address
 from coatcheck_sidecar.core.model import RUN_ID
 from coatcheck_sidecar.core.waiting import Waiting
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.waiting import NAMES_MAX
-from coatcheck_sidecar.servers.queue import looked
+from coatcheck_sidecar.servers.queue import EVERY_S, Desk, looked, queue_server
 
 COLUMNS: Final = (
     "QUEUE", "WANTED", "READY", "LATER", "OWNED", "UNDOING", "PARKED", "HELD",
@@ -41,6 +42,8 @@ def _address(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
 @click.option("--count", is_flag=True, help="Print WANTED alone: one number.")
 @click.option("--serve", "address", metavar="[HOST]:PORT", callback=_address,
               help="Answer GET /v1/queue and /v1/queues/QUEUE until SIGTERM.")  # fmt: skip
+@click.option("--every-s", default=EVERY_S, show_default=True, type=click.FloatRange(min=0),
+              help="With --serve: look at the store so often at most.")  # fmt: skip
 @click.option("--limit", default=NAMES_MAX, show_default=True, type=click.IntRange(min=1),
               help="Runs of each kind that are counted.")  # fmt: skip
 @json_option
@@ -50,6 +53,7 @@ def command(
     queue: str | None,
     count: bool,
     address: Address | None,
+    every_s: float,
     limit: int,
     is_json: bool,
     store: str | None,
@@ -65,7 +69,7 @@ def command(
     if address is not None:
         if queue is not None or count or is_json:
             raise click.UsageError("--serve answers for every queue: it takes none of the others")
-        outside(store, lambda o: _serve(o, address))
+        outside(store, lambda o: _serve(o, address, every_s=every_s))
         return
     look = outside(store, lambda o: o.lookout.look(queue, limit=limit))
     if is_json:
@@ -91,16 +95,13 @@ def _row(waiting: Waiting) -> tuple[object, ...]:
     )
 
 
-async def _serve(outside: Outside, address: Address) -> None:
+async def _serve(outside: Outside, address: Address, *, every_s: float) -> None:
     """Until SIGTERM or SIGINT; nothing is in flight that matters."""
-    from coatcheck_sidecar.clock import SystemClock
-    from coatcheck_sidecar.servers.queue import Desk, queue_server
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    desk = Desk(outside.lookout, SystemClock())
+    desk = Desk(outside.lookout, SystemClock(), every_s=every_s)
     server = queue_server(desk, host=address.host, port=address.port)
     await server.start()
     click.echo(f"listening on {address._replace(port=server.port)}", err=True)

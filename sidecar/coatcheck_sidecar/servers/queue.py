@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EVERY_S: Final = 5.0
 """However many ask, the store is looked at so often at most: a scaler asks every 30 s."""
+READY_AGE_S: Final = 60.0
+"""A look that went well proves so long that the store is there: probes cost no looks of theirs."""
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -42,11 +44,12 @@ class Desk:
         self._turn = asyncio.Lock()
         self._seen: tuple[float, Look] | None = None
 
-    async def look(self) -> Look:
-        """What waits, as of a moment ago; raises `StoreError`."""
+    async def look(self, *, age_s_max: float | None = None) -> Look:
+        """What waits, as of a moment ago or of `age_s_max` before; raises `StoreError`."""
+        age_s_max = self._every_s if age_s_max is None else age_s_max
         async with self._turn:
             now_s = self._clock.monotonic()
-            if self._seen is None or now_s - self._seen[0] >= self._every_s:
+            if self._seen is None or now_s - self._seen[0] >= age_s_max:
                 self._seen = None
                 self._seen = (now_s, await self._looks.look())
             return self._seen[1]
@@ -78,7 +81,7 @@ def queue_server(desk: Desk, *, host: str, port: int) -> HttpServer:
 
     async def readyz(_request: "web.Request") -> "web.Response":
         try:
-            await desk.look()
+            await desk.look(age_s_max=READY_AGE_S)
         except StoreError as error:
             return web.Response(status=503, text=f"{error}\n")
         return web.Response(text="ok\n")
