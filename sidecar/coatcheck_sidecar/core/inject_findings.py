@@ -81,7 +81,7 @@ def hook_kept(name: str, hook: str) -> Finding:
         f"container {name} keeps its own preStop ({hook})",
         "its SIGTERM isn't held back until its runs are safe: an agent that handles no signals is "
         "stopped in the middle of a step, and what it calls then is in doubt",
-        "handle SIGTERM (the SDK does), or have the hook end by GET "
+        "have it end at a step boundary by SIGTERM, or the hook by GET "
         "http://$POD_IP:7071/drain/barrier",
     )
 
