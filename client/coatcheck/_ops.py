@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from coatcheck import _codec, errors, wire
-from coatcheck._session import Ask, CallPhase, Op, Session, Value, field, incarnation, outcome
+from coatcheck._session import Ask, CallPhase, Op, Session, Value, field, outcome
 from coatcheck._tool import UNDOS, Call, Invoke, TooLate, declare, undo_name
 from coatcheck.wire import Message, Request
 
@@ -40,7 +40,7 @@ def handshake(session: Session) -> Op[None]:
     """Begin a connection: settle version and limits, and resume the run if there was one."""
     lowest, highest = wire.PROTOCOL_VERSIONS
     body = {"protocol": [lowest, highest], "client": CLIENT_NAME}
-    reply = yield Ask(Request.HELLO, {**body, "incarnation": incarnation()})
+    reply = yield Ask(Request.HELLO, {**body, "incarnation": session.incarnation})
     version = field(reply, "protocol", kind=int)
     if not lowest <= version <= highest:
         speaks = f"the sidecar speaks protocol {version}, this client {lowest} to {highest}"

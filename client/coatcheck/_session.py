@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Generator
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from coatcheck import _clock, errors, wire
@@ -42,22 +41,14 @@ Op = Generator[Ask, Message, Value]
 """What is to be asked, one request after another; is sent each reply, or thrown its error."""
 
 
-def incarnation() -> bytes:
-    """The same for the life of this process."""
-    return _incarnation(os.getpid())
-
-
-@lru_cache(maxsize=1)
-def _incarnation(pid: int) -> bytes:
-    return _clock.random_bytes(INCARNATION_BYTES)
-
-
 class Session:
     """One connection's run: where it stands, and what must be said again after a break."""
 
     def __init__(self, opening: Ask) -> None:
         """Nothing is known yet but how to ask for it."""
         self.opening = opening
+        self.incarnation = _clock.random_bytes(INCARNATION_BYTES)
+        """The same on each connection: by it a sidecar knows this agent again, and no other."""
         self.run: str = opening.body.get("run", "")
         self.status = UNOPENED
         self.epoch = self.step = 0
@@ -171,7 +162,7 @@ class Session:
             text = f"{ask.type} needs a sidecar, and coatcheck is off (COATCHECK_MODE)"
             return Message(Reply.ERROR, number, {"code": "not_found", "message": text})
         body = {"run": self.run, "epoch": 0, "seq": 0, "step": self.step + 1, "attempt": 1}
-        body |= {"upstream_key": f"{incarnation().hex()}-{number}", "call": number}
+        body |= {"upstream_key": f"{self.incarnation.hex()}-{number}", "call": number}
         return Message(Reply.OK, number, {**body, "decision": "go", "input": ask.attachment})
 
     def push(self, message: Message) -> None:

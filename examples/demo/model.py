@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -147,13 +147,14 @@ class Model:
         return web.json_response({"completions": self._sold, "distinct": len(self._asked)})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def run(description: str, make: Callable[[float], web.Application]) -> None:
+    """`--port`, `--delay-s` a completion; until SIGTERM."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--delay-s", type=float, default=0.2)
     options = parser.parse_args()
-    asyncio.run(serve(Model(delay_s=options.delay_s).application(), options.port))
+    asyncio.run(serve(make(options.delay_s), options.port))
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", lambda delay_s: Model(delay_s=delay_s).application())

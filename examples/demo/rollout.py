@@ -6,6 +6,7 @@ The agents handle no signal.
 """
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import time
@@ -21,6 +22,8 @@ from examples.demo.processes import Child
 LOOK_S: Final = 0.1
 PAUSE_S: Final = 1.0
 """From one pod to the next, as a readiness probe's period would have it."""
+UP_S: Final = 30.0
+"""For a pod that was lost just before the deploy to be back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Rollout:
         self.is_over = True
 
     async def _replace(self, pod: Pod) -> None:
+        async with aiohttp.ClientSession() as http:
+            await _until_up(http, pod)
         began_s = time.monotonic()
         async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch(http, pod))
@@ -97,6 +102,15 @@ class Rollout:
                 view = {}
             most = max(most, len(view.get("runs", ())))
             self.plan = {**view, "most": most}
+            await asyncio.sleep(LOOK_S)
+
+
+async def _until_up(http: aiohttp.ClientSession, pod: Pod) -> None:
+    """A deploy waits for a pod to be up before it goes on. Raises `TimeoutError`."""
+    async with asyncio.timeout(UP_S):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                return await _get(http, f"{pod.admin_url}/startupz")
             await asyncio.sleep(LOOK_S)
 
 

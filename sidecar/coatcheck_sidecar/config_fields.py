@@ -150,7 +150,7 @@ def _probe_path(text: str) -> str:
         raise ValueError('must be a path such as "/sent?ref={key}"')
     unknown = set(PLACEHOLDER.findall(text)) - {"key", "business"}
     if unknown or "{" in PLACEHOLDER.sub("", text) or "}" in PLACEHOLDER.sub("", text):
-        raise ValueError("must have no placeholder but {key} and {business}")
+        raise ValueError("may name nothing in braces but {key} and {business}")
     if not PLACEHOLDER.search(text):
         raise ValueError("must say which call is meant, by {key} or {business}")
     return text

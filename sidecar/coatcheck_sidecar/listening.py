@@ -46,13 +46,13 @@ async def listen_for_agents(
     stack.push_async_callback(upstreams.close)
     upstream_of = aware(upstreams.of, clock=clock)
     exchange: Performs
-    late = Late(Outside(store, clock, settings=sidecar.settings), tasks=sidecar.tasks)
-    sidecar.on_late_outcome = late.tell
+    outside = Outside(store, clock, settings=sidecar.settings)
+    tell_late = sidecar.on_late_outcome = Late(outside, tasks=sidecar.tasks).tell
     if config.mode == "enforce":
         accounts = Accounts(observer, config.prices)
         kept = exchange = Exchange(upstream_of, clock=clock, observer=observer, accounts=accounts)
         stack.push_async_callback(kept.close)
-        kept.on_late = late.tell
+        kept.on_late = tell_late
         sidecar.undoing.requests = UndoRequests(kept, config.tools)
     else:
         exchange = Passing(upstream_of, watch=watch)
@@ -60,7 +60,7 @@ async def listen_for_agents(
     bodies.clear()
     api = RunApi(
         sidecar,
-        outside=late.outside,
+        outside=outside,
         version=release(),
         report=watch.told if watch else None,
         routes=routes,

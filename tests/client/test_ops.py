@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from coatcheck import _ops, errors
-from coatcheck._session import Ask, CallPhase, Session, incarnation
+from coatcheck._session import Ask, CallPhase, Session
 from coatcheck._tool import UNDOS, current_key
 from coatcheck.wire import Request
 from tests.client.script import RUN, Play, ok, refusal, session
@@ -18,9 +18,14 @@ def test_hello_offers_and_takes_limits() -> None:
     fresh = Session(RUN)
     limits = {"state_bytes": 100, "requests": 8}
     hello = Play(fresh, _ops.handshake(fresh))
-    hello.asks("hello", {"protocol": [1, 1], "incarnation": incarnation()})
+    hello.asks("hello", {"protocol": [1, 1], "incarnation": fresh.incarnation})
     hello.gets(ok({"protocol": 1, "limits": limits})).returns()
     assert (fresh.state_bytes_max, fresh.calls_max) == (100, 4)
+
+
+def test_two_runs_of_a_process_are_two_agents() -> None:
+    """Else one that lost its run to the other would be taken for it when it reconnects."""
+    assert Session(RUN).incarnation != Session(RUN).incarnation
 
 
 def test_a_resume_gives_back_what_has_not_started() -> None:

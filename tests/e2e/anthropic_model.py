@@ -5,7 +5,6 @@
 It plays the same scene as `examples.demo.model`, whose meter it has as well: `GET /count`.
 """
 
-import argparse
 import asyncio
 import json
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from examples.demo.model import PIECE_CHARS, answer, usage
-from examples.demo.payments import serve
+from examples.demo.model import PIECE_CHARS, answer, run, usage
 
 Map = dict[str, Any]
 
@@ -113,13 +111,5 @@ class Model:
         return web.json_response({"completions": self._sold, "distinct": len(self._asked)})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--delay-s", type=float, default=0.2)
-    options = parser.parse_args()
-    asyncio.run(serve(Model(delay_s=options.delay_s).application(), options.port))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", lambda delay_s: Model(delay_s=delay_s).application())

@@ -13,18 +13,16 @@ no arrival. Money is in the ledger, on disk.
     unread  nothing stops: it is answered at once
 """
 
-import argparse
 import asyncio
 import json
 from collections import defaultdict
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
 
 from examples.demo.ledger import Charge, Ledger
-from examples.demo.payments import serve
+from tests.e2e.ledger_server import run
 
 KEY: Final = "Idempotency-Key"
 
@@ -105,15 +103,5 @@ class Upstream:
         return web.json_response({})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--ledger", type=Path, required=True)
-    options = parser.parse_args()
-    ledger = Ledger(options.ledger)
-    asyncio.run(serve(Upstream(ledger).application(), options.port))
-    ledger.close()
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", lambda ledger: Upstream(ledger).application())

@@ -6,7 +6,6 @@ As `examples.demo.model`: it asks for the next line of the first message until e
 `GET /count` tells how many responses it sold.
 """
 
-import argparse
 import asyncio
 import hashlib
 import json
@@ -15,8 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from examples.demo.model import LINE, PIECE_CHARS
-from examples.demo.payments import serve
+from examples.demo.model import LINE, PIECE_CHARS, run
 
 EVENT_S: Final = 0.03
 """Between events: long enough for a kill to find a stream that is half out."""
@@ -136,13 +134,5 @@ class Model:
         return web.json_response({"completions": self._sold, "distinct": len(self._asked)})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--delay-s", type=float, default=0.2)
-    options = parser.parse_args()
-    asyncio.run(serve(Model(delay_s=options.delay_s).application(), options.port))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", lambda delay_s: Model(delay_s=delay_s).application())

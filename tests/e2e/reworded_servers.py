@@ -8,16 +8,14 @@ of `POST /{how}/charges` are made, on disk, and then fail: `error` answers 500, 
 connection, `hang` says nothing more. `GET /arrivals` counts them by order, from `X-Order`.
 """
 
-import argparse
 import asyncio
 from collections import Counter
-from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
 
 from examples.demo.ledger import Ledger
-from examples.demo.payments import serve
+from tests.e2e.ledger_server import run
 
 WORDINGS: Final = (
     '{"invoice": "4711", "amount": "42.00", "text": "Invoice 4711"}',
@@ -85,15 +83,5 @@ class Servers:
         return web.json_response(self._arrivals)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--ledger", type=Path, required=True)
-    options = parser.parse_args()
-    ledger = Ledger(options.ledger)
-    asyncio.run(serve(Servers(ledger).application(), options.port))
-    ledger.close()
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", lambda ledger: Servers(ledger).application())

@@ -89,7 +89,7 @@ HOOKS: Final = [
         shape=Shape(grace_s=30, steps="one"),
         trigger=plays.deleted_now,
         is_in_time=False,
-        lines=12,
+        lines=24,
         check=was_cut,
     ),
     Play(name="forced", shape=Shape(grace_s=30), trigger=plays.forced, check=freed_in_time),

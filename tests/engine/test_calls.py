@@ -263,6 +263,19 @@ async def test_an_orphan_may_still_be_asked_for(yard: Yard) -> None:
     assert (await other).body["decision"] == "go"
 
 
+@pytest.mark.parametrize("wait_s", [0.0, 0.6])
+async def test_it_waits_for_an_orphan_as_long_as_it_is_told_to(yard: Yard, wait_s: float) -> None:
+    pod = await yard.pod(settings=replace(FAST, orphan_wait_s=wait_s))
+    agent = await pod.agent()
+    await agent.outcome(await agent.call(args={"n": 1}), result=1)
+    agent = await again(pod, agent)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    with pytest.raises(RefusedError, match="replay_divergence"):
+        await agent.call(args={"n": 2})
+    assert wait_s <= loop.time() - began_s < wait_s + 3.0
+
+
 # Probes
 
 

@@ -21,6 +21,7 @@ from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from tests.engine.harness import (
     FAST,
+    Link,
     Pod,
     RefusedError,
     Wire,
@@ -195,6 +196,32 @@ async def test_a_ready_run_that_is_late_is_not_handed_out(yard: Yard) -> None:
         await pod.agent(None, create=False)
     await ended(yard, "late")
     assert await names(yard, "ready/default/late/") == []
+
+
+class _Ahead(SystemClock):
+    """Of a node whose clock was set wrong."""
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + int(2 * LATER_S * 1000)
+
+
+async def test_a_clock_that_is_ahead_ends_no_run_before_the_store_s_time_is_known(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await Outside(yard.store, SystemClock()).submit(Created(), run="r1", deadline_s=LATER_S)
+    asked = asyncio.Event()
+
+    async def slow(store: Link) -> int:
+        asked.set()
+        await asyncio.sleep(0.3)  # longer than a scan takes to come by
+        return SystemClock().wall_ms()
+
+    monkeypatch.setattr(Link, "now_ms", slow)
+    pod = await yard.pod(clock=_Ahead())
+    await asked.wait()
+    await asyncio.sleep(0.6)
+    assert not pod.notes.of("run_expired")
+    assert (await yard.log()).state.status is Status.READY
 
 
 async def test_who_opens_a_late_run_by_name_learns_that_it_is_over(yard: Yard) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from coatcheck._desk import BACK_OFF_S_MAX
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.budget import ASSUMED
 from coatcheck_sidecar.core.drain import Latch, OnDrain, Plan
@@ -120,6 +121,10 @@ async def test_agents_may_come_back_to_a_sidecar_that_was_restarted(yard: Yard) 
     assert not pod.notes.of("run_cut")
     for run in ("r1", "r2"):
         assert (await yard.log(run)).checkpoint_bytes == b"two"
+
+
+def test_agents_are_awaited_for_longer_than_they_rest() -> None:
+    assert BACK_OFF_S_MAX + 0.25 < AGENTS_BACK_S  # an agent that looked just before needs a moment
 
 
 async def test_who_does_not_come_back_to_it_holds_nobody_for_long(yard: Yard) -> None:

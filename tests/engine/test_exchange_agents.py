@@ -330,8 +330,11 @@ async def test_a_full_queue_says_when_to_come_back(yard: Yard, far: Far) -> None
     assert len(far.seen) == 3
 
 
-async def test_an_agent_that_vanished_before_the_send_sends_nothing(yard: Yard, far: Far) -> None:
-    at = await near(yard, tool_of(far, concurrency=1, **KEYED))
+@pytest.mark.parametrize("tool", [KEYED, RECORDED])
+async def test_an_agent_that_vanished_before_the_send_sends_nothing(
+    yard: Yard, far: Far, tool: dict[str, Any]
+) -> None:
+    at = await near(yard, tool_of(far, concurrency=1, **tool))
     await at.agent()
     opened, late = gate(answer(200))
     far.script = [late]
@@ -345,7 +348,8 @@ async def test_an_agent_that_vanished_before_the_send_sends_nothing(yard: Yard, 
     await first
     await until(lambda: len(at.pod.notes.of("exchange")) == 2)
     assert len(far.seen) == 1
-    third = await at.ask("mail/x", json={"n": 2})
+    async with asyncio.timeout(5):
+        third = await at.ask("mail/x", json={"n": 2})
     assert (third.decision, len(far.seen)) == ("sent", 2)
 
 

@@ -9,8 +9,10 @@ from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.record import Created
+from coatcheck_sidecar.engine import absent
 from coatcheck_sidecar.engine.outside import Outside
 from tests.engine.harness import FAST, RefusedError, Yard, names, names_are, until
+from tests.engine.test_reconnect import back, restart
 
 # Queues
 
@@ -75,6 +77,44 @@ async def test_a_lost_pods_runs_are_taken_over_by_its_queue(yard: Yard) -> None:
     reply = await wire.open(None, queue="q", create=False, wait_s=5.0)
     assert (reply.body["run"], reply.body["step"]) == ("r1", 2)
     assert other.sidecar.keepers["r1"].log.state.crashes == 1
+
+
+@pytest.mark.parametrize("level", ["process", "remote"])
+async def test_a_restarted_sidecar_keeps_a_run_for_its_living_agent(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """It is not given to who waits for the next one: two would do its steps."""
+    monkeypatch.setattr(absent, "AGENTS_BACK_S", 0.6)
+    pod = await yard.pod()
+    agent = await pod.agent("r1", queue="q")
+    await agent.commit(b"one", level=level)
+    await asyncio.sleep(0.1)
+    pod = await restart(yard, pod)
+    idle = await pod.wire()
+    opening = asyncio.ensure_future(idle.open(None, queue="q", create=False, wait_s=5.0))
+    await asyncio.sleep(0.4)
+    again = await back(pod, agent)
+    await asyncio.sleep(0.4)
+    assert not opening.done()
+    await again.commit(b"two")
+    await again.drop()
+    reply = await opening
+    assert (reply.body["run"], reply.body["step"]) == ("r1", 3)
+
+
+async def test_who_does_not_come_back_after_a_restart_loses_the_run_to_the_queue(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absent, "AGENTS_BACK_S", 0.6)
+    pod = await yard.pod()
+    agent = await pod.agent("r1", queue="q")
+    await agent.commit(b"one")
+    pod = await restart(yard, pod)
+    idle = await pod.wire()
+    reply = await idle.open(None, queue="q", create=False, wait_s=5.0)
+    assert (reply.body["run"], reply.body["step"]) == ("r1", 2)
+    with pytest.raises(RefusedError, match="fenced"):
+        await back(pod, agent)
 
 
 async def test_a_run_in_the_breakers_delay_keeps_nobody_waiting(

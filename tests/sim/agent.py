@@ -10,7 +10,6 @@ import coatcheck
 from coatcheck.errors import CoatcheckError, InDoubt, NotApplied
 from tests.sim.agent_plan import Act, StepPlan
 from tests.sim.http_agent import HttpActs
-from tests.sim.loop import this_process
 from tests.sim.saga import Refunds
 from tests.sim.upstream import SETTLE_S, Trouble
 
@@ -194,8 +193,3 @@ class AgentProcess:
                     raise
                 await asyncio.sleep(self._random.uniform(0.5, 2.0))
         return await call(*args)
-
-
-def incarnation_of(_pid: int) -> bytes:
-    """In place of the client's: several agent processes live in this one."""
-    return this_process().incarnation

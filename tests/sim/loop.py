@@ -26,10 +26,9 @@ OnFuse = Callable[[], None]
 class Process:
     """One operating system process, as far as the loop knows it."""
 
-    def __init__(self, name: str, clock: "SimClock", *, incarnation: bytes) -> None:
+    def __init__(self, name: str, clock: "SimClock") -> None:
         self.name = name
         self.clock = clock
-        self.incarnation = incarnation
         self.context = Context()
         self.context.run(PROCESS.set, self)
         self.is_dead = False

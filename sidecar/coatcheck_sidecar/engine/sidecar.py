@@ -12,10 +12,10 @@ from coatcheck_sidecar.core.ownership import crash_delay_s
 from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.absent import Absent
-from coatcheck_sidecar.engine.agent import Agent, LateOutcome
+from coatcheck_sidecar.engine.agent import Agent, LateOutcome, Wants
 from coatcheck_sidecar.engine.budget import Budget, Measured
 from coatcheck_sidecar.engine.calls import Calls
-from coatcheck_sidecar.engine.claims import Claimer, Wants
+from coatcheck_sidecar.engine.claims import Claimer
 from coatcheck_sidecar.engine.drain import Drain, Pod
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.heart import Heart
@@ -81,7 +81,8 @@ class Sidecar:
         measured = Measured(store, link=self.budget.link, clock=clock)
         self.doors = Doors(measured, clock, settings, observer, gate, background, self.budget)
         self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
-        self._offset_ms, self._has_time = 0, False
+        self._offset_ms: int | None = None
+        """The store's time less this node's; unknown before it was asked."""
         self.fleet = Fleet(me, self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = self._made_claimer()
@@ -103,7 +104,10 @@ class Sidecar:
         self._overdue.on_stuck = self.heart.poke
         self.budget.latch = lambda: self.drain.latch
         self.undoing = self._made_undoing()
-        self._queues = Queues(self.fleet, tasks=self.tasks, owned=self._owned, now_ms=self.now_ms)
+        self._queues = Queues(
+            self.fleet, tasks=self.tasks, owned=self._owned,
+            is_awaited=self._absent.is_awaited, now_ms=self.now_ms,
+        )  # fmt: skip
 
     def _made_claimer(self) -> Claimer:
         claimer = Claimer(
@@ -112,6 +116,7 @@ class Sidecar:
         claimer.read_inbox = self.heart.read_inbox
         claimer.know_time = self._know_time
         claimer.on_claimed = self._keep
+        claimer.is_just_back = lambda: self._absent.is_just_back
         return claimer
 
     def _made_undoing(self) -> Undoing:
@@ -128,7 +133,7 @@ class Sidecar:
 
     def now_ms(self) -> int:
         """Store time, as last learned."""
-        return self._clock.wall_ms() + self._offset_ms
+        return self._clock.wall_ms() + (self._offset_ms or 0)
 
     def _owned(self) -> list[Keeper]:
         return [keeper for keeper in self.keepers.values() if not keeper.is_over]
@@ -137,6 +142,7 @@ class Sidecar:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
         if self.journal.is_inherited:
             self._absent.restarted()
+            self.tasks.start(self._absent.then(self._queues.poke), name="agents back")
         self._claimer.tails = await self._local.load()
         self.tasks.start(self.heart.run(), name="heartbeat")
         self.tasks.start(self.fleet.run(), name="fleet")
@@ -152,12 +158,11 @@ class Sidecar:
 
     async def _know_time(self) -> None:
         """Learn the store's time if it is not known yet; raises `StoreError`."""
-        if not self._has_time:
+        if self._offset_ms is None:
             await self._ask_time()
 
     async def _ask_time(self) -> None:
         self._offset_ms = await self._store.now_ms() - self._clock.wall_ms()
-        self._has_time = True
 
     async def _learn_time(self) -> None:
         while True:
@@ -334,7 +339,10 @@ class Sidecar:
                 for run in await self._queues.candidates(wants):
                     try:
                         opened = await self._open(
-                            run, replace(wants, run=run, wait_s=0.0), agent=agent, lives={}
+                            run,
+                            replace(wants, run=run, is_next=True, wait_s=0.0),
+                            agent=agent,
+                            lives={},
                         )
                     except Refusal as error:
                         self._observer.note("passed_over", run=run, error=error.message)

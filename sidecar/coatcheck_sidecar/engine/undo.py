@@ -18,8 +18,9 @@ from coatcheck_sidecar.core.runstate import IN_DOUBT
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.undo import Done, Forward, Stop, Take
 from coatcheck_sidecar.core.undo_records import FORWARD, RESUBMIT, Compensated, Compensating, Undo
+from coatcheck_sidecar.engine.agent import Wants
 from coatcheck_sidecar.engine.calls import Calls
-from coatcheck_sidecar.engine.claims import Claimer, Wants
+from coatcheck_sidecar.engine.claims import Claimer
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.outside import Outside

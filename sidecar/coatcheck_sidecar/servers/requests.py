@@ -22,9 +22,8 @@ from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
-from coatcheck_sidecar.engine.agent import Agent, LateOutcome
+from coatcheck_sidecar.engine.agent import Agent, LateOutcome, Wants
 from coatcheck_sidecar.engine.calls import Calls
-from coatcheck_sidecar.engine.claims import Wants
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import Restored
 from coatcheck_sidecar.engine.shipper import fenced
