@@ -28,7 +28,7 @@ DEFAULT_IMAGE: Final = IMAGE if RELEASE == "unknown" else f"{IMAGE}:{RELEASE}"
 @click.option("--image", metavar="IMAGE", default=DEFAULT_IMAGE, show_default=True,
               help="The sidecar's.")  # fmt: skip
 @click.option("--container", "containers", multiple=True, metavar="NAME",
-              help="An agent's container, if the pod has several. Several times: these.")  # fmt: skip
+              help="An agent's container, if there are several. Several times: these.")  # fmt: skip
 @click.option("--grace-s", type=click.IntRange(min=2), metavar="SECONDS",
               help="The pod's terminationGracePeriodSeconds.  [default: as it is]")  # fmt: skip
 @click.option("--mode", type=click.Choice(MODES), default="enforce", show_default=True,
