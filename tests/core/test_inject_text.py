@@ -76,11 +76,9 @@ def test_a_new_choice_leaves_no_trace_of_the_old_one() -> None:
 
 
 def test_changes_elsewhere_cost_nothing() -> None:
-    changed = put(TEXT).replace("# the first", "# first of all").replace("name: two", "name: three")
-    assert out(changed) == (
-        TEXT.replace("# the first", "# first of all").replace("name: two", "name: three"),
-        [],
-    )
+    changed = "# more\n" + put(TEXT).replace("name: two", "name: three\n  labels: {a: b}")
+    was = "# more\n" + TEXT.replace("name: two", "name: three\n  labels: {a: b}")
+    assert out(changed) == (was, [])
 
 
 def test_what_was_changed_by_hand_is_taken_out_as_well_as_can_be() -> None:
@@ -103,10 +101,10 @@ def test_what_was_written_anew_is_taken_out_too() -> None:
 
 
 def test_the_text_says_what_was_there() -> None:
-    lines = put(TEXT)
-    (said,) = [line for line in lines.splitlines() if INJECTED + ":" in line and "/b/" in line]
-    record = json.loads(yaml.safe_load(said.strip())[INJECTED])
-    assert "# until the endpoints are gone" in record["text"][-2][2]
+    job = parse(put(TEXT))[1].value["spec"]["template"]
+    record = json.loads(job["metadata"]["annotations"][INJECTED])
+    assert "# until the endpoints are gone" in str(record["text"])
+    assert len(job["metadata"]["annotations"][INJECTED]) < 2_000
 
 
 @pytest.mark.parametrize(

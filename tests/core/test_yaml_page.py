@@ -28,7 +28,7 @@ def test_changes_say_what_they_are_about() -> None:
     [
         ("a: 1\nb: 2\n", 1, 5),
         ("a: 1\n# about b\n# and more\nb: 2\n", 1, 5),
-        ("a: 1\n  # of another depth\nb: 2\n", 1, 28),
+        ("a: 1\n  # of another depth\nb: 2\n", 1, 26),
         ("a: 1\n# of a\n\n# about b\nb: 2\n", 1, 13),
         ("# first\na: 1\n", 0, 0),
         ("a: 1  # x\n", 1, 10),

@@ -86,8 +86,11 @@ class Noted(Draft):
         self._was: dict[str, list[Any]] = {}
 
     def put(self, path: Path, value: Any) -> None:
-        """Something new, with the maps and lists around it that aren't there."""
+        """Something, with the maps and lists around it that aren't there."""
         last = path[-1]
+        if not isinstance(last, int) and last in (self.at(path[:-1]) or {}):
+            self.swap(path, value)
+            return
         item = identity(value) if isinstance(last, int) else last
         self._added.append(named(self.document, path[:-1]) + pointer((item,)))
         for depth in range(1, len(path)):

@@ -265,10 +265,11 @@ def _restored(text: str, select: Select) -> str:
     """With all taken out that is as it was written, the last first: places before it stay."""
     for place in reversed(_places(parse(text), select)):
         document = parse(text)[place.document]
-        value = _value(text, document, place.workload.path)
-        if value is None or value.record.text is None:
+        try:
+            value = _value(text, document, place.workload.path)
+        except Refused:  # a damaged annotation, of which more is said when it comes to the template
             continue
-        base = _before(text, value)
+        base = None if value is None else _before(text, value)
         if base is not None:
             text = base
     return text
