@@ -159,6 +159,17 @@ def test_what_can_not_be_edited_is_refused() -> None:
     assert [one.refused.code for one in done.told if one.refused] == ["unsafe-edit"]
 
 
+def test_twins_are_each_given_back() -> None:
+    job = (
+        "- kind: Job\n  spec:\n    template:\n      metadata: {}\n      spec: {{containers: {}}}\n"
+    )
+    first = job.format("&m {labels: {a: b}}", "&c [{name: a}]")
+    text = "kind: List\nitems:\n" + first + job.format("*m", "*c")
+    made = put(text)
+    assert out(made) == (text, [])
+    assert put(made) == made
+
+
 def test_annotations_that_come_by_a_merge() -> None:
     text = (
         "x: &x {annotations: {a: b}}\nkind: Job\nspec:\n  template:\n"

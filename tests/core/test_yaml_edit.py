@@ -22,7 +22,7 @@ def edited(text: str, value: Any) -> str:
         ("x\n", "x", "x\n"),
         # Scalars, in their places.
         ("a: 1  # x\nb: 2\n", {"a": "1", "b": 2}, 'a: "1"  # x\nb: 2\n'),
-        ("a: &x one  # x\nb: *x\n", {"a": "two", "b": "two"}, "a: &x two  # x\nb: *x\n"),
+        ("a: &x one  # x\nb: *x\n", {"a": "two", "b": "two"}, "a: &x two  # x\nb: two\n"),
         ("a: &x one\nb: *x\n", {"a": "two", "b": "one"}, "a: &x two\nb: one\n"),
         ("a: &x one\nb: *x\n", {"a": "one", "b": "two"}, "a: &x one\nb: two\n"),
         ("a: |\n  one\nb: 1\n", {"a": "two", "b": 1}, "a: two\nb: 1\n"),
@@ -62,11 +62,12 @@ def edited(text: str, value: Any) -> str:
         ("? a\n: [1]\n", {"a": 2}, "? a\n: 2\n"),
         ("a:\n- b", {"a": 1}, "a: 1"),
         # Anchors stay where their values go.
-        ("a: &x []  # y\nb: *x\n", {"a": [1], "b": [1]}, "a: &x  # y\n- 1\nb: *x\n"),
-        ("a: &x [1]\nb: *x\n", {"a": 2, "b": 2}, "a: &x 2\nb: *x\n"),
+        ("a: &x []  # y\nb: *x\n", {"a": [1], "b": [1]}, "a: &x  # y\n- 1\nb:\n- 1\n"),
+        ("a: &x [1]\nb: *x\n", {"a": 2, "b": 2}, "a: &x 2\nb: 2\n"),
         ("a: &x\n- 1\nb: *x\n", {"a": 2, "b": [1]}, "a: &x 2\nb:\n- 1\n"),
-        ("a: &x\n- 1\nb: *x\n", {"a": {"c": 1}, "b": {"c": 1}}, "a: &x\n  c: 1\nb: *x\n"),
-        ("- &x\n- *x\n- z\n", [{"b": 1, "c": 2}] * 2 + ["z"], "- &x\n  b: 1\n  c: 2\n- *x\n- z\n"),
+        ("a: &x\n- 1\nb: *x\n", {"a": {"c": 1}, "b": {"c": 1}}, "a: &x\n  c: 1\nb:\n  c: 1\n"),
+        ("- &x\n- *x\n- z\n", [{"b": 1, "c": 2}] * 2 + ["z"],
+         "- &x\n  b: 1\n  c: 2\n- b: 1\n  c: 2\n- z\n"),
         # Items.
         ("a:\n# x\n- 1\n", {"a": [0, 1]}, "a:\n- 0\n# x\n- 1\n"),
         ("a:\n- 1  # x\n# y\n", {"a": [1, 2, 3]}, "a:\n- 1  # x\n- 2\n- 3\n# y\n"),

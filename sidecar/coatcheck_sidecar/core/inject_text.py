@@ -9,7 +9,7 @@ injected is taken out as well as can be.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from coatcheck_sidecar.core.inject import Injection, inject, uninject
 from coatcheck_sidecar.core.inject_choice import Choice, Finding, Refused, Severity
@@ -213,9 +213,8 @@ def _signed(before: str, edited: Edited, places: Sequence[_Place]) -> str:  # no
     marks = _owned(before, edited.changes, places=places)
     for place, mine in sorted(marks, key=lambda pair: -pair[1][0].start):
         path = place.workload.path
-        value = _value(text, documents[place.document], path)
-        if value is None:
-            continue
+        # It is there: it has just been written, and nothing that was changed is left an alias.
+        value = cast("_Value", _value(text, documents[place.document], path))
         edits = [
             [one.start - value.start, one.length, *([one.was] if one.was else [])] for one in mine
         ]

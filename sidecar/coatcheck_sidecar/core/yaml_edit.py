@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import pairwise
 from typing import Any, Final
 
 from coatcheck_sidecar.core.inject_choice import Refused
@@ -55,8 +54,6 @@ def edit(text: str, documents: Sequence[Document], wanted: Mapping[int, Any]) ->
         changes += page.changes
     changes.sort(key=lambda change: (change.start, change.end))
     changes = _joined(changes)
-    if any(other.start < one.end for one, other in pairwise(changes)):
-        raise _unsafe("two changes would meet")
     parts, at = [], 0
     for change in changes:
         parts += [text[at : change.start], change.text]
@@ -128,7 +125,8 @@ class _Editor:
         if node.anchor:
             self.anchored[id(node)] = values
         if isinstance(node, Alias):
-            if not same(self.anchored.get(id(node.target), (old, old))[1], new):
+            # What changes is written out, each for itself: so each can be taken back for itself.
+            if not same(old, new) or not same(*self.anchored.get(id(node.target), (old, old))):
                 self.page.whole(owner, place, value=new)
         elif not _is_walkable(node, old=old, new=new):
             self.page.whole(owner, place, value=new)

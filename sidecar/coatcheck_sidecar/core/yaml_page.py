@@ -223,13 +223,10 @@ class Page:
 
     def _insert_flow(self, owner: Map | Seq, at: int, *, what: Pair | Single) -> None:
         starts, values = starts_of(owner), _values(owner)
-        is_spread = bool(starts) and is_first(self.text, starts[0])
-        here = column(self.text, starts[0]) if is_spread else None
+        here = column(self.text, starts[0]) if is_first(self.text, starts[0]) else None
         text = what.flow(column=here, style=self.style)
         between = "," + self.style.newline + " " * here if here is not None else ", "
-        if not starts:
-            self._change(owner.end - 1, owner.end - 1, text)
-        elif at == len(starts):
+        if at == len(starts):
             self._change(values[-1].end, values[-1].end, between + text)
         else:
             self._change(starts[at], starts[at], text + between)
