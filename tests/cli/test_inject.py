@@ -74,7 +74,8 @@ def test_the_difference(tmp_path: Path) -> None:
 
 def test_what_is_chosen_arrives() -> None:
     words = ("--image", "mine:2", "--grace-s", "90", "--mode", "observe", "--config", "tools",
-    text = PODS.replace("      containers", "      hostNetwork: true\n      containers", 1)
+             "--secret", "bucket", "--hook-token", "t" * 16, "--container", "agent",
+             "--plain")  # fmt: skip
     done = run("inject", "-f", "-", *STORE, *words)
     spec = next(yaml.safe_load_all(done.stdout))["spec"]["template"]["spec"]
     agent, sidecar = spec["containers"]
