@@ -78,8 +78,7 @@ def inject(template: Mapping[str, Any], choice: Choice) -> Injection:
     agents = agents_of(pod, choice.containers)
     findings = list(told.of_pod(pod, choice, grace_s=grace_s))
     if grace_s != pod.grace_s:
-        field = ("spec", "terminationGracePeriodSeconds")
-        (draft.swap if field[1] in pod.spec else draft.put)(field, grace_s)
+        draft.put(("spec", "terminationGracePeriodSeconds"), grace_s)
     container = sidecar(choice, pod, grace_s=grace_s)
     for place in agents:
         findings += _agent(draft, place, choice=choice, grace_s=grace_s)
@@ -199,10 +198,7 @@ def _around(draft: Noted, choice: Choice) -> None:
         missing = [item for item in needed if not _covers(items, item)]
         if not missing:
             continue
-        if draft.at(path) is None:
-            draft.put(path, ",".join(missing))
-        else:
-            draft.swap(path, ",".join([*items, *missing]))
+        draft.put(path, ",".join([*items, *missing]))
 
 
 def _covers(items: list[str], item: str) -> bool:

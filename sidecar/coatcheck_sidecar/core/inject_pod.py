@@ -1,6 +1,5 @@
 """What a pod's spec says, for whoever puts a sidecar into it. Pure."""
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,8 +65,7 @@ def read_pod(draft: Draft) -> Pod:
     if not pod.containers:
         raise Refused("no-containers", "spec.containers has no container: is this a pod template?")
     _map(spec.get("securityContext"), "spec.securityContext")
-    for name in ("volumes",):
-        _maps(spec.get(name), f"spec.{name}")
+    _maps(spec.get("volumes"), "spec.volumes")
     grace_s = spec.get("terminationGracePeriodSeconds")
     if grace_s is not None and (isinstance(grace_s, bool) or not isinstance(grace_s, int)):
         why = f"spec.terminationGracePeriodSeconds is {grace_s!r}, not whole seconds"
@@ -211,8 +209,3 @@ def place_of_sidecar(pod: Pod) -> int:
 def plain_proxies(pod: Pod) -> Iterator[str]:
     """Proxies of a mesh that are ordinary containers: they stop when the agent does."""
     yield from (one["name"] for one in pod.containers if one["name"] in MESH_PROXIES)
-
-
-def whole_s(seconds: float) -> int:
-    """Rounded up."""
-    return math.ceil(seconds)

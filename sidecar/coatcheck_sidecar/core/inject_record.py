@@ -86,19 +86,20 @@ class Noted(Draft):
         self._was: dict[str, list[Any]] = {}
 
     def put(self, path: Path, value: Any) -> None:
-        """Something new, with the maps and lists around it that aren't there."""
+        """Something, with the maps and lists around it that aren't there."""
         last = path[-1]
-        named = self.named(path[:-1]) + pointer(
-            (identity(value) if isinstance(last, int) else last,)
-        )
-        self._added.append(named)
+        if not isinstance(last, int) and last in (self.at(path[:-1]) or {}):
+            self.swap(path, value)
+            return
+        item = identity(value) if isinstance(last, int) else last
+        self._added.append(named(self.document, path[:-1]) + pointer((item,)))
         for depth in range(1, len(path)):
             around = path[:depth]
             if (found := self.at(around)) in EMPTY:
                 for step in reversed(path[depth:]):
                     value = [value] if isinstance(step, int) else {step: value}
                 if around[-1] in self.at(around[:-1]):
-                    self._was[self.named(around)] = [found]
+                    self._was[named(self.document, around)] = [found]
                     self.replace(around, value)
                 else:
                     self.add(around, value)
@@ -107,18 +108,8 @@ class Noted(Draft):
 
     def swap(self, path: Path, value: Any) -> None:
         """Something else in the place of what is there."""
-        self._was[self.named(path)] = [copy.deepcopy(self.at(path)), value]
+        self._was[named(self.document, path)] = [copy.deepcopy(self.at(path)), value]
         self.replace(path, value)
-
-    def named(self, path: Path) -> str:
-        """A pointer in which a list's items go by their names."""
-        found: Any = self.document
-        parts: list[str | int] = []
-        for step in path:
-            is_item = isinstance(found, list)
-            found = found[step] if is_item or step in (found or {}) else None
-            parts.append(identity(found) if is_item else step)
-        return pointer(parts)
 
     def sign(self, version: str) -> None:
         """Put the record into the annotation, that of the annotation itself included."""
@@ -126,6 +117,16 @@ class Noted(Draft):
         trial.put(ANNOTATION_PATH, "")
         record = Record(version=version, added=tuple(trial._added), was=trial._was)
         self.put(ANNOTATION_PATH, record.encode())
+
+
+def named(document: Any, path: Path) -> str:
+    """A pointer in which a list's items go by their names."""
+    parts: list[str | int] = []
+    for step in path:
+        is_item = isinstance(document, list)
+        document = document[step] if is_item or step in (document or {}) else None
+        parts.append(identity(document) if is_item else step)
+    return pointer(parts)
 
 
 def identity(item: object) -> str:
@@ -142,14 +143,11 @@ def undo(draft: Draft, record: Record) -> list[Finding]:
             findings.append(_gone(text, "was taken out by hand"))
         else:
             draft.remove(path)
-            _prune(draft, path[:-1])
-    for text, values in record.was.items():
+            _prune(draft, path[:-1], was=record.was)
+    replaced = {text: values for text, values in record.was.items() if len(values) > 1}
+    for text, values in replaced.items():
         path = resolve(draft, text)
-        if len(values) == 1:
-            above = resolve(draft, pointer(steps(text)[:-1]))
-            if path is None and above is not None:
-                draft.add((*above, steps(text)[-1]), values[0])
-        elif path is None or draft.at(path) != values[1]:
+        if path is None or draft.at(path) != values[1]:
             findings.append(_gone(text, "was changed by hand"))
         else:
             draft.replace(path, values[0])
@@ -171,9 +169,12 @@ def resolve(draft: Draft, text: str) -> Path | None:
     return tuple(path)
 
 
-def _prune(draft: Draft, path: Path) -> None:
-    """Maps and lists that nothing is left in go, too."""
+def _prune(draft: Draft, path: Path, *, was: Mapping[str, Sequence[Any]]) -> None:
+    """Maps and lists that nothing is left in go, too, up to one that was there."""
     while path and draft.at(path) in EMPTY:
+        if (values := was.get(named(draft.document, path))) is not None:
+            draft.replace(path, values[0])
+            return
         draft.remove(path)
         path = path[:-1]
 

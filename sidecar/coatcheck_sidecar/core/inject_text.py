@@ -9,7 +9,7 @@ injected is taken out as well as can be.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from coatcheck_sidecar.core.inject import Injection, inject, uninject
 from coatcheck_sidecar.core.inject_choice import Choice, Finding, Refused, Severity
@@ -213,9 +213,8 @@ def _signed(before: str, edited: Edited, places: Sequence[_Place]) -> str:  # no
     marks = _owned(before, edited.changes, places=places)
     for place, mine in sorted(marks, key=lambda pair: -pair[1][0].start):
         path = place.workload.path
-        value = _value(text, documents[place.document], path)
-        if value is None:
-            continue
+        # It is there: it has just been written, and nothing that was changed is left an alias.
+        value = cast("_Value", _value(text, documents[place.document], path))
         edits = [
             [one.start - value.start, one.length, *([one.was] if one.was else [])] for one in mine
         ]
@@ -265,10 +264,11 @@ def _restored(text: str, select: Select) -> str:
     """With all taken out that is as it was written, the last first: places before it stay."""
     for place in reversed(_places(parse(text), select)):
         document = parse(text)[place.document]
-        value = _value(text, document, place.workload.path)
-        if value is None or value.record.text is None:
+        try:
+            value = _value(text, document, place.workload.path)
+        except Refused:  # a damaged annotation, of which more is said when it comes to the template
             continue
-        base = _before(text, value)
+        base = None if value is None else _before(text, value)
         if base is not None:
             text = base
     return text

@@ -8,9 +8,8 @@ it should, nothing is changed (`Refused`).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import pairwise
 from typing import Any, Final
 
 from coatcheck_sidecar.core.inject_choice import Refused
@@ -54,9 +53,7 @@ def edit(text: str, documents: Sequence[Document], wanted: Mapping[int, Any]) ->
         _Editor(page).root(document.node, (document.value, value))
         changes += page.changes
     changes.sort(key=lambda change: (change.start, change.end))
-    for one, other in pairwise(changes):
-        if other.start < one.end:
-            raise _unsafe("two changes would meet")
+    changes = _joined(changes)
     parts, at = [], 0
     for change in changes:
         parts += [text[at : change.start], change.text]
@@ -64,6 +61,18 @@ def edit(text: str, documents: Sequence[Document], wanted: Mapping[int, Any]) ->
     edited = "".join([*parts, text[at:]])
     _check(edited, documents, wanted)
     return Edited(edited, tuple(changes))
+
+
+def _joined(changes: list[Change]) -> list[Change]:
+    """Cuts one after another as one: at the end of a text they share the line end between them."""
+    found: list[Change] = []
+    for change in changes:
+        last = found[-1] if found else change
+        if found and change.start < last.end and not (last.text or change.text):
+            found[-1] = replace(last, end=max(last.end, change.end))
+        else:
+            found.append(change)
+    return found
 
 
 def _check(edited: str, documents: Sequence[Document], wanted: Mapping[int, Any]) -> None:  # noqa: PLR0917 - as above
@@ -116,7 +125,8 @@ class _Editor:
         if node.anchor:
             self.anchored[id(node)] = values
         if isinstance(node, Alias):
-            if not same(self.anchored.get(id(node.target), (old, old))[1], new):
+            # What changes is written out, each for itself: so each can be taken back for itself.
+            if not same(old, new) or not same(*self.anchored.get(id(node.target), (old, old))):
                 self.page.whole(owner, place, value=new)
         elif not _is_walkable(node, old=old, new=new):
             self.page.whole(owner, place, value=new)

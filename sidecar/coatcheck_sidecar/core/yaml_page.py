@@ -26,8 +26,8 @@ from coatcheck_sidecar.core.yaml_write import (
 
 PROPERTIES: Final = re.compile(r"(?:[&!]\S*\s+)*")
 """Anchor and tag before a value."""
+ANCHOR: Final = re.compile(r"&[^\s,\[\]{}]+")
 COLON: Final = re.compile(r"\s*:")
-COMMENT: Final = re.compile(r"[ \t]*#[^\r\n]*(?:\r\n|[\r\n])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,36 +129,45 @@ class Page:
             self._change(starts[at], starts[at], text)
 
     def whole(self, owner: Map | Seq, place: Entry | Item, *, value: Any) -> None:
-        """Another value in the place of one, of whatever kind."""
-        node = place.value
-        here = self._behind(place)
+        """Another value in the place of one, of whatever kind; its anchor stays."""
         if owner.is_flow or not (isinstance(value, dict | list) and value):
-            text = scalar(value, is_flow=owner.is_flow)
-            if not _is_inline(node):
-                self._change(here, self._after(node.end), f" {text}{self.style.newline}")
-            elif node.start == node.end:
-                self._change(here, here, f" {text}")
-            else:
-                self._change(node.start, node.end, text)
+            self._whole_word(place, scalar(value, is_flow=owner.is_flow))
             return
-        lines = lines_of(value, self.style)
-        newline = self.style.newline
+        node, behind, anchor = place.value, self._behind(place), self._anchor(place.value)
+        lines, newline = lines_of(value, self.style), self.style.newline
         if isinstance(place, Item):
-            pad = newline + " " * (column(self.text, place.dash) + 2)
-            text = " " + pad.join(lines)
+            below = newline + " " * (column(self.text, place.dash) + 2)
+            # Before a key on the same line an anchor would be that key's.
+            text = (anchor + below if anchor else " ") + below.join(lines)
         else:
-            pad = " " * self._column_below(place, value)
-            lines = [pad + line for line in lines]
-            text = newline + newline.join(lines)
+            below = newline + " " * self._column_below(place, value)
+            text = anchor + below + below.join(lines)
         if not _is_inline(node):
             after = self._after(node.end)
-            self._change(here, after, text + (newline if self._is_line(after) else ""))
+            self._change(behind, after, text + (newline if self._is_line(after) else ""))
         elif isinstance(place, Item):
-            self._change(here, node.end, text)
+            self._change(behind, node.end, text)
         else:
-            if here < node.end:
-                self._change(here, node.end, "")
-            self._lines(self._after(node.end), lines)
+            # What follows on the line of the key, a comment, stays there.
+            self._change(behind, node.end, anchor)
+            self._lines(self._after(node.end), text[len(anchor + newline) :].split(newline))
+
+    def _whole_word(self, place: Entry | Item, text: str) -> None:
+        node, behind, anchor = place.value, self._behind(place), self._anchor(place.value)
+        if _is_inline(node):
+            is_empty = node.start == node.end
+            said = f"{anchor} {text}"
+            begin, said = (behind, said) if is_empty else (node.start, said.lstrip())
+            self._change(begin, node.end, said)
+        else:
+            after = self._after(node.end)
+            newline = self.style.newline if self._is_line(after) else ""
+            self._change(behind, after, f"{anchor} {text}{newline}")
+
+    def _anchor(self, node: Node) -> str:
+        """With a space before it; nothing if there is none."""
+        matched = ANCHOR.search(self.text, node.start, node.end) if node.anchor else None
+        return f" {matched[0]}" if matched else ""
 
     # Where things are
 
@@ -214,13 +223,10 @@ class Page:
 
     def _insert_flow(self, owner: Map | Seq, at: int, *, what: Pair | Single) -> None:
         starts, values = starts_of(owner), _values(owner)
-        is_spread = bool(starts) and is_first(self.text, starts[0])
-        here = column(self.text, starts[0]) if is_spread else None
+        here = column(self.text, starts[0]) if is_first(self.text, starts[0]) else None
         text = what.flow(column=here, style=self.style)
         between = "," + self.style.newline + " " * here if here is not None else ", "
-        if not starts:
-            self._change(owner.end - 1, owner.end - 1, text)
-        elif at == len(starts):
+        if at == len(starts):
             self._change(values[-1].end, values[-1].end, between + text)
         else:
             self._change(starts[at], starts[at], text + between)
