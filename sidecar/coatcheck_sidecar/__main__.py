@@ -106,6 +106,7 @@ async def build(
     )
     sidecar.heart.address = config.address
     stack.push_async_callback(sidecar.close)
+    events.place = sidecar.place
     unfenced = is_unfenced(config.store, config.data)
     view = EngineView(sidecar, journal=journal, spool=spool, is_unfenced=unfenced)
     if unfenced:

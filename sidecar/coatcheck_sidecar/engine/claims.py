@@ -25,6 +25,7 @@ from coatcheck_sidecar.core.runlog import RunLog, head_name
 from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.fleet import Fleet
+from coatcheck_sidecar.engine.inherited import note_inherited
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.restore import (
@@ -249,6 +250,9 @@ class Claimer:
         keeper.is_undoing = wants.is_undo
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
+            note_inherited(
+                self._doors.observer, head, cause=decision.cause, is_same_agent=is_same_agent
+            )
             self._tasks.start(self._after(head, keeper), name=f"claimed {head.run}")
             if crashes >= self._doors.settings.breaker_crashes and not is_same_agent:
                 await keeper.hold(f"crash_loop: {crashes} crashes without progress")

@@ -112,7 +112,12 @@ class Exchange:
             clear(wanted)
             added_s = self._clock.monotonic() - began_s - errand.upstream_s
             self._observer.note(
-                "exchange", tool=wanted.tool.name, decision=errand.decision, added_s=added_s
+                "exchange",
+                run=wanted.ask.run,
+                tool=wanted.tool.name,
+                decision=errand.decision,
+                added_s=added_s,
+                upstream_s=errand.upstream_s or None,
             )
 
     def _turns_of(self, wanted: Wanted) -> Turns:
