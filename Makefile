@@ -10,7 +10,7 @@ READY  := $(VENV)/ready
 TREES  := client sidecar tests bench examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers sim mutants crash saga flush rolling conformance bench e2e clean
+.PHONY: help demo test check lint types layers sim mutants crash saga flush rolling conformance bench e2e packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -63,6 +63,13 @@ bench: $(READY) ## measurements beside their floors
 
 e2e: $(READY) ## what `make test` leaves out: real processes, slow tests
 	$(BIN)/python -m pytest -m "e2e or slow" --timeout=600
+
+packages: ## Debian packages that some tests need, as root; without them they are skipped
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  grep -v '^#' .ci/packages | xargs -r dpkg -s >/dev/null 2>&1 || { \
+	    apt-get update --quiet=2 && \
+	    grep -v '^#' .ci/packages | DEBIAN_FRONTEND=noninteractive xargs -r apt-get install --yes --quiet=2 --no-install-recommends; }; \
+	else echo "packages: neither root nor apt-get here; install by hand: $$(grep -v '^#' .ci/packages | tr '\n' ' ')"; fi
 
 clean: ## forget everything that was built
 	rm -rf $(VENV) .build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
