@@ -10,7 +10,7 @@ READY  := $(VENV)/ready
 TREES  := client sidecar tests bench examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers sim mutants crash saga flush rolling conformance bench e2e packages clean
+.PHONY: help demo test check lint types layers sim mutants crash saga flush rolling conformance bench e2e dashboard packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -63,6 +63,10 @@ bench: $(READY) ## measurements beside their floors
 
 e2e: $(READY) ## what `make test` leaves out: real processes, slow tests
 	$(BIN)/python -m pytest -m "e2e or slow" --timeout=600
+
+dashboard: $(READY) packages ## the demo scraped by a real Prometheus; every panel drawn into docs/dashboard.png
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sidecar,dev,charts]'
+	$(BIN)/python -m tests.deploy.demo --png docs/dashboard.png
 
 packages: ## Debian packages that some tests need, as root; without them they are skipped
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
