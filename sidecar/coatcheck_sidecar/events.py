@@ -20,6 +20,9 @@ UPSTREAM_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 """From a cache in the cluster to a model that thinks for minutes."""
 CLAIM_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 """A claim: two round trips, or a lease to wait for."""
+HOOKS: Final = ("seen", "missed")
+STOPS: Final = ("boundary", "cut")
+"""How a drain went: whether its preStop hook came, and where a run stopped."""
 KEPT_MAX: Final = 4_096
 """Events kept for metrics that are still to be made: what the engine notes in about a second."""
 
@@ -107,13 +110,22 @@ TABLE: Final[Mapping[str, Line]] = {
         help="Runs that nobody may go on with before an operator decides.",
         known=(("crash_loop",), ("damaged",), ("held",), ("in_doubt",), ("other",)),
     ),
-    "inherited": _count(
+    "inherited": Line(
         "info",
-        "runs_inherited",
-        "hook",
-        "stop",
-        help="Runs that went on here after the drain of their pod, by how that went.",
-        known=tuple((hook, stop) for hook in ("seen", "missed") for stop in ("boundary", "cut")),
+        (
+            Count(
+                "runs_inherited",
+                "Runs that went on here after the drain of their pod, by how that went.",
+                ("hook", "stop"),
+                known=tuple((hook, stop) for hook in HOOKS for stop in STOPS),
+            ),
+            Spread(
+                "handover_seconds",
+                "From the release of such a run to its next owner.",
+                "waited_s",
+                CLAIM_BUCKETS_S,
+            ),
+        ),
     ),
     "store": Line(
         "debug",

@@ -23,7 +23,7 @@ EVENTS: dict[str, dict[str, object]] = {
     "call": {"tool": "charge", "decision": "go"},
     "crashed": {"run": "r", "how": "agent"},
     "held": {"run": "r", "why": "in_doubt", "reason": "in_doubt: calls [3]"},
-    "inherited": {"run": "r", "hook": "missed", "stop": "cut"},
+    "inherited": {"run": "r", "hook": "missed", "stop": "cut", "waited_s": 1.5},
     "store": {"operation": "swap", "outcome": "ok", "seconds": 0.02},
     "heartbeat_failed": {"error": "reset"},
     "store_away": {"error": "reset"},

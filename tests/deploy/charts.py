@@ -6,16 +6,17 @@ from typing import Any, Final
 import matplotlib as mpl
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
+import matplotlib.pyplot as plt
 
-from tests.deploy.demo import Watched  # noqa: E402
-from tests.deploy.panels import DASHBOARDS, Panel, Target  # noqa: E402
-from tests.deploy.prometheus_server import Series  # noqa: E402
+from tests.deploy.demo import Watched
+from tests.deploy.panels import DASHBOARDS, Panel, Target
+from tests.deploy.prometheus_server import Series
 
 COLUMNS: Final = 6
-"""As many as a dashboard has stats: they fill a row."""
-WIDTH_IN: Final = 3.3
-HEIGHTS: Final = {"stat": 0.7, "timeseries": 1.9, "title": 0.35}
+"""As Grafana has them: six stats in a row, or three charts."""
+WIDTHS: Final = {"stat": 1, "timeseries": 2, "title": 6}
+WIDTH_IN: Final = 2.4
+HEIGHTS: Final = {"stat": 0.6, "timeseries": 1.6, "title": 0.4}
 DPI: Final = 72
 LINES_MAX: Final = 5
 """Named in a legend; more would hide the chart."""
@@ -45,7 +46,7 @@ def name_of(target: Target, series: Series) -> str:
     for label in ("pod", "status", "queue", "cause", "level", "why", "tool", "decision", "how",
                   "hook", "stop", "operation", "outcome", "host", "version"):  # fmt: skip
         text = text.replace(f"{{{{{label}}}}}", series.labels.get(label, ""))
-    return text.strip() or "-"
+    return text.strip()
 
 
 def draw(watched: Watched, path: Path) -> None:
@@ -56,25 +57,26 @@ def draw(watched: Watched, path: Path) -> None:
         stats = [panel for panel in board.panels if panel.kind == "stat"]
         lines = [panel for panel in board.panels if panel.kind != "stat"]
         rows.append(("stat", list(stats)))
-        rows += [
-            ("timeseries", list(lines[at : at + COLUMNS])) for at in range(0, len(lines), COLUMNS)
-        ]
+        per_row = COLUMNS // WIDTHS["timeseries"]
+        for at in range(0, len(lines), per_row):
+            rows.append(("timeseries", list(lines[at : at + per_row])))
     heights = [HEIGHTS[kind] for kind, _ in rows]
     plt.rcParams.update({"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
                          "ytick.color": INK, "font.size": SMALL})  # fmt: skip
     figure = plt.figure(figsize=(WIDTH_IN * COLUMNS, sum(heights)), facecolor=PAPER, dpi=DPI)
-    grid = figure.add_gridspec(len(rows), COLUMNS, height_ratios=heights, hspace=0.42, wspace=0.2,
+    grid = figure.add_gridspec(len(rows), COLUMNS, height_ratios=heights, hspace=0.42, wspace=0.45,
                                left=0.025, right=0.99, top=0.995, bottom=0.012)  # fmt: skip
     for at, (kind, panels) in enumerate(rows):
         for column, panel in enumerate(panels):
+            width = WIDTHS[kind]
+            axes = figure.add_subplot(grid[at, column * width : (column + 1) * width])
             if isinstance(panel, str):
-                axes = figure.add_subplot(grid[at, :])
                 axes.axis("off")
                 axes.text(0, 0.0, panel, fontsize=13, weight="bold")
             elif kind == "stat":
-                _stat(figure.add_subplot(grid[at, column]), panel, watched)
+                _stat(axes, panel, watched)
             else:
-                _lines(figure.add_subplot(grid[at, column]), panel, watched)
+                _lines(axes, panel, watched)
     figure.savefig(path, facecolor=PAPER)
     plt.close(figure)
     _shrink(path)
@@ -94,7 +96,8 @@ def _lines(axes: Any, panel: Panel, watched: Watched) -> None:
     drawn = [
         (name_of(t, series), series.points) for t, found in watched.panel(panel) for series in found
     ]
-    for name, points in drawn:
+    named = [line for line in drawn if line[0]]
+    for name, points in named or drawn:
         times = [at - watched.from_s for at, _ in points]
         values = [value for _, value in points]
         mark = "." if len(points) == 1 else None
@@ -110,9 +113,9 @@ def _lines(axes: Any, panel: Panel, watched: Watched) -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0)
-    if drawn:
+    if named:
         axes.legend(fontsize=5.5, loc="upper right", framealpha=0.6, facecolor=PAPER,
-                    edgecolor=PAPER, ncols=1 + len(drawn) // LINES_MAX)  # fmt: skip
+                    edgecolor=PAPER, ncols=1 + (len(named) - 1) // LINES_MAX)  # fmt: skip
 
 
 def _shrink(path: Path) -> None:

@@ -75,7 +75,9 @@ def watched_demo(folder: Path, *args: str, seconds: float) -> Iterator[Watched]:
             check=False,
         )
         assert demo.returncode == 0, demo.stdout + demo.stderr
-        yield Watched(server, from_s, time.time())
+        to_s = time.time()
+        seen = server.over_time("up == 1", from_s=from_s, to_s=to_s, step_s=STEP_S)
+        yield Watched(server, min(series.points[0][0] for series in seen), to_s)
 
 
 def empty_panels(watched: Watched, dashboard: Dashboard) -> list[str]:

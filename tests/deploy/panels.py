@@ -69,7 +69,7 @@ def rates(title: str, metric: str, by: str, *, what: str, unit: str = "ops") -> 
 
 def total(title: str, metric: str, *, what: str, unit: str = "short") -> Panel:
     """What came in the time shown."""
-    return stat(title, f"sum(increase({metric}{{{HERE}}}[$__range]))", what=what, unit=unit)
+    return stat(title, f"round(sum(increase({metric}{{{HERE}}}[$__range])))", what=what, unit=unit)
 
 
 def quantiles(title: str, metric: str, by: str = "", *, what: str) -> Panel:
@@ -182,14 +182,14 @@ DRAINS: Final = Dashboard(
               what="Told by their next owner, since a pod that goes is hardly scraped any more."),
         each("Draining", f"sum by (pod) (coatcheck_draining{{{HERE}}})", "{{pod}}",
              what="From the trigger to the end of the sidecar."),
-        quantiles("Time to drain", "coatcheck_drain_seconds",
-                  what="From the trigger to nothing left; as far as it was scraped."),
+        quantiles("Time to hand over", "coatcheck_handover_seconds",
+                  what="From the release of a run in a drain to its next owner."),
         each("Flush budget", f"coatcheck_flush_budget_bytes{{{HERE}}}", "{{pod}}", unit="bytes",
              what="What may be unshipped and still make the grace, at the rate measured."),
         each("Flush budget used", f"coatcheck_flush_budget_used_bytes{{{HERE}}}", "{{pod}}",
              unit="bytes", what="What has to be put for what is unshipped."),
-        quantiles("Wait for the budget", "coatcheck_flush_budget_wait_seconds",
-                  what="Of acknowledgements that the grace might not have sufficed for."),
+        rates("Waits for the budget", "coatcheck_flush_budget_wait_seconds_count", "pod",
+              what="Acknowledgements that the grace might not have sufficed for."),
         each("Goodput", f"coatcheck_link_bytes_per_second{{{HERE}}}", "{{pod}}", unit="Bps",
              what="Of puts, a low percentile: what a drain reckons with."),
         each("Latency of a put", f"coatcheck_link_latency_seconds{{{HERE}}}", "{{pod}}", unit="s",

@@ -250,9 +250,9 @@ class Claimer:
         keeper.is_undoing = wants.is_undo
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
-            note_inherited(
-                self._doors.observer, head, cause=decision.cause, is_same_agent=is_same_agent
-            )
+            if not is_same_agent:
+                cause, now_ms = decision.cause, self.now_ms()
+                note_inherited(self._doors.observer, head, cause=cause, now_ms=now_ms)
             self._tasks.start(self._after(head, keeper), name=f"claimed {head.run}")
             if crashes >= self._doors.settings.breaker_crashes and not is_same_agent:
                 await keeper.hold(f"crash_loop: {crashes} crashes without progress")

@@ -19,15 +19,15 @@ HELD_BY: Final = frozenset({"in_doubt", "crash_loop", "held", "damaged"})
 OTHER: Final = "other"
 
 
-def note_inherited(observer: Observer, head: Head, *, cause: str, is_same_agent: bool) -> None:
-    """The run with this head, as it was before, has a new owner."""
-    if is_same_agent:
-        return
+def note_inherited(observer: Observer, head: Head, *, cause: str, now_ms: int) -> None:
+    """The run with this head, as it was before, has a new owner; `now_ms` is store time."""
     if cause in CRASHES:
         observer.note("crashed", run=head.run, how=cause)
     left = left_by(head.reason) if head.status is Status.READY else None
     if left is not None:
-        observer.note("inherited", run=head.run, hook=left[0], stop=left[1])
+        last_ms = head.records[-1].at_ms if head.records else None
+        waited_s = None if last_ms is None else max(0, now_ms - last_ms) / 1000
+        observer.note("inherited", run=head.run, hook=left[0], stop=left[1], waited_s=waited_s)
 
 
 def note_let_go(observer: Observer, state: RunState) -> None:
