@@ -289,6 +289,8 @@ class Events:
         self._kept: list[tuple[str, Mapping[str, object]]] = []
         self.place: Callable[[str], Mapping[str, object]] = lambda run: {}
         """The step and epoch that a run is at here, for its lines."""
+        self.on_call: Callable[[Mapping[str, object]], None] | None = None
+        """Told of each call over HTTP that is over, where somebody traces them."""
 
     def note(self, event: str, /, **fields: object) -> None:
         """Log and count. An event that the table does not know is logged."""
@@ -299,6 +301,8 @@ class Events:
             self._kept.append((event, fields))
             if len(self._kept) >= KEPT_MAX:
                 self.metrics()  # better a wait than a wrong count, or memory without bounds
+        if self.on_call is not None and event == "exchange":
+            self.on_call(fields)
         if logs.is_written(line.level):
             place = self.place(run) if isinstance(run := fields.get("run"), str) else {}
             logs.write(line.level, event, **{**place, **fields})

@@ -69,6 +69,8 @@ def watched_demo(folder: Path, *args: str, seconds: float) -> Iterator[Watched]:
             ],
             cwd=ROOT,
             env=environment(),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal may stop what is in the background
             capture_output=True,
             text=True,
             timeout=seconds * 4 + EXTRA_S,

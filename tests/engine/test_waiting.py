@@ -6,9 +6,7 @@ from coatcheck_sidecar.core.drain import left_by
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.engine import waiting
 from coatcheck_sidecar.engine.waiting import Queued, Waiting
-from tests.engine.harness import FAST, Link, Pod, Yard, until, yard
-
-__all__ = ["yard"]
+from tests.engine.harness import FAST, Link, Pod, Yard, until
 
 
 def link(yard: Yard) -> Link:
