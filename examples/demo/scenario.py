@@ -236,9 +236,10 @@ class Scenario:
     async def _roll(self, over: asyncio.Event) -> None:
         """Replace the pods once the kills are over and every run has its owner again."""
         while not over.is_set():
-            is_calm = self.now_s >= self.plan.strike_s and not any(
-                map(self.chaos.is_down, self.pods)
-            )
+            is_down = any(map(self.chaos.is_down, self.pods))
+            # A run whose agent was killed stays its sidecar's until the next agent claims it.
+            is_hit = any(not self.board.rows[run].is_over for run in self._hit_s)
+            is_calm = self.now_s >= self.plan.strike_s and not is_down and not is_hit
             if is_calm and self.board.is_owned(pod.uid for pod in self.pods):
                 self.steps_again_before = steps_again(read_witness(self.witness))
                 await self.rollout.run()

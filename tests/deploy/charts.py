@@ -65,7 +65,7 @@ def draw(watched: Watched, path: Path) -> None:
                          "ytick.color": INK, "font.size": SMALL})  # fmt: skip
     figure = plt.figure(figsize=(WIDTH_IN * COLUMNS, sum(heights)), facecolor=PAPER, dpi=DPI)
     grid = figure.add_gridspec(len(rows), COLUMNS, height_ratios=heights, hspace=0.42, wspace=0.45,
-                               left=0.025, right=0.99, top=0.995, bottom=0.012)  # fmt: skip
+                               left=0.05, right=0.99, top=0.995, bottom=0.012)  # fmt: skip
     for at, (kind, panels) in enumerate(rows):
         for column, panel in enumerate(panels):
             width = WIDTHS[kind]
@@ -101,7 +101,7 @@ def _lines(axes: Any, panel: Panel, watched: Watched) -> None:
         times = [at - watched.from_s for at, _ in points]
         values = [value for _, value in points]
         mark = "." if len(points) == 1 else None
-        axes.plot(times, values, label=name, linewidth=1, marker=mark)
+        axes.plot(times, values, label=name, linewidth=1, marker=mark, clip_on=False)
         if panel.is_stacked:
             axes.fill_between(times, values, alpha=0.2)
     axes.set_xlim(0, watched.to_s - watched.from_s)
