@@ -14,7 +14,7 @@ from coatcheck_sidecar.core.inject import inject
 from coatcheck_sidecar.core.inject_choice import Choice
 from coatcheck_sidecar.core.waiting import Waiting
 from coatcheck_sidecar.core.workloads import workloads_of
-from coatcheck_sidecar.engine.waiting import Look
+from coatcheck_sidecar.engine.lookout import Look
 from coatcheck_sidecar.servers.operations import OPERATIONS
 from coatcheck_sidecar.servers.queue import looked
 

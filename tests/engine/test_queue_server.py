@@ -7,7 +7,7 @@ import pytest
 
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.waiting import Waiting
-from coatcheck_sidecar.engine.waiting import Look
+from coatcheck_sidecar.engine.lookout import Look
 from coatcheck_sidecar.ports import StoreError
 from coatcheck_sidecar.servers.queue import Desk, queue_server
 

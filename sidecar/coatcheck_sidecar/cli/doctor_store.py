@@ -103,10 +103,16 @@ async def _of_open_store(store: Store, config: Config, *, clock: Clock) -> Async
         yield finding
 
 
+class _Unheard:
+    """Implements `ports.Observer`: nobody scrapes a doctor."""
+
+    def note(self, _event: str, /, **_fields: object) -> None: ...
+
+
 async def measure(store: Store, *, clock: Clock) -> Rate:
     """Put a megabyte in all, and delete it. Raises `StoreError`."""
     link = Link()
-    measured = Measured(store, link=link, clock=clock)
+    measured = Measured(store, link=link, clock=clock, observer=_Unheard())
     name = f"probe/doctor-{clock.random_bytes(4).hex()}"
     try:
         for size in (*([1] * SMALL_PUTS), *([PROBE_BYTES_MAX] * BIG_PUTS)):

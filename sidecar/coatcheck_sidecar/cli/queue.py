@@ -17,8 +17,8 @@ from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.config import Address, parse_address
 from coatcheck_sidecar.core.model import RUN_ID
 from coatcheck_sidecar.core.waiting import Waiting
+from coatcheck_sidecar.engine.lookout import NAMES_MAX
 from coatcheck_sidecar.engine.outside import Outside
-from coatcheck_sidecar.engine.waiting import NAMES_MAX
 from coatcheck_sidecar.servers.queue import EVERY_S, Desk, looked, queue_server
 
 COLUMNS: Final = (

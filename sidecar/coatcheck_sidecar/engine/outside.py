@@ -30,10 +30,10 @@ from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
+from coatcheck_sidecar.engine.lookout import Lookout
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
-from coatcheck_sidecar.engine.waiting import Lookout
 from coatcheck_sidecar.ports import Clock, Listed, Store, StoreError
 
 READS_MAX: Final = 16

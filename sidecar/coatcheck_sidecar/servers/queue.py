@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from coatcheck_sidecar.core.model import RUN_ID
 from coatcheck_sidecar.core.waiting import Waiting
-from coatcheck_sidecar.engine.waiting import Look
+from coatcheck_sidecar.engine.lookout import Look
 from coatcheck_sidecar.ports import Clock, StoreError
 from coatcheck_sidecar.servers.admin import HttpServer
 from coatcheck_sidecar.servers.problems import problem_of

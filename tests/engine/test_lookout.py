@@ -11,9 +11,9 @@ from coatcheck_sidecar.core.ownership import RunSummary, encode_summary
 from coatcheck_sidecar.core.record import Created
 from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.core.waiting import Waiting
-from coatcheck_sidecar.engine import waiting
+from coatcheck_sidecar.engine import lookout
+from coatcheck_sidecar.engine.lookout import Lookout
 from coatcheck_sidecar.engine.outside import Outside
-from coatcheck_sidecar.engine.waiting import Lookout
 from coatcheck_sidecar.ports import Listed, Store, StoreError
 from tests.engine.harness import Pod, Yard, link, until
 from tests.engine.http_agent import Agent, Http, serving
@@ -66,7 +66,7 @@ async def test_runs_of_a_pod_that_died_are_wanted_until_somebody_has_them(
     last_words = await yard.store.get("owners/dead.s1/heartbeat")
     assert last_words is not None
     assert (await seen(yard)).owned == 2
-    monkeypatch.setattr(waiting, "SILENT_S", -1.0)  # of old the heartbeat proves nothing
+    monkeypatch.setattr(lookout, "SILENT_S", -1.0)  # of old the heartbeat proves nothing
     assert (await seen(yard)).owned == 2
     head = await yard.store.get(head_name("r2"))
     assert head is not None
