@@ -63,6 +63,11 @@ def sidecar(choice: Choice, pod: Pod, *, grace_s: int) -> dict[str, Any]:
             "timeoutSeconds": LIVE_TIMEOUT_S,
             "failureThreshold": LIVE_FAILURES,
         },
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": SIDECAR},
+            "periodSeconds": LIVE_PERIOD_S,
+            "timeoutSeconds": LIVE_TIMEOUT_S,
+        },
         "lifecycle": {"preStop": hook(DRAIN, token=choice.hook_token)},
     }
     if resources := resources_in(pod):
