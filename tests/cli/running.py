@@ -113,6 +113,7 @@ def running(
 ) -> Iterator[Running]:
     """`agent` are the command's words; `options` those of `coatcheck run`."""
     command = [sys.executable, "-m", "coatcheck", "run", "--data", str(folder / "d"), *options]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # of tests under nohup, the agents are not
     with subprocess.Popen(
         [*command, "--", *agent], env=environ(**env), cwd=folder, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
