@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from coatcheck_sidecar.cli.supervise import PASSED_ON
+
 WAIT_S = 15.0
 LOOK_S = 0.02
 
@@ -113,7 +115,8 @@ def running(
 ) -> Iterator[Running]:
     """`agent` are the command's words; `options` those of `coatcheck run`."""
     command = [sys.executable, "-m", "coatcheck", "run", "--data", str(folder / "d"), *options]
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # of tests under nohup, the agents are not
+    for number in PASSED_ON:  # nohup and a shell's `&` have what they start ignore some of them
+        signal.signal(number, signal.SIG_DFL)
     with subprocess.Popen(
         [*command, "--", *agent], env=environ(**env), cwd=folder, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

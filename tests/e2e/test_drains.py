@@ -86,7 +86,7 @@ HOOKS: Final = [
     Play(name="now", shape=Shape(grace_s=30), trigger=plays.deleted_now, check=freed_in_time),
     Play(
         name="now-stuck",
-        shape=Shape(grace_s=30, steps="one"),
+        shape=Shape(grace_s=30, steps="one", env={"COATCHECK_MARGIN_S": "1"}),
         trigger=plays.deleted_now,
         is_in_time=False,
         lines=24,

@@ -19,6 +19,7 @@ from tests.engine.proxying import (
     answer,
     gate,
     near,
+    raw,
     reset,
     stream,
     tool_of,
@@ -143,3 +144,20 @@ async def test_whoever_left_the_queue_gives_its_turn_on(yard: Yard, far: Far) ->
     opened.set()
     assert {(await first).status, (await third).status} == {200}
     assert len(far.seen) == 2
+
+
+@pytest.mark.parametrize(("status", "became"), [(200, "took place"), (422, "was refused with 422")])
+async def test_of_an_answer_that_was_cut_its_status_is_told(
+    yard: Yard, far: Far, status: int, became: str
+) -> None:
+    at = await near(yard, tool_of(far))
+    await at.agent()
+    head = f"HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    far.script = [raw(head.encode() + b'{"n"', and_close=True)]
+    with pytest.raises(aiohttp.ClientError):
+        await at.ask("mail/x", json={})
+    again = await at.ask("mail/x", json={})
+    assert (again.status, again.json["reason"]) == (424, "response_truncated")
+    assert again.json["upstream_status"] == status
+    assert became in again.json["detail"]
+    assert len(far.seen) == 1

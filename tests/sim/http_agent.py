@@ -96,8 +96,9 @@ class HttpActs:
         for count in range(TRIES_MAX):
             again = asking.again(count) if asking.tool == "http-read" else asking
             for reading in await self._readings(run, again):
-                if reading is not None and _is_taken(reading):
-                    return {"receipt": 0}
+                if reading is not None and _is_cut(reading):
+                    refused = json.loads(reading.body)["upstream_status"] >= 400
+                    return {"error": "refused"} if refused else {"receipt": 0}
                 if reading is not None and self._is_final(asking, reading):
                     return self._judge.received(
                         run, asking.name, reading, pod=self._pod, level=level
@@ -162,8 +163,8 @@ def _is_problem(reading: Reading) -> bool:
     return header(reading.headers, "content-type") == PROBLEM
 
 
-def _is_taken(reading: Reading) -> bool:
-    """It took place, and its answer is not to be had: the agent goes on without."""
+def _is_cut(reading: Reading) -> bool:
+    """Its fate is known, and its answer is not to be had: the agent goes on without."""
     return _is_problem(reading) and json.loads(reading.body).get("reason") == "response_truncated"
 
 

@@ -255,13 +255,16 @@ class Errand:
     async def _replay(self, answer: Recorded) -> None:
         outcome = answer.outcome
         if outcome.kind is OutcomeKind.TRUNCATED:
+            status = decode_head(outcome.head).status
+            became = "took place" if status < 400 else f"was refused with {status}"
             raise Refusal(
                 ErrorCode.HELD,
-                f"{self._tool.name}: call {answer.call.number} took place; of its answer only a "
+                f"{self._tool.name}: call {answer.call.number} {became}; of its answer only a "
                 "part arrived",
                 retry=Retry.NEVER,
                 tool=self._tool.name,
                 reason="response_truncated",
+                upstream_status=status,
                 call=answer.call.number,
                 first_sent_ms=answer.call.first_sent_ms,
             )
