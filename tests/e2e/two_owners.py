@@ -29,7 +29,7 @@ FIRST_STEP: Final = 3
 """The old owner has some steps behind it when it is stopped."""
 STEPS_BEFORE: Final = 1
 """Of the new owner, before the old one is woken."""
-LINES: Final = 9
+LINES: Final = 12
 MODEL_DELAY_S: Final = 0.4
 KINDS: Final = ("probed", "blind")
 """The guarded ones: what a key makes harmless may leave a moment later."""
