@@ -110,6 +110,7 @@ def test_the_cases_hold() -> None:
 
 
 @needs_promtool
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", ["vector(1) > 2", "vector(1)"], ids=["mute", "shrill"])
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_that_is_broken_is_noticed(alert: str, expression: str, tmp_path: Path) -> None:
