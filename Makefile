@@ -12,7 +12,7 @@ ENGINE ?= $(shell command -v docker || command -v podman)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test packages image sbom check lint types layers sim mutants crash saga flush rolling conformance bench e2e clean
+.PHONY: help demo test packages image sbom check lint types layers sim mutants crash saga flush rolling conformance bench e2e dashboard clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -75,6 +75,10 @@ bench: $(READY) ## measurements beside their floors
 
 e2e: $(READY) packages ## what `make test` leaves out: real processes, slow tests
 	$(BIN)/python -m pytest -m "e2e or slow" --timeout=600
+
+dashboard: $(READY) packages ## the demo scraped by a real Prometheus; every panel drawn into docs/dashboard.png
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sidecar,dev,charts]'
+	$(BIN)/python -m tests.deploy.demo --png docs/dashboard.png
 
 clean: ## forget everything that was built
 	rm -rf $(VENV) .build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

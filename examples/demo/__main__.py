@@ -17,6 +17,7 @@ from typing import Final
 
 from rich.console import Console
 
+from examples.demo.meters import write_targets
 from examples.demo.processes import end_in_order
 from examples.demo.report import draw_up, show_bill
 from examples.demo.scenario import Place, Plan, Scenario
@@ -77,6 +78,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=random.randrange(SEED_MAX))
     parser.add_argument("--keep", type=Path, help="an empty folder for all files, which stay")
+    parser.add_argument(
+        "--scrape-targets", type=Path, help="a file to name the pods in, for Prometheus' file_sd"
+    )
     parser.add_argument("--keys", choices=("honour", "ignore"), default="honour")
     return parser.parse_args()
 
@@ -88,6 +92,8 @@ def main() -> int:
     with place_for(options.store, options.keep) as place:
         console.print(f"[dim]store {place.store}, seed {options.seed}; setting up ...[/]")
         scenario = Scenario(plan_of(options), place)
+        if options.scrape_targets:
+            write_targets(options.scrape_targets, scenario.pods)
         show = (Picture if console.is_terminal else Plain)(scenario, console)
         try:
             asyncio.run(scenario.run(show))

@@ -1,7 +1,9 @@
 """What the sidecars' `/metrics` say, added up over all lives of all pods."""
 
 import asyncio
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +13,18 @@ from examples.demo.pods import Pod
 Sample = tuple[str, frozenset[tuple[str, str]]]
 """Name and labels."""
 TIMEOUT = aiohttp.ClientTimeout(total=1.0)
+
+
+def write_targets(path: Path, pods: Iterable[Pod]) -> None:
+    """Name the pods for a Prometheus with `file_sd_configs`, labelled as in a cluster."""
+    found = [
+        {
+            "targets": [pod.admin_url.removeprefix("http://")],
+            "labels": {"namespace": "demo", "pod": pod.name},
+        }
+        for pod in pods
+    ]
+    path.write_text(json.dumps(found, indent=2))
 
 
 class Meters:

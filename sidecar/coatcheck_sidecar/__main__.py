@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coatcheck_sidecar import logs
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.config import EX_USAGE, Config, to_engine
+from coatcheck_sidecar.config import EX_USAGE, Config, release, to_engine
 from coatcheck_sidecar.engine.bindings import Bindings
 from coatcheck_sidecar.engine.bypass import BypassSampler
 from coatcheck_sidecar.engine.sidecar import Sidecar
@@ -30,6 +30,7 @@ from coatcheck_sidecar.stores.spool import Spool
 from coatcheck_sidecar.stores.sqlite import JournalSettings, SqliteJournal
 from coatcheck_sidecar.stores.sqlite_file import JournalFromFuture
 from coatcheck_sidecar.stores.url import open_store
+from coatcheck_sidecar.tracing import tracing
 
 if TYPE_CHECKING:
     from coatcheck_sidecar.engine.watch import Watch
@@ -106,6 +107,7 @@ async def build(
     )
     sidecar.heart.address = config.address
     stack.push_async_callback(sidecar.close)
+    events.place = sidecar.place
     unfenced = is_unfenced(config.store, config.data)
     view = EngineView(sidecar, journal=journal, spool=spool, is_unfenced=unfenced)
     if unfenced:
@@ -182,6 +184,9 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         await control.start()
         stack.push_async_callback(control.close)
         await asyncio.to_thread(_import_the_rest)
+        if traced := await asyncio.to_thread(tracing, sidecar.doors.clock, version=release()):
+            events.on_call, flush = traced
+            stack.push_async_callback(asyncio.to_thread, flush)
         from coatcheck_sidecar.listening import listen_for_agents
 
         if sampler is not None:

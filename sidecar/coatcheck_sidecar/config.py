@@ -29,6 +29,7 @@ from coatcheck_sidecar.config_sources import (
     tree,
 )
 from coatcheck_sidecar.core.head import FORMAT
+from coatcheck_sidecar.core.space import data_bytes
 from coatcheck_sidecar.engine.settings import ENFORCE, OFF, WARN, Settings
 from coatcheck_sidecar.stores.url import QUERY_KEYS
 
@@ -47,8 +48,6 @@ SECONDS_MAX: Final = 86_400.0
 """A day: every wait of the sidecar is far shorter."""
 COUNT_MAX: Final = 10_000
 """More puts, heads or crashes than this is a slip too."""
-JOURNAL_PER_2_BYTES: Final = 3
-"""What two bytes of rows take in the journal's file: 2.4 in rows of 120 bytes, 2.1 in long ones."""
 FLUSH_BUDGETS: Final = (ENFORCE, WARN, OFF)
 MODES: Final = ("enforce", "observe", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -350,16 +349,14 @@ def _check_space(
     """A volume that grows past its sizeLimit has its pod evicted: what may lie in it must fit."""
     if not config.data_bytes_max:
         return []
-    from coatcheck_sidecar.stores.journal_folder import BALLAST_BYTES  # these load SQLite
-    from coatcheck_sidecar.stores.sqlite_file import WAL_KEPT_BYTES
-
     limits = {
         "data_bytes_max": config.data_bytes_max,
         "journal_bytes_max": config.journal_bytes_max,
         "spool_bytes_max": config.spool_bytes_max,
     }
-    journal_bytes = config.journal_bytes_max * JOURNAL_PER_2_BYTES // 2 + WAL_KEPT_BYTES
-    most = journal_bytes + config.spool_bytes_max + BALLAST_BYTES
+    most = data_bytes(
+        journal_bytes_max=config.journal_bytes_max, spool_bytes_max=config.spool_bytes_max
+    )
     if most <= config.data_bytes_max or limits.keys() & wrong.keys():
         return []
     entry = next(given[name] for name in limits if name in given)

@@ -3,7 +3,7 @@
 Labels have few values: a run's name is on its log lines, never on a metric.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +16,13 @@ PUT_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 """From a local disk's fsync to a store that is all but gone."""
 WAIT_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10, 60)
 """An acknowledgement: from the journal's group commit to back-pressure of a slow link."""
+UPSTREAM_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""From a cache in the cluster to a model that thinks for minutes."""
 CLAIM_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 """A claim: two round trips, or a lease to wait for."""
+HOOKS: Final = ("seen", "missed")
+STOPS: Final = ("boundary", "cut")
+"""How a drain went: whether its preStop hook came, and where a run stopped."""
 KEPT_MAX: Final = 4_096
 """Events kept for metrics that are still to be made: what the engine notes in about a second."""
 
@@ -30,6 +35,8 @@ class Count:
     help: str
     labels: tuple[str, ...] = ()
     amount: str = ""
+    known: tuple[tuple[str, ...], ...] = ()
+    """Labels that are there from the start, at 0: the first of a series is no increase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +58,14 @@ class Line:
     instruments: tuple[Count | Spread, ...] = ()
 
 
-def _count(level: str, name: str, *labels: str, help: str) -> Line:
-    return Line(level, (Count(name, help, labels),))
+def _count(
+    level: str, name: str, *labels: str, help: str, known: tuple[tuple[str, ...], ...] = ()
+) -> Line:
+    return Line(level, (Count(name, help, labels, known=known),))
+
+
+CALLS: Final = Count("calls", "Decisions on tool calls.", ("tool", "decision"))
+"""Of calls that the SDK makes, and of those over HTTP."""
 
 
 TABLE: Final[Mapping[str, Line]] = {
@@ -82,7 +95,50 @@ TABLE: Final[Mapping[str, Line]] = {
         "info",
         (Spread("claim_seconds", "Time of a claim.", "seconds", CLAIM_BUCKETS_S, ("cause",)),),
     ),
-    "call": _count("debug", "calls", "tool", "decision", help="Decisions on tool calls."),
+    "call": Line("debug", (CALLS,)),
+    "crashed": _count(
+        "warning",
+        "crashes",
+        "how",
+        help="Agents that went without letting go of their run.",
+        known=(("agent",), ("error",), ("restart",), ("takeover",)),
+    ),
+    "held": _count(
+        "warning",
+        "runs_held",
+        "why",
+        help="Runs that nobody may go on with before an operator decides.",
+        known=(("crash_loop",), ("damaged",), ("held",), ("in_doubt",), ("other",)),
+    ),
+    "inherited": Line(
+        "info",
+        (
+            Count(
+                "runs_inherited",
+                "Runs that went on here after the drain of their pod, by how that went.",
+                ("hook", "stop"),
+                known=tuple((hook, stop) for hook in HOOKS for stop in STOPS),
+            ),
+            Spread(
+                "handover_seconds",
+                "From the release of such a run to its next owner.",
+                "waited_s",
+                CLAIM_BUCKETS_S,
+            ),
+        ),
+    ),
+    "store": Line(
+        "debug",
+        (
+            Spread(
+                "store_seconds",
+                "Time of a request to the store.",
+                "seconds",
+                PUT_BUCKETS_S,
+                ("operation", "outcome"),
+            ),
+        ),
+    ),
     "completion_replayed": Line(
         "debug",
         (
@@ -98,12 +154,20 @@ TABLE: Final[Mapping[str, Line]] = {
     "exchange": Line(
         "debug",
         (
+            CALLS,
             Spread(
                 "call_added_seconds",
                 "What a call over HTTP took, less its upstream's part.",
                 "added_s",
                 WAIT_BUCKETS_S,
-                ("tool", "decision"),
+                ("decision",),
+            ),
+            Spread(
+                "upstream_seconds",
+                "What an upstream took to answer a recorded call in whole, tries included.",
+                "upstream_s",
+                UPSTREAM_BUCKETS_S,
+                ("tool",),
             ),
         ),
     ),
@@ -129,9 +193,18 @@ TABLE: Final[Mapping[str, Line]] = {
         ),
     ),
     "alarm": _count("error", "alarms", help="Outcomes that contradict what was decided."),
-    "let_go": Line("info", (Count("let_go", "Runs given up, by what they are now.", ("status",)),)),
+    "let_go": _count(
+        "info",
+        "let_go",
+        "status",
+        help="Runs given up, by what they are now.",
+        known=(("failed",), ("finished",), ("held",), ("parked",), ("ready",)),
+    ),
     "look_failed": _count("warning", "look_failures", help="Reads that failed and are repeated."),
     "passed_over": Line("debug"),
+    "not_accepted": _count(
+        "warning", "runs_not_accepted", help="Runs left where they are: no agent here takes them."
+    ),
     "adopt_failed": Line("warning"),
     "unprotected": _count(
         "info", "unprotected", "host", "how", help="Tunnels, in which no call is deduplicated."
@@ -206,6 +279,9 @@ class Figures:
     budget_used_bytes: int = 0
     bytes_per_s: float = 0.0
     latency_s: float = 0.0
+    waiting: Mapping[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+    """Runs of the whole store that nobody owns, and for how long the first has waited, in seconds;
+    by status and queue."""
     bypass: Mapping[str, int] = field(default_factory=dict)
     """Connections of the pod that do not go through the proxy, by remote host; few hosts."""
 
@@ -220,6 +296,10 @@ class Events:
     def __init__(self) -> None:
         self._metrics: Metrics | None = None
         self._kept: list[tuple[str, Mapping[str, object]]] = []
+        self.place: Callable[[str], Mapping[str, object]] = lambda run: {}
+        """The step and epoch that a run is at here, for its lines."""
+        self.on_call: Callable[[Mapping[str, object]], None] | None = None
+        """Told of each call over HTTP that is over, where somebody traces them."""
 
     def note(self, event: str, /, **fields: object) -> None:
         """Log and count. An event that the table does not know is logged."""
@@ -230,7 +310,11 @@ class Events:
             self._kept.append((event, fields))
             if len(self._kept) >= KEPT_MAX:
                 self.metrics()  # better a wait than a wrong count, or memory without bounds
-        logs.write(line.level, event, **fields)
+        if self.on_call is not None and event == "exchange":
+            self.on_call(fields)
+        if logs.is_written(line.level):
+            place = self.place(run) if isinstance(run := fields.get("run"), str) else {}
+            logs.write(line.level, event, **{**place, **fields})
 
     def metrics(self) -> "Metrics":
         """What counts, with all that was noted; made by the first call, in the loop's thread."""

@@ -96,9 +96,14 @@ def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def is_written(level: str) -> bool:
+    """Lines of this level go anywhere."""
+    return LEVELS[level] >= logging.getLogger().level
+
+
 def write(level: str, event: str, /, **fields: object) -> None:
     """One line. Never raises: a log that is full or gone stops nothing."""
-    if LEVELS[level] < logging.getLogger().level:
+    if not is_written(level):
         return
     try:
         shown = {f"{key}_" if key in RESERVED else key: value for key, value in fields.items()}

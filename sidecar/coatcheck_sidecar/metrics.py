@@ -12,6 +12,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -61,10 +62,27 @@ class _FiguresCollector(Collector):
         for host, count in sorted(figures.bypass.items()):
             bypass.add_metric([host], count)
         yield bypass
+        yield from _waiting(figures)
         for name, attribute, help in GAUGES:
             yield GaugeMetricFamily(
                 f"coatcheck_{name}", help, value=float(getattr(figures, attribute))
             )
+
+
+def _waiting(figures: Figures) -> Iterable[Metric]:
+    labels = ["status", "queue"]
+    runs = GaugeMetricFamily(
+        "coatcheck_waiting_runs",
+        "Runs of the whole store that nobody owns; every sidecar says the same.",
+        labels=labels,
+    )
+    oldest = GaugeMetricFamily(
+        "coatcheck_waiting_oldest_seconds", "For how long the first of them waits.", labels=labels
+    )
+    for names, (count, oldest_s) in sorted(figures.waiting.items()):
+        runs.add_metric(names, count)
+        oldest.add_metric(names, oldest_s)
+    yield from (runs, oldest)
 
 
 class Metrics:
@@ -76,10 +94,10 @@ class Metrics:
         self._values: dict[str, set[str]] = {}
         self._children: dict[tuple[str, ...], Counter | Histogram] = {}
         """By name and labels: looking one up in the library takes longer than counting."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that few scrapers use
+        found = {i.name: i for line in TABLE.values() for i in line.instruments}
         self._made: dict[str, Counter | Histogram] = {
-            instrument.name: self._make(instrument)
-            for line in TABLE.values()
-            for instrument in line.instruments
+            name: self._make(instrument) for name, instrument in found.items()
         }
         info = Gauge("coatcheck_build_info", "1.", ["version"], registry=self.registry)
         info.labels(version=version).set(1)
@@ -103,6 +121,8 @@ class Metrics:
         name = f"coatcheck_{instrument.name}"
         if isinstance(instrument, Count):
             counter = Counter(name, instrument.help, instrument.labels, registry=self.registry)
+            for values in instrument.known:
+                counter.labels(*values)
             return counter
         return Histogram(
             name,

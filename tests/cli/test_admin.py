@@ -86,6 +86,38 @@ async def test_the_hooks_begin_a_drain_and_hold_back_what_waits_for_it() -> None
             assert await response.text() == "released\n"
 
 
+async def test_a_barrier_with_a_minimum_is_not_passed_before() -> None:
+    drain = Drain()
+    drain.passed.set_result(True)
+    loop = asyncio.get_running_loop()
+    async with serving(admin(View(), drain)) as session:
+        began_s = loop.time()
+        assert await status(session, "/drain/barrier?min_s=0.2") == 200
+        assert loop.time() - began_s >= 0.2
+        assert await status(session, "/drain/barrier?min_s=-1") == 400
+
+
+async def test_a_minimum_shortens_no_barrier() -> None:
+    drain = Drain()
+    async with serving(admin(View(), drain)) as session:
+        waiting = asyncio.ensure_future(session.get("/drain/barrier?min_s=0.01"))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        drain.passed.set_result(False)
+        async with await waiting as response:
+            assert await response.text() == "the time is over\n"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT"])
+async def test_whoever_only_looks_begins_no_drain(method: str) -> None:
+    drain = Drain()
+    async with serving(admin(View(), drain)) as session:
+        for path in ("/drain", "/drain/barrier"):
+            async with session.request(method, path) as response:
+                assert response.status == 405
+    assert not drain.begun
+
+
 @pytest.mark.parametrize("said", ["", "x", "-1", "nan", "inf", "1e9"])
 async def test_a_deadline_that_is_none_is_refused_and_begins_nothing(said: str) -> None:
     drain = Drain()

@@ -21,12 +21,16 @@ EVENTS: dict[str, dict[str, object]] = {
     "committed": {"level": "node", "seconds": 0.001, "bytes": 5000},
     "claimed": {"run": "r", "cause": "ready", "seconds": 0.1},
     "call": {"tool": "charge", "decision": "go"},
+    "crashed": {"run": "r", "how": "agent"},
+    "held": {"run": "r", "why": "in_doubt", "reason": "in_doubt: calls [3]"},
+    "inherited": {"run": "r", "hook": "missed", "stop": "cut", "waited_s": 1.5},
+    "store": {"operation": "swap", "outcome": "ok", "seconds": 0.02},
     "heartbeat_failed": {"error": "reset"},
     "store_away": {"error": "reset"},
     "store_back": {},
     "journal_dead": {"error": "EIO"},
     "command": {"what": "cancel", "refused": ""},
-    "exchange": {"tool": "mail", "decision": "sent", "added_s": 0.01},
+    "exchange": {"tool": "mail", "decision": "sent", "added_s": 0.01, "upstream_s": 2.0},
     "probe_failed": {"tool": "mail", "error": "status 500"},
     "answer_cut": {"tool": "mail", "error": "fenced"},
     "task_failed": {"name": "ship r", "error": "KeyError"},
@@ -46,6 +50,7 @@ EVENTS: dict[str, dict[str, object]] = {
     "step_stuck": {"run": "r", "step": 2, "seconds": 61.2, "timeout_s": 60.0, "queue": "q"},
     "let_go": {"run": "r", "status": "ready", "reason": "left"},
     "look_failed": {"error": "reset"},
+    "not_accepted": {"run": "r1", "reason": "another schema"},
     "passed_over": {"run": "r", "error": "pinned"},
     "adopt_failed": {"run": "r", "error": "schema"},
     "drain_cut": {"runs": 2},
@@ -144,6 +149,48 @@ def test_gauges_are_read_at_each_scrape() -> None:
     assert {f"coatcheck_{name}" for name, _, _ in GAUGES} <= set(told)
 
 
+def test_the_first_of_a_known_kind_is_an_increase_of_a_series_that_was_there() -> None:
+    told = samples(Events())
+    assert told["coatcheck_crashes_total{how=takeover}"] == 0
+    assert told["coatcheck_runs_held_total{why=in_doubt}"] == 0
+    assert told["coatcheck_runs_inherited_total{hook=missed}{stop=boundary}"] == 0
+
+
+def test_no_series_is_there_to_say_when_another_began() -> None:
+    assert not [name for name in samples(Events()) if "_created" in name]
+
+
+def test_calls_of_the_sdk_and_over_http_are_one_metric(out: io.StringIO) -> None:
+    events = Events()
+    events.note("call", run="r", tool="mail", decision="sent")
+    events.note("exchange", run="r", tool="mail", decision="sent", added_s=0.01, upstream_s=None)
+    told = samples(events)
+    assert told["coatcheck_calls_total{decision=sent}{tool=mail}"] == 2
+    assert told["coatcheck_call_added_seconds_count{decision=sent}"] == 1
+    assert "coatcheck_upstream_seconds_count{tool=mail}" not in told
+
+
+def test_what_waits_is_told_by_status_and_queue() -> None:
+    events = Events()
+    events.metrics().watch(lambda: Figures(waiting={("held", "bills"): (3, 61.5)}))
+    told = samples(events)
+    assert told["coatcheck_waiting_runs{queue=bills}{status=held}"] == 3
+    assert told["coatcheck_waiting_oldest_seconds{queue=bills}{status=held}"] == 61.5
+
+
+def test_a_line_of_a_run_says_where_the_run_is(out: io.StringIO) -> None:
+    events = Events()
+    events.place = lambda run: {"epoch": 4, "step": 7} if run == "r" else {}
+    events.note("ship_failed", run="r", error="reset")
+    events.note("fenced", run="r", epoch=3)
+    events.note("fenced", run="other", epoch=2)
+    events.note("store_back")
+    first, second, third, last = map(json.loads, out.getvalue().splitlines())
+    assert (first["run"], first["epoch"], first["step"]) == ("r", 4, 7)
+    assert (second["epoch"], second["step"]) == (3, 7)
+    assert (third["epoch"], "step" in third, "run" in last) == (2, False, False)
+
+
 def test_a_scraper_may_ask_for_open_metrics() -> None:
     body, content_type = Metrics(version="1").render("application/openmetrics-text")
     assert content_type.startswith("application/openmetrics-text")
@@ -177,11 +224,7 @@ def test_what_was_noted_before_is_counted_in_full(out: io.StringIO) -> None:
 
 
 def ours(events: Events) -> dict[str, float]:
-    return {
-        name: value
-        for name, value in samples(events).items()
-        if name.startswith("coatcheck_") and "_created" not in name
-    }
+    return {name: value for name, value in samples(events).items() if name.startswith("coatcheck_")}
 
 
 def test_no_more_is_kept_than_may_be_and_none_of_it_is_lost(

@@ -5,6 +5,7 @@ It handles no signal and knows of no drain. What it does beyond that is in its e
     DRAIN_STEPS   `many`: each line is a step. `one`: the whole invoice is a single step, so that no
                   boundary ever comes. `deaf`: likewise, and whatever it is told, it tries on
     DRAIN_WORK_S  `0.2-20`: how long a line takes, by chance, but the same each time
+    DRAIN_SCHEMA  of the state
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from examples.demo.witness import What, Witness
 
 STEPS: Final = os.environ.get("DRAIN_STEPS", "many")
 WORK_S: Final = os.environ.get("DRAIN_WORK_S", "0.1-0.3")
+SCHEMA: Final = int(os.environ.get("DRAIN_SCHEMA", "1"))
 FAILURES: Final = (coatcheck.CoatcheckError, aiohttp.ClientError, TimeoutError)
 DEFIES_S: Final = 0.2
 
@@ -86,7 +88,7 @@ async def main() -> None:
     witness = Witness(Path(os.environ["DEMO_WITNESS"]), disk=os.environ["DEMO_DISK"])
     queue, concurrency = os.environ["DEMO_QUEUE"], int(os.environ["DEMO_CONCURRENCY"])
     async with http(), asyncio.TaskGroup() as runs:
-        async for run in coatcheck.claim_runs(queue, schema=1, concurrency=concurrency):
+        async for run in coatcheck.claim_runs(queue, schema=SCHEMA, concurrency=concurrency):
             runs.create_task(attend(run, witness))
 
 

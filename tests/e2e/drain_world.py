@@ -69,6 +69,7 @@ class Shape:
     """Agent containers, side by side, each with a barrier of its own."""
     env: Mapping[str, str] = field(default_factory=dict)
     """For sidecars."""
+    agent_env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,12 @@ def _containers(wired: Pod, shape: Shape) -> tuple[ContainerSpec, ...]:
         ContainerSpec(
             name="agent" if number == 1 else f"agent-{number}",
             argv=python("tests.e2e.drain_agent"),
-            env={**wired.agent_env(), "DRAIN_STEPS": shape.steps, "DRAIN_WORK_S": shape.work_s},
+            env={
+                **wired.agent_env(),
+                "DRAIN_STEPS": shape.steps,
+                "DRAIN_WORK_S": shape.work_s,
+                **shape.agent_env,
+            },
             pre_stop=HttpGet(port, "/drain/barrier") if shape.has_barrier else None,
             mesh=shape.mesh,
             is_pid_1=shape.is_pid_1,

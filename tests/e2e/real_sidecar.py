@@ -67,7 +67,7 @@ async def real_sidecar(
     }
     child = Child(python("coatcheck", "sidecar"), env=env, log=folder / "sidecar.log")
     try:
-        await wait_for_http(f"http://{LOOPBACK}:{admin_port}/readyz")
+        await wait_for_http(f"http://{env['COATCHECK_ADMIN_LISTEN']}/readyz")
         yield Real(folder, port, admin_port, child)
     finally:
         child.kill()

@@ -245,8 +245,8 @@ def stripe_charges() -> None:
 
 def boto3_calls() -> None:
     """A PUT, which may come twice, and a message in a queue, which may not."""
-    import boto3  # type: ignore[import-untyped]
-    from botocore.config import Config  # type: ignore[import-untyped]
+    import boto3
+    from botocore.config import Config
 
     path_style = Config(s3={"addressing_style": "path"})
     s3 = boto3.client("s3", endpoint_url=os.environ["S3_URL"], config=path_style)

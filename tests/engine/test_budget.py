@@ -306,7 +306,7 @@ async def test_an_unused_link_is_probed_and_a_used_one_is_not() -> None:
 async def test_only_what_was_answered_is_measured() -> None:
     clock, store = SystemClock(), Link()
     budget = Budget(clock, settings=FAST, observer=Notes())
-    measured = Measured(store, link=budget.link, clock=clock)
+    measured = Measured(store, link=budget.link, clock=clock, observer=Notes())
     store.is_away = True
     with pytest.raises(StoreError):
         await measured.put("a", bytes(PROBE_BYTES_MIN))

@@ -191,7 +191,7 @@ async def test_whoever_does_not_stop_is_cut_with_its_calls_in_doubt(yard: Yard) 
     assert line(pod)["waits_for"].endswith(f"(call {go.body['call']})")
     assert await released(pod)
     log = await yard.log()
-    assert (log.state.status, log.state.reason) == (Status.READY, "draining")
+    assert (log.state.status, log.state.reason) == (Status.READY, "draining, cut")
     assert [call.number for call in log.state.in_doubt] == [go.body["call"]]
     assert (await yard.log("r2")).state.status is Status.READY
     assert [note["run"] for note in pod.notes.of("run_cut")] == ["r1"]

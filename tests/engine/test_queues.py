@@ -45,6 +45,28 @@ async def test_an_idle_agent_gets_what_comes_later(yard: Yard) -> None:
     assert (await opening).body["run"] == "r1"
 
 
+@pytest.mark.parametrize(("remembered", "times"), [(1_000, {2}), (1, {3, 4})])
+async def test_a_run_that_no_agent_here_takes_is_told_of_once(
+    remembered: int, times: set[int], yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coatcheck_sidecar.engine.queues.TOLD_MAX", remembered)
+    pod = await yard.pod()
+    for run in ("r1", "r2"):
+        agent = await pod.agent(run, queue="q", schema=1)
+        await agent.commit(b"one")
+        await agent.release()
+    wire = await pod.wire()
+    with pytest.raises(RefusedError, match="nothing is ready"):
+        await wire.open(None, queue="q", create=False, schema=2)
+    told = pod.notes.of("not_accepted")
+    assert sorted(str(note["run"]) for note in told) == ["r1", "r2"]
+    assert "has schema 1, this agent takes 2" in str(told[0]["reason"])
+    with pytest.raises(RefusedError, match="nothing is ready"):
+        await wire.open(None, queue="q", create=False, schema=2)
+    assert len(pod.notes.of("not_accepted")) in times
+    assert (await wire.open(None, queue="q", create=False, schema=1)).body["run"] in ("r1", "r2")
+
+
 async def test_a_lost_pods_runs_are_taken_over_by_its_queue(yard: Yard) -> None:
     pod, other = await yard.pod(), await yard.pod("pod2.s1")
     agent = await pod.agent("r1", queue="q")

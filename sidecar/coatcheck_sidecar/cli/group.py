@@ -13,18 +13,23 @@ COMMANDS: Final[Mapping[str, str]] = {
     "mcp": "Run an MCP server over standard input and output, its calls by way of the sidecar.",
     "submit": "Make a run that the next idle agent takes.",
     "runs": "List runs.",
+    "queue": "Show what waits in the queues, and how much of it wants a pod.",
     "map": "Show how long runs take, and what a shutdown can do with that.",
     "show": "Show a run: its state, calls and signals.",
     "log": "Show the records of a run that still count.",
     "observe": "Show what a deploy now would lose and double (mode observe).",
     "health": "Ask the sidecar of this pod how it is, for a container's health check.",
+    "doctor": "Say what is wrong with a manifest or a pod, why it bites, and the mend.",
     "drain": "Shut this pod down in good order, or see how that stands.",
+    "inject": "Put the sidecar into the pods of manifests.",
+    "uninject": "Take it out again.",
     "doubts": "List calls in doubt.",
     "signal": "Send a run a value that it waits for.",
     "resolve": "Decide what became of a call in doubt.",
     "cancel": "End a run.",
     "retry": "Let a held run go on.",
     "compensate": "Take back what a run did.",
+    "webhook": "Add the sidecar to annotated pods as they are made.",
 }
 """Every command, and its line in `coatcheck --help`."""
 

@@ -74,6 +74,35 @@ class Latch:
     """The moment by which all must be off the pod."""
     barrier_s: float
     """The moment at which the barrier lets the agents' SIGTERM through, whatever became of them."""
+    is_hookless: bool = False
+    """It began by a SIGTERM that no preStop hook came before."""
+
+
+DRAINING: Final = "draining"
+"""Why a run was released; what else is to be said of it follows, divided by `MARK`."""
+MARK: Final = ", "
+NO_HOOK: Final = "no hook"
+CUT: Final = "cut"
+
+
+def reason_of(reason: str, latch: Latch | None) -> str:
+    """The reason of a release, with what the run's next owner should know of this drain.
+
+    What a sidecar counts in its last seconds no scraper sees; what its log says stays.
+    """
+    is_told = reason.startswith(DRAINING) and latch is not None and latch.is_hookless
+    return f"{reason}{MARK}{NO_HOOK}" if is_told else reason
+
+
+def left_by(reason: str) -> tuple[str, str] | None:
+    """How a run's last pod went, by the reason of its release: `None` if it was no drain.
+
+    The hook was `seen` or `missed`; the run was at a `boundary`, or was `cut`.
+    """
+    word, *marks = reason.split(MARK)
+    if word != DRAINING:
+        return None
+    return ("missed" if NO_HOOK in marks else "seen", CUT if CUT in marks else "boundary")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

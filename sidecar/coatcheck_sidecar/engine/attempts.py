@@ -51,6 +51,15 @@ class AskUpstream:
 
 
 Answer = Go | Recorded | AskUpstream
+
+
+def word_of(answer: Answer) -> str:
+    """What a decision is called, in metrics and in what an agent gets."""
+    if isinstance(answer, Recorded):
+        return "joined" if answer.is_joined else "replayed"
+    return "sent" if isinstance(answer, Go) else "probed"
+
+
 Follows = Wait | Deliver
 """After an attempt: ask again so much later, or give the agent what came."""
 Turn = Callable[[Call | None], Awaitable[None]]

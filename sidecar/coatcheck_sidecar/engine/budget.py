@@ -7,8 +7,8 @@ they tell of has happened; over the budget they are acknowledged when they are r
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 from coatcheck_sidecar.core.budget import Link, Put, Rate, admits, allowed_bytes
@@ -214,11 +214,12 @@ class Budget:
 class Measured:
     """Implements `ports.Store` by another one, whose puts it times."""
 
-    def __init__(self, store: Store, *, link: Link, clock: Clock) -> None:
-        """Everything but the timing is that store's."""
+    def __init__(self, store: Store, *, link: Link, clock: Clock, observer: Observer) -> None:
+        """Everything but the timing is that store's; `observer` hears of each verb."""
         self._store = store
         self._link = link
         self._clock = clock
+        self._observer = observer
 
     @property
     def url(self) -> str:
@@ -237,13 +238,15 @@ class Measured:
 
     async def get(self, name: str) -> Stored | None:
         """As that store does."""
-        return await self._store.get(name)
+        with self._timed("get"):
+            return await self._store.get(name)
 
     async def put(self, name: str, data: bytes) -> None:
         """As that store does, timed."""
         put = self._began(data)
         try:
-            await self._store.put(name, data)
+            with self._timed("put"):
+                await self._store.put(name, data)
         except BaseException:
             self._link.failed(put)
             raise
@@ -253,7 +256,8 @@ class Measured:
         """As that store does, timed; a refusal is an answer."""
         put = self._began(data)
         try:
-            tag = await self._store.swap(name, data, expected=expected)
+            with self._timed("swap"):
+                tag = await self._store.swap(name, data, expected=expected)
         except StoreRefused:
             self._ended(put)
             raise
@@ -265,11 +269,13 @@ class Measured:
 
     async def delete(self, name: str) -> None:
         """As that store does."""
-        await self._store.delete(name)
+        with self._timed("delete"):
+            await self._store.delete(name)
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Listed]:
         """As that store does."""
-        return await self._store.list(prefix, after=after, limit=limit)
+        with self._timed("list"):
+            return await self._store.list(prefix, after=after, limit=limit)
 
     async def now_ms(self) -> int:
         """As that store does."""
@@ -278,6 +284,22 @@ class Measured:
     async def close(self) -> None:
         """As that store does."""
         await self._store.close()
+
+    @contextmanager
+    def _timed(self, operation: str) -> Iterator[None]:
+        began_s, outcome = self._clock.monotonic(), "cut"
+        try:
+            yield
+            outcome = "ok"
+        except StoreRefused:
+            outcome = "refused"
+            raise
+        except StoreError:
+            outcome = "failed"
+            raise
+        finally:
+            seconds = self._clock.monotonic() - began_s
+            self._observer.note("store", operation=operation, outcome=outcome, seconds=seconds)
 
     def _began(self, data: bytes) -> Put:
         return self._link.began(len(data), now_s=self._clock.monotonic())

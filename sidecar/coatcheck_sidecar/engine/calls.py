@@ -58,6 +58,7 @@ from coatcheck_sidecar.engine.attempts import (
     refusal_of,
     refuse_start,
     sends,
+    word_of,
 )
 from coatcheck_sidecar.engine.keeper import Keeper
 
@@ -213,8 +214,8 @@ class Calls:
                 answer = replace(answer, is_joined=is_joined)
             if answer is not None:
                 if not draft.is_relayed:  # those are noted with their answer
-                    what = type(answer).__name__.lower()
-                    self._keeper.doors.observer.note("call", tool=draft.tool, decision=what)
+                    note, said = self._keeper.doors.observer.note, word_of(answer)
+                    note("call", run=self._keeper.run, tool=draft.tool, decision=said)
                 return answer
             if clock.monotonic() > until_s:
                 raise Refusal(

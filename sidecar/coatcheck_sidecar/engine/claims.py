@@ -26,6 +26,7 @@ from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Wants
 from coatcheck_sidecar.engine.fleet import Fleet
+from coatcheck_sidecar.engine.inherited import note_inherited
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.restore import (
@@ -232,6 +233,9 @@ class Claimer:
         keeper.is_undoing = wants.is_undo
         found = await self._swap(keeper, claimed)
         if isinstance(found, Keeper):
+            if not is_same_agent:
+                cause, now_ms = decision.cause, self.now_ms()
+                note_inherited(self._doors.observer, head, cause=cause, now_ms=now_ms)
             self._tasks.start(self._after(head, keeper), name=f"claimed {head.run}")
             if crashes >= self._doors.settings.breaker_crashes and not is_same_agent:
                 await keeper.hold(f"crash_loop: {crashes} crashes without progress")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from coatcheck_sidecar.core import drain as core
@@ -121,13 +121,15 @@ class Drain:
         once. So one that is late and finds agents here says that the grace is used up, which may
         be less than the pod's own (`kubectl delete --now`): there are two seconds left.
         """
-        is_late = False
+        is_late, is_hookless = False, self.latch is None
         if self.latch is None:
             self._observer.note("drain_hook_missed")
         elif self.latch.cause == HOOK:
             is_late = self._clock.monotonic() - self.latch.began_s > TERM_APART_S
         has_agents = any(keeper.agent is not None for keeper in self._pod.keepers.values())
-        self.begin("SIGTERM", grace_s=LEFT_S if is_late and has_agents else None)
+        latch = self.begin("SIGTERM", grace_s=LEFT_S if is_late and has_agents else None)
+        if is_hookless:
+            self.latch = replace(latch, is_hookless=True)
 
     async def barrier(self) -> bool:
         """Wait until no run is here, or until agents must get their SIGTERM all the same.
@@ -206,15 +208,17 @@ class Drain:
         if plan.doing is Doing.STOP and not keeper.is_stopping:
             keeper.stop(left_s=max(0.0, plan.until_s - self._clock.monotonic()))
         elif plan.doing in (Doing.RELEASE, Doing.CUT):
+            reason = core.DRAINING
             if plan.doing is Doing.CUT:
+                reason = f"{core.DRAINING}{core.MARK}{core.CUT}"
                 self._observer.note("run_cut", run=plan.run, step=keeper.log.state.step + 1)
-            release = self._tasks.start(self._release(keeper), name=f"release {plan.run}")
+            release = self._tasks.start(self._release(keeper, reason), name=f"release {plan.run}")
             self._releasing[plan.run] = release
             release.add_done_callback(lambda _: self._releasing.pop(plan.run, None))
 
-    async def _release(self, keeper: Keeper) -> None:
+    async def _release(self, keeper: Keeper, reason: str) -> None:
         try:
-            await keeper.release("draining")
+            await keeper.release(reason)
         except Refusal as error:
             self._observer.note("look_failed", error=error.message)
 

@@ -154,7 +154,7 @@ class Errand:
 
     async def _no_probe(self, call: Call, why: str) -> None:
         """Try again while there is patience; raises `Refusal` after that."""
-        self._observer.note("probe_failed", tool=call.tool, error=why)
+        self._observer.note("probe_failed", run=self._wanted.ask.run, tool=call.tool, error=why)
         if self._patience_s < PROBE_RETRY_S:
             raise Refusal(
                 ErrorCode.IN_DOUBT,
@@ -287,4 +287,4 @@ class Errand:
         )
 
     def _note_cut(self, why: str) -> None:
-        self._observer.note("answer_cut", tool=self._tool.name, error=why)
+        self._observer.note("answer_cut", run=self._wanted.ask.run, tool=self._tool.name, error=why)

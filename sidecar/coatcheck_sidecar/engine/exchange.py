@@ -8,7 +8,7 @@ from coatcheck_sidecar.core.call import decide, is_kept
 from coatcheck_sidecar.core.call_events import Asked, Decision, Ended, Send, Wait
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.http_outcome import ending
-from coatcheck_sidecar.core.model import Call, CallClass, CallState
+from coatcheck_sidecar.core.model import Call, CallClass, CallState, Effect
 from coatcheck_sidecar.core.problem import DECISION
 from coatcheck_sidecar.core.relay import header
 from coatcheck_sidecar.core.tool import Tool
@@ -35,6 +35,8 @@ PASSED: Final = Call(
     is_relayed=True,
 )
 """Stands for every read that is passed on and forgotten."""
+EFFECTS: Final = {CallClass.READ: Effect.READ, CallClass.IDEMPOTENT: Effect.IDEMPOTENT}
+"""The other classes refine `once`."""
 NO_DOUBT: Final = Rules(pause_max_s=0.0, key_margin_s=0.0)
 """A read is in none."""
 
@@ -85,7 +87,7 @@ class Exchange:
         """
         if not wanted.is_recorded:
             try:
-                await self._pass(wanted, reply)
+                await self._pass(wanted, reply, run=binding.keeper.run)
             finally:
                 clear(wanted)
             return
@@ -114,9 +116,24 @@ class Exchange:
         finally:
             clear(wanted)
             added_s = self._clock.monotonic() - began_s - errand.upstream_s
-            self._observer.note(
-                "exchange", tool=wanted.tool.name, decision=errand.decision, added_s=added_s
+            self._note(
+                wanted,
+                began_s=began_s,
+                run=wanted.ask.run,
+                decision=errand.decision,
+                added_s=added_s,
+                upstream_s=errand.upstream_s or None,
             )
+
+    def _note(self, wanted: Wanted, *, began_s: float, **fields: object) -> None:
+        self._observer.note(
+            "exchange",
+            tool=wanted.tool.name,
+            effect=EFFECTS.get(wanted.ask.call_class, Effect.ONCE).value,
+            seconds=self._clock.monotonic() - began_s,
+            traceparent=header(wanted.outgoing.headers, "traceparent"),
+            **fields,
+        )
 
     def _turns_of(self, wanted: Wanted) -> Turns:
         tool = wanted.tool
@@ -127,10 +144,11 @@ class Exchange:
 
     # Reads that nobody keeps
 
-    async def _pass(self, wanted: Wanted, reply: AgentReply) -> None:
+    async def _pass(self, wanted: Wanted, reply: AgentReply, *, run: str) -> None:
         tool, turns = wanted.tool, self._turns_of(wanted)
         upstream = self._upstream_of(tool)
-        until_s = self._clock.monotonic() + tool.patience_s
+        began_s = self._clock.monotonic()
+        until_s = began_s + tool.patience_s
         call = PASSED
         while True:
             go = FIRST if call is PASSED else _go(call)
@@ -153,7 +171,7 @@ class Exchange:
                 break
             await self._clock.sleep(wait.delay_s)
             call = after.state or call
-        self._observer.note("exchange", tool=tool.name, decision="passed")
+        self._note(wanted, began_s=began_s, run=run, decision="passed")
 
     async def _relay(
         self, upstream: Upstream, wanted: Wanted, *, go: Go, reply: AgentReply

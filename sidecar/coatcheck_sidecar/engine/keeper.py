@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Push
 from coatcheck_sidecar.core import deadline, undo
-from coatcheck_sidecar.core.drain import OnDrain
+from coatcheck_sidecar.core.drain import OnDrain, reason_of
 from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import RunSummary, line_of
 from coatcheck_sidecar.core.patch_delta import NewState
@@ -179,7 +179,7 @@ class Keeper:
             )
         await self.durable([record], level if is_granted else Level.REMOTE, is_granted=True)
         took_s = self.doors.clock.monotonic() - began_s
-        self.doors.observer.note("committed", level=level.value, seconds=took_s)
+        self.doors.observer.note("committed", run=self.run, level=level.value, seconds=took_s)
         return record.seq
 
     async def _again(self, seq: int, level: Level) -> None:
@@ -261,8 +261,10 @@ class Keeper:
     async def release(self, reason: str, error: str = "") -> int:
         """Give the run up, for another owner or for an operator."""
         most, now_ms = self.doors.settings.breaker_crashes, self.now_ms()
-        state = self.log.state
-        event = release_event(state, reason, error, breaker_crashes=most, now_ms=now_ms)
+        state, told = self.log.state, reason_of(reason, self.doors.budget.latch())
+        event = release_event(state, told, error, breaker_crashes=most, now_ms=now_ms)
+        if reason == "error":
+            self.doors.observer.note("crashed", run=self.run, how="error", error=error)
         return await self.let_go(event, before=self._taken_back())
 
     def _taken_back(self) -> list[Record]:
@@ -384,9 +386,8 @@ class Keeper:
     @property
     def is_stuck(self) -> bool:
         """The step that an agent does now outlasts what it said a step may take."""
-        if self.step_timeout_s is None or self.agent is None:
-            return False
-        return self._age_s > self.step_timeout_s
+        timeout_s = self.step_timeout_s if self.agent is not None else None
+        return timeout_s is not None and self._age_s > timeout_s
 
     @property
     def _age_s(self) -> float:

@@ -30,6 +30,7 @@ from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
 from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
+from coatcheck_sidecar.engine.lookout import Lookout
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
@@ -73,6 +74,7 @@ class Outside:
         self._settings = settings or Settings()
         self.on_placed: Callable[[], None] = lambda: None
         """Told after a command was put into an owner's inbox."""
+        self.lookout = Lookout(store, clock)
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
         background = Lane(self._settings.puts_max)

@@ -18,6 +18,8 @@ from coatcheck_sidecar.ports import StoreError
 
 TRIES_MAX: Final = 10
 """Markers of one listing that a waiting agent tries before it rests."""
+TOLD_MAX: Final = 1_000
+"""Runs of which it is remembered that they were told of; then they are told of again."""
 
 
 class Queues:
@@ -40,6 +42,7 @@ class Queues:
         self._is_awaited = is_awaited
         self._now_ms = now_ms
         self._markers: dict[str, str] = {}
+        self._told: dict[str, str] = {}
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._poke = asyncio.Event()
 
@@ -63,7 +66,7 @@ class Queues:
         here = [keeper.run for keeper in self._owned() if self._is_free(keeper, wants)]
         if here:
             return here
-        lapsed = [s.run for s in self._fleet.lapsed_runs(wants.queue) if _fits(s, wants)]
+        lapsed = [s.run for s in self._fleet.lapsed_runs(wants.queue) if self._fits(s, wants)]
         try:
             ready = await self._ready(wants)
         except StoreError as error:
@@ -78,7 +81,7 @@ class Queues:
             return False
         gone_s = self._doors.clock.monotonic() - keeper.agent_gone_s
         is_due = gone_s >= crash_delay_s(keeper.log.state.crashes + 1)
-        return is_due and _fits(keeper.summary(), wants)
+        return is_due and self._fits(keeper.summary(), wants)
 
     async def _ready(self, wants: Wants) -> list[str]:
         runs: list[str] = []
@@ -87,12 +90,22 @@ class Queues:
             if len(runs) >= TRIES_MAX:
                 break
             summary = await self._fleet.read_marker(name)
-            if summary is None or not _fits(summary, wants):
+            if summary is None or not self._fits(summary, wants):
                 continue
             if summary.not_before_ms <= self._now_ms():
                 runs.append(run)
                 self._markers[run] = name
         return runs
+
+    def _fits(self, summary: RunSummary, wants: Wants) -> bool:
+        """The agent can go on with it. If not, why is told once: no run is stranded in silence."""
+        reason = wants.accepts.refusal(summary)
+        if reason and self._told.get(summary.run) != reason:
+            if len(self._told) >= TOLD_MAX:
+                self._told.clear()
+            self._told[summary.run] = reason
+            self._doors.observer.note("not_accepted", run=summary.run, reason=reason)
+        return not reason
 
     async def passed_over(self, run: str) -> None:
         """A run that a marker led to could not be had: the marker may be an old one.
@@ -116,7 +129,3 @@ async def drop_stale(doors: Doors, run: str, *, marker: str) -> None:
 
 def _epoch_of(marker: str) -> int:
     return int(marker.rsplit("/", 1)[1])
-
-
-def _fits(summary: RunSummary, wants: Wants) -> bool:
-    return not wants.accepts.refusal(summary)

@@ -280,7 +280,9 @@ class Shipper:
                 return
             self.owned_from_s = sent_boot_s
             took_s = doors.clock.monotonic() - sent_s
-            doors.observer.note("shipped", bytes=put_bytes, puts=len(puts) + 1, seconds=took_s)
+            doors.observer.note(
+                "shipped", run=log.state.run, bytes=put_bytes, puts=len(puts) + 1, seconds=took_s
+            )
             self._commit(nonce, tag)
 
     @contextmanager

@@ -13,12 +13,14 @@ from coatcheck_sidecar.core.record import Claimed
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.absent import Absent
 from coatcheck_sidecar.engine.agent import Agent, LateOutcome, Wants
+from coatcheck_sidecar.engine.backlog import Backlog
 from coatcheck_sidecar.engine.budget import Budget, Measured
 from coatcheck_sidecar.engine.calls import Calls
 from coatcheck_sidecar.engine.claims import Claimer
 from coatcheck_sidecar.engine.drain import Drain, Pod
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.heart import Heart
+from coatcheck_sidecar.engine.inherited import note_let_go
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.local import LocalLog, Spool
@@ -63,8 +65,7 @@ class Sidecar:
         self.me = me
         self.settings = settings
         self.keepers: dict[str, Keeper] = {}
-        self.is_started = False
-        self.journal = journal
+        self.journal, self.is_started = journal, False
         self.mode = "enforce"
         """What `hello` tells clients; see docs/protocol.md."""
         self.make_calls: Callable[[Keeper], Calls] = Calls
@@ -78,12 +79,13 @@ class Sidecar:
         gate = asyncio.Semaphore(settings.puts_max)
         background = Lane(store.background_puts_max, share=store.background_share)
         self.budget = Budget(clock, settings=settings, observer=observer)
-        measured = Measured(store, link=self.budget.link, clock=clock)
+        measured = Measured(store, link=self.budget.link, clock=clock, observer=observer)
         self.doors = Doors(measured, clock, settings, observer, gate, background, self.budget)
         self._local = LocalLog(journal, spool, tasks=self.tasks, note=observer)
         self._offset_ms: int | None = None
         """The store's time less this node's; unknown before it was asked."""
         self.fleet = Fleet(me, self.doors)
+        self.backlog = Backlog(self.doors)
         self.heart = Heart(me, doors=self.doors, keepers=self._owned, now_ms=self.now_ms)
         self._claimer = self._made_claimer()
         self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -138,6 +140,12 @@ class Sidecar:
     def _owned(self) -> list[Keeper]:
         return [keeper for keeper in self.keepers.values() if not keeper.is_over]
 
+    def place(self, run: str) -> dict[str, object]:
+        """Where a run is that this sidecar owns, for its log lines: epoch, and the step to do."""
+        keeper = self.keepers.get(run)
+        state = keeper.log.state if keeper is not None else None
+        return {"epoch": state.epoch, "step": state.step + 1} if state is not None else {}
+
     async def start(self) -> None:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
         if self.journal.is_inherited:
@@ -152,6 +160,7 @@ class Sidecar:
         self.tasks.start(self._overdue.run(), name="overdue")
         self.tasks.start(self.budget.probe(self.doors.store, self.me), name="probe link")
         self.tasks.start(self.undoing.run(), name="undo")
+        self.tasks.start(self.backlog.run(), name="backlog")
         for run in list(self._claimer.tails):
             self.tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True
@@ -206,9 +215,8 @@ class Sidecar:
         if not self._opening[keeper.run].locked():
             del self._opening[keeper.run]
         self.undoing.let_go(keeper)
-        status, reason = keeper.log.state.status, keeper.log.state.reason
         self.drain.poke()
-        self._observer.note("let_go", run=keeper.run, status=status.value, reason=reason)
+        note_let_go(self._observer, keeper.log.state)
 
     async def _clear_up(self, keeper: Keeper) -> None:
         if keeper.shipper.is_fenced and keeper.log.unshipped:
@@ -294,6 +302,8 @@ class Sidecar:
         self._refuse_unfit(keeper, wants)
         has_had_agent = bool(state.claimed.incarnation)
         crashes = state.crashes + (1 if has_had_agent and not is_same else 0)
+        if crashes > state.crashes:
+            self._observer.note("crashed", run=keeper.run, how="agent")
         await self._break(keeper, crashes)
         claimed = Claimed(
             owner=self.me,

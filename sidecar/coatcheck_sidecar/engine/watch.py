@@ -123,7 +123,7 @@ class WatchedCalls(Calls):
         """Go, whatever was before."""
         number = self._watch.sent(_seen_of(ask), self._run)
         call = replace(self._draft(ask), number=number, state=CallState.DISPATCHED, attempt=1)
-        self._run.doors.observer.note("call", tool=ask.tool, decision="observed")
+        self._run.doors.observer.note("call", run=self._run.run, tool=ask.tool, decision="observed")
         return Go(call, call.upstream_key, None)
 
     def _draft(self, ask: Ask) -> Call:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from coatcheck_sidecar.servers.hooks import Hooks
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from aiohttp import web
 
     Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -43,10 +45,18 @@ Render = Callable[[str], tuple[bytes, str]]
 class HttpServer:
     """One listener, from `start` to `close`."""
 
-    def __init__(self, app: "web.Application | Handler", *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        app: "web.Application | Handler",
+        *,
+        host: str,
+        port: int,
+        tls: "SSLContext | None" = None,
+    ) -> None:
         """Port 0 takes any that is free. A handler is asked for every request as it came."""
         self._app = app
         self._runner: web.BaseRunner | None = None
+        self._tls = tls
         self.host = host
         self.port = port
 
@@ -62,7 +72,7 @@ class HttpServer:
             server = Server(self._app, access_log=None, auto_decompress=False)
             self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self.port).start()
+        await web.TCPSite(self._runner, self.host, self.port, ssl_context=self._tls).start()
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
@@ -103,9 +113,10 @@ def admin_server(
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/startupz", startupz)
     app.router.add_get("/metrics", metrics)
-    app.router.add_get("/drain", hooks.drain)
+    # Not by HEAD, which aiohttp would let in: whoever only looks must not begin a drain.
+    app.router.add_get("/drain", hooks.drain, allow_head=False)
     app.router.add_post("/drain", hooks.drain)
-    app.router.add_get("/drain/barrier", hooks.barrier)
+    app.router.add_get("/drain/barrier", hooks.barrier, allow_head=False)
     return HttpServer(app, host=host, port=port)
 
 

@@ -4,6 +4,7 @@ Both may come in any order and more than once: a kubelet that restarts runs its 
 sets no time-out and looks at no status (kubelet/README), so that the barrier caps itself.
 """
 
+import asyncio
 import hmac
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
@@ -46,24 +47,22 @@ class Hooks:
         from aiohttp import web
 
         self._check(request)
-        told = request.query.get("deadline_s")
-        try:
-            grace_s = None if told is None else float(told)
-        except ValueError:
-            grace_s = inf
-        if grace_s is not None and not 0 <= grace_s <= GRACE_S_MAX:
-            why = f"deadline_s is {told!r:.40}, not seconds from 0 to {GRACE_S_MAX:g}\n"
-            raise web.HTTPBadRequest(text=why)
+        grace_s = _seconds(request, "deadline_s")
         cause = HOOK if request.method == "GET" else "request"
         latch = self._drain.begin(cause, grace_s=grace_s)
         return web.Response(text=f"draining since {latch.cause}\n")
 
     async def barrier(self, request: "web.Request") -> "web.Response":
-        """Answer once no run is here, or when the agents must get their SIGTERM all the same."""
+        """Answer once no run is here, or when the agents must get their SIGTERM all the same.
+
+        Not before `?min_s=`: what a `sleep` that was an agent's hook is there for, such as that no
+        Service sends requests any more, takes as long as before.
+        """
         from aiohttp import web
 
         self._check(request)
-        is_released = await self._drain.barrier()
+        min_s = _seconds(request, "min_s") or 0.0
+        is_released, _ = await asyncio.gather(self._drain.barrier(), asyncio.sleep(min_s))
         return web.Response(text="released\n" if is_released else "the time is over\n")
 
     def _check(self, request: "web.Request") -> None:
@@ -72,3 +71,18 @@ class Hooks:
         said = request.headers.get(HEADER, "").encode()
         if self._token and not hmac.compare_digest(said, self._token):
             raise web.HTTPForbidden(text=f"say the pod's own {HEADER}\n")
+
+
+def _seconds(request: "web.Request", name: str) -> float | None:
+    """Of the query. Raises `HTTPBadRequest`."""
+    from aiohttp import web
+
+    told = request.query.get(name)
+    try:
+        seconds = None if told is None else float(told)
+    except ValueError:
+        seconds = inf
+    if seconds is not None and not 0 <= seconds <= GRACE_S_MAX:
+        why = f"{name} is {told!r:.40}, not seconds from 0 to {GRACE_S_MAX:g}\n"
+        raise web.HTTPBadRequest(text=why)
+    return seconds

@@ -14,6 +14,7 @@ from coatcheck_sidecar.servers.schemas import (
     DOUBT,
     DRAIN,
     FLAG,
+    IS_CUT,
     LEVELS,
     NAME,
     OPENED,
@@ -25,6 +26,7 @@ from coatcheck_sidecar.servers.schemas import (
     STATUSES,
     SUMMARY,
     TEXT,
+    WAITING,
     WRITTEN,
     Schema,
     shape,
@@ -324,6 +326,26 @@ OPERATIONS: Final = (
         takes=takes("by", then={**words("end", "resubmit"), "default": "end"}, **ORDER),
         answer=DONE,
         statuses=(404, 409, 424),
+    ),
+    Operation(
+        id="waiting",
+        path="/v1/queue",
+        says="What waits in all queues of the store, and how many runs of them want a pod.",
+        answer=shape(
+            "wanted queues is_cut",
+            wanted=COUNT,
+            queues={"type": "array", "items": WAITING},
+            is_cut=IS_CUT,
+        ),
+    ),
+    Operation(
+        id="waitingIn",
+        path="/v1/queues/{queue}",
+        says="The same of one queue; there are only noughts of one that nobody ever used.",
+        answer={
+            **WAITING,
+            "properties": {**WAITING["properties"], "is_cut": IS_CUT},
+        },
     ),
     Operation(
         id="showDrain",

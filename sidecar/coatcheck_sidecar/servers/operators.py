@@ -11,6 +11,7 @@ from coatcheck_sidecar.servers.asking import Told, value_of
 from coatcheck_sidecar.servers.openapi import document
 from coatcheck_sidecar.servers.operations import Operation
 from coatcheck_sidecar.servers.problems import Problem
+from coatcheck_sidecar.servers.queue import looked
 
 ID_BYTES: Final = 8
 Report = Callable[[], Mapping[str, Any]]
@@ -50,6 +51,8 @@ class Operators:
                 return Told(self._shown(names["run"]))
             case "result":
                 return await self._result(names["run"])
+            case "waiting" | "waitingIn":
+                return Told(looked(await self._outside.lookout.look(), names.get("queue")))
             case "doubts":
                 return await self._doubts(names["run"])
             case _:

@@ -137,6 +137,18 @@ SUMMARY: Final = shape(
     deadline_ms={**COUNT, "description": "Store time by which it is over; 0: never."},
     undo={**TEXT, "description": "Being taken back: by whom next, `sidecar` or `agent`."},
 )
+WAITING: Final = shape(
+    "queue wanted ready later owned undoing parked held",
+    queue=NAME,
+    wanted={**COUNT, "description": "Runs that want a pod: what scalers scale by."},
+    ready={**COUNT, "description": "An agent may take them now."},
+    later={**COUNT, "description": "Ready, after the pause that follows a crash."},
+    owned={**COUNT, "description": "A pod has them, or had them when it died."},
+    undoing={**COUNT, "description": "What they did is to be taken back by a sidecar."},
+    parked={**COUNT, "description": "They wait for a signal."},
+    held={**COUNT, "description": "They wait for an operator."},
+)
+IS_CUT: Final[Schema] = {**FLAG, "description": "There is more than was counted."}
 LEFT_S: Final[Schema] = {"type": ["number", "null"], "description": "Seconds from now."}
 DRAIN: Final = shape(
     "draining released unshipped_bytes budget_bytes bytes_per_s latency_s runs",

@@ -62,6 +62,10 @@ class EngineView:
             budget_used_bytes=budget.used_bytes,
             bytes_per_s=rate.bytes_per_s,
             latency_s=rate.latency_s,
+            waiting={
+                names: (queued.runs, queued.oldest_s)
+                for names, queued in self._sidecar.backlog.seen.items()
+            },
             bypass=self.bypass(),
         )
 

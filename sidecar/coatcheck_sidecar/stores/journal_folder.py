@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
+from coatcheck_sidecar.core.space import BALLAST_BYTES
+
 LOCK_NAME: Final = "journal.lock"
 BALLAST_NAME: Final = "journal.ballast"
-
-BALLAST_BYTES: Final = 1024 * 1024
-"""Room for a last batch, deletes and a checkpoint on a full disk: each is some hundred KiB."""
 
 BALLAST_REFILL_FACTOR: Final = 4
 """The ballast is laid again when this many times its size is free: a disk on the edge is left."""

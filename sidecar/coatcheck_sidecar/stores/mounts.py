@@ -28,13 +28,18 @@ def network_file_system(path: Path, *, mountinfo: str | None = None) -> str | No
     `mountinfo` is text in the form of proc(5), `/proc/self/mountinfo` if absent; where the system
     has no such file (not Linux) every path counts as local.
     """
+    kind = file_system(path, mountinfo=mountinfo)
+    return kind if kind in NETWORK or kind.startswith("fuse.") else None
+
+
+def file_system(path: Path, *, mountinfo: str | None = None) -> str:
+    """The kind of file system that `path` lies on; empty where the system does not tell."""
     if mountinfo is None:
         try:
             mountinfo = MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:
-            return None
-    kind = _kind_of_mount(os.path.realpath(path), mountinfo)
-    return kind if kind in NETWORK or kind.startswith("fuse.") else None
+            return ""
+    return _kind_of_mount(os.path.realpath(path), mountinfo)
 
 
 def _kind_of_mount(path: str, mountinfo: str) -> str:

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 import aiosqlite
 
+from coatcheck_sidecar.core.space import WAL_KEPT_BYTES
 from coatcheck_sidecar.ports import JournalDead
 from coatcheck_sidecar.stores.journal_rows import Record
 
@@ -27,9 +28,6 @@ STATEMENT_ROWS_MAX: Final = 500
 
 STATEMENTS_CACHED: Final = 64
 """Prepared statements differ by their number of rows, and the usual numbers are few."""
-
-WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
-"""Above what the writer lets a WAL grow to: one that is cut and grown again makes fsync dearer."""
 
 COMMIT_WAL_BYTES: Final = 3 * 4096
 """Pages that a commit rewrites beside its data: the header, the last leaf, the free list."""
