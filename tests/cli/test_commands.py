@@ -246,3 +246,22 @@ def test_help_lists_every_command(ask: Ask) -> None:
     output = ask("--help").output
     assert all(f"  {name} " in output for name in COMMANDS)
     assert "version" in ask("--version").output
+
+
+def test_verify_names_what_is_damaged(ask: Ask, folder: Path) -> None:
+    ship(folder, "r1")
+    ship(folder, "r2")
+    assert [(v["run"], v["faults"]) for v in told(ask("verify", "--all", "--json"))] == [
+        ("r1", []), ("r2", []),
+    ]  # fmt: skip
+    assert "whole" in ask("verify", "r1").output
+    head = folder / "runs/r2/head"
+    head.write_bytes(head.read_bytes()[:-1])
+    both = ask("verify", "--all", status=65)
+    assert "1 damaged" in both.stdout
+    assert "head: runs/r2/head" in both.stderr
+    assert "coatcheck retry" in both.stderr
+    (found,) = told(ask("verify", "r2", "--json", status=65))
+    assert found["faults"][0]["part"] == "head"
+    assert "no run r9" in ask("verify", "r9", status=1).stderr
+    assert "--all" in ask("verify", status=2).stderr

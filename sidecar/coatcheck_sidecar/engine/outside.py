@@ -34,6 +34,7 @@ from coatcheck_sidecar.engine.lookout import Lookout
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
+from coatcheck_sidecar.engine.verify import Verdict, verify_run
 from coatcheck_sidecar.ports import Clock, Listed, Store, StoreError
 
 READS_MAX: Final = 16
@@ -42,6 +43,8 @@ RUNS_READ_MAX: Final = 4
 """Whole runs read at once: each may bring a state of 64 MiB."""
 PAGE: Final = 1_000
 """Names in one answer of a store."""
+RUNS_MAX: Final = 1_000_000
+"""Verified in one go: a day's work."""
 LINES_MAX: Final = 1_000
 """Runs of one listing, unless told otherwise."""
 POLL_S: Final = 0.5
@@ -105,6 +108,21 @@ class Outside:
         if found is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run} in {self._store.url}")
         return found
+
+    async def verify(self, run: str | None) -> list[Verdict]:
+        """Every object of a run, or of all, against its digest; raises `Refusal` (not found)."""
+        if run is not None:
+            _check_run(run)
+        names = [run] if run is not None else await self._all_runs(RUNS_MAX)
+        bytes_max = self._settings.state_bytes_max
+        found = await each(
+            names,
+            lambda name: verify_run(self._store, name, bytes_max=bytes_max),
+            at_once=RUNS_READ_MAX,
+        )
+        if run is not None and found == [None]:
+            raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run} in {self._store.url}")
+        return [verdict for verdict in found if verdict is not None]
 
     async def of_heads(
         self, what: Callable[[Head], Answer], *, limit: int = LINES_MAX
@@ -175,16 +193,16 @@ class Outside:
         return entries if limit is None else entries[:limit]
 
     async def _all_runs(self, limit: int) -> list[str]:
-        """Names of runs; from one to the next past its objects, which may be many."""
-        runs: list[str] = []
+        """Names of runs, those without a head too; past their objects, which may be many."""
+        runs: dict[str, None] = {}
         after = ""
         while len(runs) < limit:
             page = await self._store.list("runs/", after=after, limit=PAGE)
-            runs += [e.name.split("/")[1] for e in page if e.name.endswith("/head")]
+            runs |= dict.fromkeys(entry.name.split("/")[1] for entry in page)
             if len(page) < PAGE:
                 break
             after = f"runs/{page[-1].name.split('/')[1]}/z"
-        return runs[:limit]
+        return list(runs)[:limit]
 
     async def _read_head(self, run: str) -> Head | None:
         with suppress(Refusal):

@@ -1,7 +1,7 @@
 """Brings a run back in two round trips: its head, then all that the head names, at once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,16 +97,30 @@ async def read_run(
 
 
 async def _read_named(store: Store, head: Head, *, tag: str, bytes_max: int) -> RunLog:
-    refs = head.named_objects()
+    read = await read_objects(store, head.named_objects())
+    objects = {ref.name: check(ref, data) for ref, data in read}
+    return fold(head, objects, tag=tag, bytes_max=bytes_max)
+
+
+async def read_objects(
+    store: Store, refs: Iterable[ObjectRef]
+) -> list[tuple[ObjectRef, bytes | None]]:
+    """The bytes of each, unchecked; `None` for one that is not there. Raises `StoreError`."""
     gate = asyncio.Semaphore(READS_MAX)
 
-    async def read(ref: ObjectRef) -> bytes:
+    async def read(ref: ObjectRef) -> tuple[ObjectRef, bytes | None]:
         async with gate:
             stored = await store.get(ref.name)
-        return check(ref, None if stored is None else stored.data)
+        return ref, None if stored is None else stored.data
 
-    datas = await asyncio.gather(*(read(ref) for ref in refs))
-    objects = {ref.name: data for ref, data in zip(refs, datas, strict=True)}
+    return await asyncio.gather(*(read(ref) for ref in refs))
+
+
+def fold(head: Head, objects: dict[str, bytes], *, tag: str, bytes_max: int) -> RunLog:
+    """The log with its checkpoint; raises `BadObject`, `BadDelta`, `BadRecord`.
+
+    `objects` are all that the head names, and used up.
+    """
     packs = [decode_pack(pack.ref.name, objects.pop(pack.ref.name)) for pack in head.packs]
     state = _checkpoint(head.chain, objects, bytes_max=bytes_max)
     bodies = {name: unseal(name, data, kind=Kind.BODY)[0] for name, data in objects.items()}
