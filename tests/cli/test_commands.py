@@ -265,3 +265,14 @@ def test_verify_names_what_is_damaged(ask: Ask, folder: Path) -> None:
     assert found["faults"][0]["part"] == "head"
     assert "no run r9" in ask("verify", "r9", status=1).stderr
     assert "--all" in ask("verify", status=2).stderr
+
+
+def test_delete_asks_and_erases(ask: Ask, folder: Path) -> None:
+    ask("submit", "r1")
+    assert "coatcheck cancel r1" in ask("delete", "r1", "--yes", status=1).stderr
+    ask("cancel", "r1")
+    ask("delete", "r1", status=1, text="n\n")
+    assert (folder / "runs/r1/head").exists()
+    assert "r1: erased" in ask("delete", "r1", text="y\n").output
+    assert not (folder / "runs/r1").exists()
+    assert "no run r1" in ask("delete", "r1", "--yes", status=1).stderr

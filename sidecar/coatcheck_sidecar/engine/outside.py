@@ -27,6 +27,7 @@ from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
+from coatcheck_sidecar.engine.erase import Erased, erase
 from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
@@ -123,6 +124,11 @@ class Outside:
         if run is not None and found == [None]:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run} in {self._store.url}")
         return [verdict for verdict in found if verdict is not None]
+
+    async def erase(self, run: str) -> Erased:
+        """Erase a run that is over; raises `Refusal` (not found, conflict, unavailable)."""
+        _check_run(run)
+        return await erase(self._store, run)
 
     async def of_heads(
         self, what: Callable[[Head], Answer], *, limit: int = LINES_MAX

@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.head import BadObject, Head, check, decode_head
 from coatcheck_sidecar.core.record import BadRecord
 from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.restore import LOOKS_MAX, fold, read_objects
-from coatcheck_sidecar.ports import Store
+from coatcheck_sidecar.ports import Listed, Store
 
 PAGE: Final = 1_000
 """Names in one answer of a store."""
@@ -50,7 +50,7 @@ async def verify_run(store: Store, run: str, *, bytes_max: int) -> Verdict | Non
     verdict = None
     for _ in range(LOOKS_MAX):
         stored = await store.get(head_name(run))
-        names = await _names(store, f"runs/{run}/")
+        names = {entry.name for entry in await listed(store, f"runs/{run}/")}
         if stored is None and not names:
             return None
         data = None if stored is None else stored.data
@@ -109,10 +109,11 @@ def _part(head: Head, name: str) -> str:
     return found or ("pack" if any(pack.ref.name == name for pack in head.packs) else "body")
 
 
-async def _names(store: Store, prefix: str) -> set[str]:
-    names: list[str] = []
+async def listed(store: Store, prefix: str) -> list[Listed]:
+    """All that begins so, however much it is."""
+    entries: list[Listed] = []
     while True:
-        page = await store.list(prefix, after=names[-1] if names else "", limit=PAGE)
-        names += [entry.name for entry in page]
+        page = await store.list(prefix, after=entries[-1].name if entries else "", limit=PAGE)
+        entries += page
         if len(page) < PAGE:
-            return set(names)
+            return entries
