@@ -246,7 +246,10 @@ async def serve(config: Config) -> int:
         await asyncio.wait([stop])
         if parts.watch is not None:  # now, before the drain saves what would be lost
             parts.watch.tell(parts.sidecar.doors.observer)
-        parts.sidecar.drain.signalled()
+        if parts.unfit.done():  # nobody's SIGTERM, so no hook was missed
+            parts.sidecar.drain.begin("unfit")
+        else:
+            parts.sidecar.drain.signalled()
         drain = group.create_task(parts.sidecar.drain.finish())
         again = group.create_task(_interrupted(signals))
         await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)

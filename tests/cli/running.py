@@ -167,7 +167,7 @@ def is_alive(pid: int) -> bool:
     """It is there, and no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or after
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
 

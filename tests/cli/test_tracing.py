@@ -1,5 +1,6 @@
 """A span for each call, sent to a real receiver; and nothing at all where nobody asked for it."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -92,6 +93,22 @@ def test_nothing_is_imported_unless_it_is_asked_for() -> None:
     )
     clean = {k: v for k, v in environment().items() if not k.startswith("OTEL_")}
     subprocess.run([sys.executable, "-c", asks], env=clean, check=True, timeout=30)
+
+
+def test_a_collector_that_never_answers_holds_up_no_end() -> None:
+    """Measured without a bound of our own: 10 s for each 512 spans."""
+    lives = (
+        "from coatcheck_sidecar.clock import SystemClock;"
+        "from coatcheck_sidecar.tracing import tracing;"
+        "on_call, flush = tracing(SystemClock(), version='1');"
+        "[on_call({'tool': 't', 'seconds': 0.1}) for _ in range(600)];"
+        "clock = SystemClock(); began_s = clock.monotonic(); flush();"
+        "assert clock.monotonic() - began_s < 2"
+    )
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        url = f"http://{LOOPBACK}:{silent.getsockname()[1]}"
+        env = environment() | {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
+        subprocess.run([sys.executable, "-c", lives], env=env, check=True, timeout=8)
 
 
 def test_an_extra_that_is_not_there_is_said_and_stops_nothing(

@@ -15,6 +15,7 @@ WARN = replace(TRIALS["warn"], load=replace(FOUR, runs=6, every_s=1.0), after_s=
 EVICTION = TRIALS["eviction"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 async def test_what_is_acknowledged_is_off_the_pod_when_its_grace_is_over(tmp_path: Path) -> None:
     with ministack() as server:

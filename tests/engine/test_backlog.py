@@ -84,3 +84,10 @@ def test_other_reasons_are_no_drain() -> None:
     assert left_by("draining") == ("seen", "boundary")
     assert left_by("drainingly") is None
     assert left_by("left") is None
+
+
+async def test_a_stray_object_is_no_run(yard: Yard) -> None:
+    pod = await yard.pod()
+    await link(yard).put("held/note.txt", b"-")
+    assert (await look(pod)).seen["held", "default"].runs == 0
+    assert ("held", "note.txt") not in (await look(pod)).seen

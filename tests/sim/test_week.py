@@ -20,6 +20,7 @@ def lived(scenario: str, seed: str) -> None:
     assert week.returncode == 0, week.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_parked_run_outlasts_three_deploys_and_a_week() -> None:
     lived("parked", "1")

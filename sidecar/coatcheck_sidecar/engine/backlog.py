@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.waiting import place_of_marker
 from coatcheck_sidecar.engine.shipper import Doors
 from coatcheck_sidecar.ports import Listed, StoreError
 
@@ -61,6 +62,8 @@ class Backlog:
         seen: dict[tuple[str, str], Queued] = {(str(s), "default"): Queued(0, 0.0) for s in WAITING}
         for status, page in zip(WAITING, pages, strict=True):
             for marker in page:
+                if place_of_marker(marker.name) is None:  # somebody's, and nobody's run
+                    continue
                 _add(seen, marker, status=str(status), now_ms=now_ms)
         self.seen = seen
 
