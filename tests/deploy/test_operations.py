@@ -29,7 +29,8 @@ def metrics() -> set[str]:
     for line in TABLE.values():
         for each in line.instruments:
             made.add(f"coatcheck_{each.name}" + ("_total" if isinstance(each, Count) else ""))
-    return made | {"coatcheck_runs", "coatcheck_bypass_connections"}
+    told_by_hand = ("runs", "bypass_connections", "waiting_runs", "waiting_oldest_seconds")
+    return made | {f"coatcheck_{name}" for name in told_by_hand}
 
 
 def anchor(heading: str) -> str:
