@@ -138,16 +138,20 @@ def test_a_doubt_holds_when_it_is_its_turn() -> None:
         (CallClass.ONCE, {}, True),
     ],
 )
+@pytest.mark.parametrize("is_committed", [False, True])
 def test_what_is_in_the_way_is_listed(
-    call_class: CallClass, birth: Any, is_in_the_way: bool
+    call_class: CallClass, birth: Any, is_in_the_way: bool, is_committed: bool
 ) -> None:
     saga = Saga()
     number = saga.lost("a", call_class, **birth)
+    if is_committed:
+        saga.checkpoint(1)
     saga.begin()
     listed = [call.number for call in saga.state.in_doubt]
     assert listed == ([number] if is_in_the_way else [])
     assert upcoming(saga.state) == (Stop((number,)) if is_in_the_way else Done(0))
-    assert saga.state.calls[number].is_decidable == is_in_the_way
+    if not is_committed or is_in_the_way:
+        assert saga.state.calls[number].is_decidable == is_in_the_way
 
 
 def test_what_can_not_be_undone_and_is_done_sends_the_run_forward() -> None:

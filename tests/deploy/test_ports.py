@@ -1,6 +1,7 @@
 """What the cluster can reach of a real sidecar: health, metrics and the kubelet's two hooks."""
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -48,9 +49,9 @@ def listeners(pid: int) -> set[tuple[str, int]]:
     """Where a process listens, as the kernel tells it."""
     inodes = set()
     for each in Path(f"/proc/{pid}/fd").iterdir():
-        found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(each))
-        if found:
-            inodes.add(found[1])
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            if found := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(each)):
+                inodes.add(found[1])
     places = set()
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()

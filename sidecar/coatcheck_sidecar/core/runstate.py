@@ -260,7 +260,7 @@ class RunState:
             for call in self.calls.values()
             if call.step <= event.step
             and call.state is not CallState.DISPATCHED
-            and not call.is_unsettled
+            and not call.is_decidable
         ]
         for call in over:
             self._retire(call)
