@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core import call
-from coatcheck_sidecar.core.model import Effect, Status
+from coatcheck_sidecar.core.model import Body, Effect, Status
+from coatcheck_sidecar.core.record import Created
 from coatcheck_sidecar.core.tool import HttpProbe, HttpUndo, UpstreamKey
 from coatcheck_sidecar.engine import errand, outside
+from coatcheck_sidecar.engine.outside import Outside
 from tests.engine.harness import Yard, names, until
 from tests.engine.proxying import Far, answer, gate, near, reset, tool_of
 from tests.engine.undoing import (
@@ -110,6 +113,20 @@ async def test_resubmit_makes_a_run_with_the_same_input(yard: Yard, far: Far) ->
     assert made.created.input is not None
     assert (made.created.input.data, made.created.queue) == (b"\xa5order", "bills")
     assert made.created.deadline_ms == 0
+
+
+async def test_an_order_that_cannot_be_resubmitted_is_not_lost(yard: Yard, far: Far) -> None:
+    other = Outside(yard.store, SystemClock())
+    await other.submit(Created(input=Body(b"\xa5other")), run="r1-2")
+    at = await near(yard, tools(far))
+    agent = await at.agent(input=b"\xa5order")
+    await charge(at, 1)
+    await done_with(agent)
+    await compensate(yard, then="resubmit")
+    await until_is(yard, Status.HELD)
+    assert "not resubmitted" in (await yard.log()).state.reason
+    assert "r1-2" in (await yard.log()).state.reason
+    assert len(refunds(far)) == 1
 
 
 # Lives of sidecars

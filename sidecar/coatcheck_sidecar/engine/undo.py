@@ -216,7 +216,11 @@ class Undoing:
         """Write what it came to, and let go of the run."""
         match todo:
             case Done(undone):
-                made = await self._resubmit(keeper)
+                try:
+                    made = await self._resubmit(keeper)
+                except Refusal as error:  # another run has that name, and this one's order is lost
+                    await keeper.hold(f"all is taken back, and not resubmitted: {error.message}")
+                    return
                 await keeper.let_go(Compensated(undone=undone, successor=made))
             case Stop(numbers):
                 await keeper.hold(f"{IN_DOUBT}: calls {list(numbers)}")
@@ -231,15 +235,11 @@ class Undoing:
                 await keeper.let_go(Released(reason="undo", error=why, not_before_ms=not_before_ms))
 
     async def _resubmit(self, keeper: Keeper) -> str:
-        """Another run with the same input, where that is wanted; its name."""
+        """Another run with the same input, where that is wanted; its name. Raises `Refusal`."""
         state = keeper.log.state
         if state.compensating is None or state.compensating.then != RESUBMIT:
             return ""
         doors, name = self._doors, core.successor(keeper.run)
-        try:
-            outside = Outside(doors.store, doors.clock, settings=doors.settings)
-            await outside.submit(state.created, run=name)
-        except Refusal as error:
-            doors.observer.note("look_failed", error=error.message)
-            return ""
+        outside = Outside(doors.store, doors.clock, settings=doors.settings)
+        await outside.submit(state.created, run=name)
         return name
