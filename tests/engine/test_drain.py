@@ -283,10 +283,12 @@ async def test_a_barrier_alone_is_a_restart_of_its_container_and_begins_nothing(
     assert not agent.pushes
 
 
-async def test_a_late_sigterm_that_finds_agents_leaves_two_seconds(yard: Yard) -> None:
+@pytest.mark.parametrize("first", ["preStop", "an operator"])
+async def test_a_late_sigterm_that_finds_agents_leaves_two_seconds(yard: Yard, first: str) -> None:
     pod = await yard.pod()
     agent = await pod.agent("r1")
-    drain_of(pod).begin("preStop", grace_s=LONG_S)
+    for cause in (first, "preStop"):
+        drain_of(pod).begin(cause, grace_s=LONG_S)
     drain_of(pod).signalled()  # at once after the hook, as of a plain container
     assert drain_of(pod).view()["deadline_s"] > LONG_S - 2
     await asyncio.sleep(TERM_APART_S + 0.05)

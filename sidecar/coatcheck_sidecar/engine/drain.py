@@ -68,6 +68,8 @@ class Drain:
         self._budget = doors.budget
         self._tasks = tasks
         self._begun = asyncio.Event()
+        self._hooked_s: float | None = None
+        """When the sidecar's own hook came, whatever began the drain."""
         self._poke = asyncio.Event()
         self._chosen: dict[str, OnDrain] = {}
         self._releasing: dict[str, asyncio.Task[None]] = {}
@@ -83,6 +85,8 @@ class Drain:
         `grace_s` is what is left until SIGKILL, if the trigger knows; else the pod's own.
         """
         is_first = self.latch is None
+        if cause == HOOK and self._hooked_s is None:
+            self._hooked_s = self._clock.monotonic()
         self.latch = core.latch(
             self.latch,
             cause,
@@ -122,10 +126,10 @@ class Drain:
         be less than the pod's own (`kubectl delete --now`): there are two seconds left.
         """
         is_late, is_hookless = False, self.latch is None
-        if self.latch is None:
+        if is_hookless:
             self._observer.note("drain_hook_missed")
-        elif self.latch.cause == HOOK:
-            is_late = self._clock.monotonic() - self.latch.began_s > TERM_APART_S
+        elif self._hooked_s is not None:
+            is_late = self._clock.monotonic() - self._hooked_s > TERM_APART_S
         has_agents = any(keeper.agent is not None for keeper in self._pod.keepers.values())
         latch = self.begin("SIGTERM", grace_s=LEFT_S if is_late and has_agents else None)
         if is_hookless:
