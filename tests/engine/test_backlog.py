@@ -76,7 +76,10 @@ async def test_the_next_owner_tells_how_the_last_drain_went(yard: Yard) -> None:
     waited_s = told.pop("waited_s")
     assert isinstance(waited_s, float)
     assert 0 <= waited_s < 10
-    assert told == {"run": "r1", "hook": "missed", "stop": "cut"}
+    assert told == {"run": "r1", "hook": "missed", "stop": "cut", "epoch": 1, "step": 1}
+    (claimed,) = heir.notes.of("claimed")
+    assert (claimed["epoch"], claimed["step"]) == (2, 1)
+    assert {note["step"] for note in pod.notes.of("let_go")} == {1}
     assert (await yard.log("r2")).state.status is Status.READY
 
 

@@ -26,7 +26,7 @@ from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Wants
 from coatcheck_sidecar.engine.fleet import Fleet
-from coatcheck_sidecar.engine.inherited import note_inherited
+from coatcheck_sidecar.engine.inherited import note_inherited, place_of
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.local import LocalLog
 from coatcheck_sidecar.engine.restore import (
@@ -303,7 +303,8 @@ class Claimer:
         except Refusal:
             return Later(0.0, "another owner was quicker")
         seconds = self._doors.clock.monotonic() - began_s
-        self._doors.observer.note("claimed", run=keeper.run, cause=claimed.cause, seconds=seconds)
+        told = {"cause": claimed.cause, "seconds": seconds, **place_of(keeper.log.state)}
+        self._doors.observer.note("claimed", run=keeper.run, **told)
         self.tails.pop(keeper.run, None)
         self.on_claimed(keeper)
         return keeper

@@ -19,22 +19,28 @@ HELD_BY: Final = frozenset({"in_doubt", "crash_loop", "held", "damaged"})
 OTHER: Final = "other"
 
 
+def place_of(log: Head | RunState) -> dict[str, object]:
+    """Where a run is, for its log lines: the epoch, and the step to do."""
+    return {"epoch": log.epoch, "step": log.step + 1}
+
+
 def note_inherited(observer: Observer, head: Head, *, cause: str, now_ms: int) -> None:
     """The run with this head, as it was before, has a new owner; `now_ms` is store time."""
     if cause in CRASHES:
-        observer.note("crashed", run=head.run, how=cause)
+        observer.note("crashed", run=head.run, how=cause, **place_of(head))
     left = left_by(head.reason) if head.status is Status.READY else None
     if left is not None:
         last_ms = head.records[-1].at_ms if head.records else None
         waited_s = None if last_ms is None else max(0, now_ms - last_ms) / 1000
-        observer.note("inherited", run=head.run, hook=left[0], stop=left[1], waited_s=waited_s)
+        told = {"hook": left[0], "stop": left[1], "waited_s": waited_s, **place_of(head)}
+        observer.note("inherited", run=head.run, **told)
 
 
 def note_let_go(observer: Observer, state: RunState) -> None:
     """This ownership is over."""
-    status, reason = state.status, state.reason
-    observer.note("let_go", run=state.run, status=status.value, reason=reason)
+    status, reason, place = state.status, state.reason, place_of(state)
+    observer.note("let_go", run=state.run, status=status.value, reason=reason, **place)
     if status is Status.HELD:
         word = reason.partition(":")[0]
         why = word if word in HELD_BY else OTHER
-        observer.note("held", run=state.run, why=why, reason=reason)
+        observer.note("held", run=state.run, why=why, reason=reason, **place)

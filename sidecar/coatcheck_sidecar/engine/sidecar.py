@@ -20,7 +20,7 @@ from coatcheck_sidecar.engine.claims import Claimer
 from coatcheck_sidecar.engine.drain import Drain, Pod
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.heart import Heart
-from coatcheck_sidecar.engine.inherited import note_let_go
+from coatcheck_sidecar.engine.inherited import note_let_go, place_of
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.local import LocalLog, Spool
@@ -143,8 +143,7 @@ class Sidecar:
     def place(self, run: str) -> dict[str, object]:
         """Where a run is that this sidecar owns, for its log lines: epoch, and the step to do."""
         keeper = self.keepers.get(run)
-        state = keeper.log.state if keeper is not None else None
-        return {"epoch": state.epoch, "step": state.step + 1} if state is not None else {}
+        return {} if keeper is None else place_of(keeper.log.state)
 
     async def start(self) -> None:
         """Take up what a former life left, and begin to beat. Does not wait for the store."""
