@@ -194,5 +194,5 @@ def test_lifecycle_rules_are_taken_and_expire_nothing_that_lives() -> None:
     report: Any = botocore.validate.ParamValidator().validate(given, shape)
     assert not report.has_errors(), report.generate_report()
     for rule in rules["Rules"]:
-        if "Expiration" in rule:
+        if rule.get("Expiration", {}).keys() - {"ExpiredObjectDeleteMarker"}:
             assert rule["Filter"]["Prefix"] == f"{PREFIX}/probe/"
