@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -182,6 +183,17 @@ async def test_schema_and_pinned_are_refused(yard: Yard) -> None:
     with pytest.raises(RefusedError, match="nothing is ready"):
         await wire.open(None, schema=1, code_version="b")
     assert (await pod.agent("r1", code_version="a")).step == 2
+
+
+async def test_a_pinned_run_is_for_its_own_version_in_its_first_step_too(yard: Yard) -> None:
+    pod = await yard.pod()
+    mine: dict[str, Any] = {"schema": 3, "code_version": "a"}
+    agent = await pod.agent("r1", pinned=True, **mine)
+    await agent.drop()
+    await until(lambda: pod.sidecar.keepers["r1"].agent is None)
+    with pytest.raises(RefusedError, match="pinned to code version 'a'"):
+        await pod.agent("r1", schema=3, code_version="b")
+    assert (await pod.agent(None, **mine)).run == "r1"
 
 
 async def test_a_finished_run_opened_again_gives_its_result(yard: Yard) -> None:
