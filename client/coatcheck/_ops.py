@@ -209,7 +209,7 @@ def _call_body(call: Call) -> dict[str, Any]:
     body |= {"identity": has("identity", "content"), "level": has("durability")}
     body |= {"settle_s": has("probe_settle_s"), "key_lifetime_s": has("key_lifetime_s")}
     body |= {name: has(name) or None for name in ("repeats", "unresolved_ok", "irreversible")}
-    body["probe"] = True if has("probe") else None
+    body |= {"probe": True if has("probe") else None, "show": [*call.tool.get("show", ())] or None}
     return {key: value for key, value in body.items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, get_args
 
@@ -52,6 +52,9 @@ class ToolOptions(TypedDict, total=False):
     key: str | Callable[..., str]
     """A JSON pointer into the arguments (`/invoice_id`: the business key), or the key itself, or
     a function of the arguments that returns it. Without one a call is what it asks for."""
+    show: Sequence[str]
+    """JSON pointers into the arguments (`/amount`) whose values operators see in lists of doubts,
+    beside that of the business key. Of all else they see the names."""
     record: bool
     """For `read`: keep the answer, and give it again when the step is done again."""
     probe: Callable[..., Any]
@@ -117,7 +120,7 @@ def _check(tool: ToolOptions) -> None:
     for function in (tool.get("probe"), tool.get("undo")):
         if function is not None and not callable(function):
             raise TypeError(f"{name}: {function!r} can't be called")
-    is_read, has = effect == "read", tool.get
+    is_read, has, shown = effect == "read", tool.get, tool.get("show", ())
     for is_wrong, why in (
         (not name, "a tool that has no name of its own: give it one with name="),
         (has("probe") and effect != "once", "only a tool of effect once has a probe"),
@@ -127,6 +130,7 @@ def _check(tool: ToolOptions) -> None:
         (is_read and has("undo"), "a read leaves nothing to undo"),
         (has("irreversible") and (is_read or has("undo")), "what is irreversible has no undo"),
         (has("key") == "", "a key has at least one character"),
+        (any(path[:1] != "/" for path in shown), "show lists JSON pointers: ['/amount']"),
     ):
         if is_wrong:
             raise ValueError(f"{name}: {why}")

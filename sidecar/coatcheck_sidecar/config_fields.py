@@ -253,6 +253,7 @@ TOOL: Final[Fields] = {
     "undo": (_made(UNDO, HttpUndo, "path"), "the request that takes a call back"),
     "irreversible": (_FLAG, "nothing takes its calls back; none starts while the pod drains"),
     "key": (_INNER, "pointer to the business key in the request's JSON"),
+    "show": (_many(_INNER), "pointers into requests whose values operators see"),
     "identity": (_IDENTITY, "content, or positional for strictly serial loops"),
     "repeats": (_FLAG, "an equal once call in one step is meant as another"),
     "unresolved_ok": (_FLAG, "a new once call may go while one is in doubt"),

@@ -114,3 +114,10 @@ def test_where_completions_are_sold(path: str, is_so: bool) -> None:
 @given(st.text(max_size=200))
 def test_a_pattern_stays_short(path: str) -> None:
     assert len(pattern_of("GET", path)) <= 4 + 8 * 41
+
+
+def test_no_secret_passes_for_a_name() -> None:
+    for secret in ("bot7331:AAFx", "XkQpZrTyWvUbNmAsDfGhJkLq", "4242424242424242", "ghp_x1y2z3"):
+        assert pattern_of("POST", f"/v1/{secret}/send") == "POST /v1/*/send"
+    for name in ("batchCreateTransfers", "chat.postMessage", "users:lookup", "me", "DescribeDBs"):
+        assert pattern_of("POST", f"/v1/{name}") == f"POST /v1/{name}"

@@ -19,7 +19,15 @@ SENT: Final = {
     "Proxy-Authorization": "Basic planted-proxy",
 }
 QUERY: Final = "api_key=planted-query"
-BODY: Final = {"to": "a", "password": "planted-password", "deep": {"token": "planted-deep"}}
+BODY: Final = {
+    "to": "marker-of-order",
+    "card": "planted-4242424242424242",
+    "password": "planted-password",
+    "deep": {"token": "planted-deep"},
+}
+FORM: Final = "source[number]=planted-4242&source[cvc]=planted-123"
+PATH: Final = "planted-7331:AAF"
+"""Some upstreams take a token in the path."""
 GIVEN: Final = (
     "Set-Cookie: session=planted-set-cookie",
     "X-Session: planted-session-header",
@@ -33,6 +41,7 @@ CONTROL: Final = b"marker-of-body"
 def tools(far: Far) -> dict[str, dict[str, Any]]:
     common = {
         "upstream": f"{far.url}/base", "private": True, "redact": ["/secret"], "patience_s": 0.3,
+        "show": ["/to"],
     }  # fmt: skip
     return {
         "read": {**common, "effect": "read"},
@@ -78,12 +87,15 @@ async def use(real: Real, far: Far) -> list[bytes]:
             for name, script in scripts.items():
                 for _ in range(2):
                     far.script = list(script)
-                    async with session.post(
-                        f"{url}/{tool}/{name}?{QUERY}", json=BODY | {"n": name}, headers=SENT
-                    ) as response:
-                        data = await response.read()
-                        if "problem" in response.content_type:
-                            told.append(data)
+                    where = f"{url}/{tool}/{PATH}/{name}?{QUERY}"
+                    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+                    form = {"data": FORM, "headers": SENT | kind}
+                    body = {"json": BODY | {"n": name}, "headers": SENT}
+                    for asked in (body, form):
+                        async with session.post(where, **asked) as response:
+                            data = await response.read()
+                            if "problem" in response.content_type:
+                                told.append(data)
         far.script = []
     token = url.rpartition("/")[2]
     bad = ("Authorization : Bearer planted-a", "Cookie: planted-b\0", " X: planted-c", "planted-d")
@@ -132,5 +144,6 @@ async def test_no_credential_is_kept_or_told(tmp_path: Path) -> None:
     assert any("journal" in path or "data/" in path for path in kept), kept
     assert any(path.startswith("store/") for path in kept), kept
     assert found_in(tmp_path, PLANTED) == []
+    assert found_in(tmp_path / "store", b"marker-of-order"), "no call was kept with its summary"
     assert PLANTED not in metrics
     assert not [data for data in told if PLANTED in data]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from coatcheck_sidecar.core.effects import pattern_of
 from coatcheck_sidecar.core.fingerprint import (
     JSON_TYPE,
     SUMMARY_CHARS_MAX,
@@ -79,9 +80,9 @@ def ask_of_request(
     )
     value = _value(request, is_needed=bool(tool.key), is_read=call_class is CallClass.READ)
     lifetime_s = tool.upstream_key.lifetime_s if tool.upstream_key else None
-    line = f"{request.method} {place.path}"
-    if value is not None:
-        line = f"{line} {summary(value)}"
+    line = pattern_of(request.method, place.path)
+    if shown := summary(value, tool.shown):
+        line = f"{line} ({shown})"
     return Ask(
         run=run,
         step=step,

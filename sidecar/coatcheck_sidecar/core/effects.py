@@ -38,7 +38,10 @@ WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """Of `search_users`, `searchUsers`, `users:search` alike."""
 VERSION: Final = re.compile(r"v\d+(\.\d+)?(alpha|beta)?\d*", re.ASCII)
 NAMED: Final = re.compile(r"[A-Za-z_~.:$@-]+|[A-Za-z]+[A-Za-z_-]*\d?", re.ASCII)
-"""A segment that names a thing of the API; all others are ids."""
+"""A segment that names a thing of the API; all others are ids, or secrets."""
+SHORT_CHARS: Final = 6
+WORD_CHARS: Final = 3
+"""Words of a name are this long on the average: letters at random change their case more often."""
 SEGMENT_CHARS_MAX: Final = 40
 SEGMENTS_MAX: Final = 8
 COMPLETION: Final = re.compile(
@@ -115,7 +118,7 @@ class Suggestion:
 
 def pattern_of(method: str, path: str) -> str:
     """A request as `effects:` names it, with `*` for ids: `POST /v1/invoices/*/send`."""
-    segments = [_shape(segment) for segment in path.split("/")[1 : SEGMENTS_MAX + 1]]
+    segments = [shape(segment) for segment in path.split("/")[1 : SEGMENTS_MAX + 1]]
     return f"{method.upper()} /{'/'.join(segments)}"
 
 
@@ -178,6 +181,9 @@ def _first(words: list[str], known: frozenset[str]) -> str:
     return next(word for word in words if word in known)
 
 
-def _shape(segment: str) -> str:
-    plain = len(segment) <= SEGMENT_CHARS_MAX and NAMED.fullmatch(segment)
-    return segment if plain or VERSION.fullmatch(segment) or not segment else "*"
+def shape(segment: str) -> str:
+    """A segment of a path, or the name of a field, if it names a thing of an API; else `*`."""
+    is_plain = len(segment) <= SEGMENT_CHARS_MAX and NAMED.fullmatch(segment)
+    words = len(WORD.findall(segment))
+    is_said = is_plain and (len(segment) <= SHORT_CHARS or len(segment) >= WORD_CHARS * words)
+    return segment if is_said or VERSION.fullmatch(segment) or not segment else "*"

@@ -10,7 +10,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import msgpack
 import rfc8785
 
 from coatcheck_sidecar.core.canonical import canonical_json, unique
+from coatcheck_sidecar.core.effects import shape
 
 VERSION: Final = 1
 """Of the canonical form: goes into every digest, so that a change is seen as another request."""
@@ -32,8 +34,8 @@ SUMMARY_CHARS_MAX: Final = 200
 """One line of a terminal, or two."""
 VALUE_CHARS_MAX: Final = 40
 """Enough to recognise an id or an amount, not to read a letter."""
-SECRET: Final = re.compile(r"pass|secret|token|credential|authori|api_?key|private", re.IGNORECASE)
-"""Names whose values never show."""
+NAMES_MAX: Final = 12
+"""A call with more is recognised by these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,19 +127,32 @@ def business_value(value: object, path: str) -> str | None:
     return text if len(text) <= BUSINESS_CHARS_MAX else hashlib.sha256(raw).hexdigest()
 
 
-def summary(arguments: object) -> str:
-    """A short line of decoded arguments for an operator: printable, no credentials."""
-    if isinstance(arguments, dict):
-        shown = ", ".join(f"{name}={_shown(name, value)}" for name, value in arguments.items())
-    else:
-        shown = _shown("", arguments)
+def summary(arguments: object, show: Iterable[str]) -> str:
+    """A short printable line of decoded arguments, for operators.
+
+    It stands in heads, logs and answers, so it has values only of what the JSON pointers `show`
+    name; of all else the names.
+    """
+    pointers = list(dict.fromkeys(show))
+    values = [f"{path[1:]}={_shown(found)}" for path, found in _found(arguments, pointers)]
+    names = [shape(str(name).partition("[")[0]) for name in _top(arguments)]
+    others = [name for name in dict.fromkeys(names) if f"/{name}" not in pointers]
+    shown = ", ".join(values + others[:NAMES_MAX])
     return _cut("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown))
 
 
-def _shown(name: object, value: object) -> str:
+def _found(arguments: object, pointers: Iterable[str]) -> Iterator[tuple[str, object]]:
+    for path in pointers:
+        with suppress(LookupError, ValueError):
+            yield path, pointer(arguments, path)
+
+
+def _top(arguments: object) -> Iterable[object]:
+    return arguments if isinstance(arguments, dict) else ()
+
+
+def _shown(value: object) -> str:
     match value:
-        case _ if SECRET.search(str(name)):
-            return "***"
         case dict() | list():
             return f"<{len(value)} {'keys' if isinstance(value, dict) else 'items'}>"
         case bytes():

@@ -116,6 +116,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "effect": Field(TEXT, values=EFFECTS),
         "key": _may(TEXT),
         "business": _may(TEXT),
+        "show": _may((list,)),
         "identity": Field(TEXT, values=frozenset({"content", "positional"})),
         "repeats": _may(FLAG),
         "level": _may(TEXT, LEVELS),

@@ -102,6 +102,8 @@ class Tool:
     """Its calls can't be taken back: none starts while the pod drains."""
     key: str = ""
     """JSON pointer of the business key in a JSON body (MCP: in the arguments)."""
+    show: tuple[str, ...] = ()
+    """JSON pointers into the request's body, shown to operators; of all else they see the names."""
     identity: Identity = Identity.CONTENT
     repeats: bool = False
     unresolved_ok: bool = False
@@ -140,6 +142,11 @@ class Tool:
         return Profile(
             saves_errors=saves, sheds_by_503=self.sheds_by_503, refuses_first=bool(self.mcp)
         )
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """JSON pointers to what operators see of a request."""
+        return (*((self.key,) if self.key else ()), *self.show)
 
     def effect_of(self, method: str, path: str) -> Effect:
         """What sending this request twice would do. `path` is the route's rest, without a query.

@@ -16,6 +16,7 @@ import msgpack
 
 from coatcheck_sidecar.core.call import is_kept
 from coatcheck_sidecar.core.call_events import Ended, Ending
+from coatcheck_sidecar.core.effects import pattern_of
 from coatcheck_sidecar.core.fingerprint import SUMMARY_CHARS_MAX
 from coatcheck_sidecar.core.model import UNDO_KEY, Call, CallClass, CallState, OutcomeKind, Status
 from coatcheck_sidecar.core.runstate import RunState
@@ -146,7 +147,7 @@ def print_of(undo: Undo) -> bytes:
 
 def summary_of(undo: Undo) -> str:
     """A line for operators."""
-    how = undo.handler or f"{undo.method} {undo.path}".strip() or undo.why
+    how = undo.handler or (pattern_of(undo.method, undo.path) if undo.path else undo.why)
     return f"undo of call {undo.call}: {how}"[:SUMMARY_CHARS_MAX]
 
 

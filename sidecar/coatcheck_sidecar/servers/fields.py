@@ -51,10 +51,18 @@ def ask_of(run: str, body: dict[str, Any], *, arguments: bytes) -> Ask:
         unresolved_ok=bool(body.get("unresolved_ok")),
         settle_s=body.get("settle_s"),
         key_lifetime_s=lifetime_s,
-        summary=summary(decoded),
+        summary=summary(decoded, _shown(body)),
         handler=body.get("undo") or "",
         is_irreversible=bool(body.get("irreversible")),
     )
+
+
+def _shown(body: dict[str, Any]) -> list[str]:
+    """JSON pointers to what operators see of the arguments; raises `Refusal`."""
+    show, business = body.get("show") or [], body.get("business")
+    if not all(type(path) is str and path.startswith("/") for path in show):
+        raise malformed(f"call of {body['tool']}: show is {show!r:.80}, not JSON pointers")
+    return [business, *show] if business else show
 
 
 def undo_asked(state: RunState, ask: Ask) -> Ask:

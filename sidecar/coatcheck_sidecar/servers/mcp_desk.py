@@ -91,6 +91,6 @@ def _ask(asking: Asking, asked: ToolCall, *, call_class: CallClass) -> Ask:
         is_retry=relay.is_retry(dict(said)),
         settle_s=tool.probe_settle_s,
         key_lifetime_s=lifetime_s if call_class is CallClass.KEYED else None,
-        summary=fingerprint.summary(asked.arguments),
+        summary=fingerprint.summary(asked.arguments, tool.shown),
         is_irreversible=tool.irreversible and call_class is not CallClass.READ,
     )

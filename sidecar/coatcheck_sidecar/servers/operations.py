@@ -124,6 +124,11 @@ OPERATIONS: Final = (
             step=COUNT,
             key=TEXT,
             business={**TEXT, "description": "JSON pointer into the arguments."},
+            show={
+                "type": "array",
+                "items": TEXT,
+                "description": "JSON pointers to what operators see.",
+            },
             identity=words(*(identity.value for identity in Identity)),
             repeats=FLAG,
             level=LEVELS,
