@@ -270,12 +270,10 @@ def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
     """With what is known of the upstream, where nothing is said."""
     filled = dict(values)
     host = (urlsplit(values.get("upstream", "")).hostname or "").removesuffix(".")
-    if host in MODEL_APIS:
-        if "effect" not in values:
-            own = values.get("effects", {})  # first match wins: these stand before the others
-            filled["effects"] = own | MODEL_APIS[host] | own
-        if values.get("effect", Effect.READ) is Effect.READ:
-            filled.setdefault("record", True)
+    if host in MODEL_APIS and values.get("effect", Effect.READ) is Effect.READ:
+        own = values.get("effects", {})  # first match wins: these stand before the others
+        filled |= {"effects": own | MODEL_APIS[host] | own, "effect": None}
+        filled.setdefault("record", True)
     if host in UPSTREAM_KEYS:
         filled.setdefault("upstream_key", UPSTREAM_KEYS[host])
     return filled

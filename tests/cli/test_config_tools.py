@@ -26,9 +26,11 @@ tools:
 
 def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     tools = load(tmp_path, EXAMPLE).tools
-    assert tools["openai"] == Tool(
-        name="openai", upstream="https://api.openai.com/v1", effect=Effect.READ, record=True
-    )
+    openai = tools["openai"]
+    assert openai.record
+    effects = {name: openai.effect_of("POST", f"/{name}") for name in ("responses", "files")}
+    assert effects == {"responses": Effect.READ, "files": Effect.ONCE}
+    assert openai.effect_of("DELETE", "/files/f1") is Effect.IDEMPOTENT
     assert tools["stripe"].upstream_key == UpstreamKey(saves=frozenset({"2xx", "4xx", "5xx"}))
     assert tools["stripe"].class_of(tools["stripe"].effect_of("POST", "/")) is CallClass.KEYED
     assert tools["stripe"].profile.saves_errors
@@ -216,7 +218,9 @@ def test_stripe_honours_keys(tmp_path: Path) -> None:
     assert stripe.upstream_key is not None
     assert stripe.profile.saves_errors
     bare = tool(tmp_path, "upstream: https://api.stripe.com")
-    assert bare.class_of(bare.effect_of("POST", "/v1/charges")) is CallClass.ONCE
+    assert bare.class_of(bare.effect_of("POST", "/v1/charges")) is CallClass.KEYED
+    once = tool(tmp_path, "upstream: https://api.stripe.com, effect: once")
+    assert once.class_of(once.effect_of("POST", "/v1/charges")) is CallClass.ONCE
 
 
 def test_maps_in_the_environment_are_json(tmp_path: Path) -> None:

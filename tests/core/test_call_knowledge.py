@@ -33,7 +33,15 @@ from coatcheck_sidecar.core.call_events import (
     WriteOutcome,
     WriteResolved,
 )
-from coatcheck_sidecar.core.model import CallClass, CallState, Level, OutcomeKind
+from coatcheck_sidecar.core.model import (
+    UNDO_KEY,
+    Body,
+    CallClass,
+    CallState,
+    Level,
+    Outcome,
+    OutcomeKind,
+)
 from tests.core.calls import EPOCH, RESULT, T0_MS, UNKEPT, draft, kinds, recorded, told
 
 R, I, K, P, U = CallClass  # noqa: E741 - the table's columns
@@ -174,6 +182,30 @@ def test_there_must_be_something_to_decide() -> None:
     ]
     for call, refusal in refusals:
         assert told(call, event) == Decision(call, (refusal,))
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.NOT_RETAINED, OutcomeKind.TRUNCATED])
+def test_an_answer_that_was_lost_can_be_given_and_nothing_else_said_of_it(
+    kind: OutcomeKind,
+) -> None:
+    call = replace(recorded(U, CallState.DONE), outcome=Outcome(kind, Body(b"part")))
+    given = told(call, Resolved(Resolution.APPLIED, "ann", outcome=RESULT))
+    assert given.state is not None
+    assert given.state.outcome == RESULT
+    assert isinstance(told(given.state, Asked(draft(U))).effects[0], Replay)
+    for resolution in (Resolution.NOT_APPLIED, Resolution.RETRY):
+        refused = told(call, Resolved(resolution, "ann", force=True))
+        assert refused.effects == (Refuse(Code.CONFLICT, 409, "not_in_doubt"),)
+
+
+def test_what_took_place_can_be_said_to_be_taken_back() -> None:
+    event = Resolved(Resolution.COMPENSATE, "ann")
+    undone = told(recorded(U, CallState.DONE), event)
+    assert undone.state is not None
+    assert undone.state.state is CallState.COMPENSATED
+    assert isinstance(told(undone.state, Asked(draft(U))).effects[0], Hold)
+    undo = replace(recorded(U, CallState.DONE), key=f"{UNDO_KEY}c:1")
+    assert told(undo, event).effects == (Refuse(Code.CONFLICT, 409, "not_in_doubt"),)
 
 
 @pytest.mark.parametrize("life", [Life.RUNNING, Life.DONE])

@@ -82,7 +82,16 @@ def check(call: Call | None, event: Event, decision: Decision) -> None:
         assert folded(call, writes(decision)) == decision.state
     if call is not None and call.state is CallState.DONE and not call.is_unsettled:
         is_refetch = Send in map(type, decision.effects)
-        assert decision.state == call or (is_refetch and not call.call_class.is_guarded)
+        is_refetched = is_refetch and not call.call_class.is_guarded
+        assert decision.state == call or is_refetched or is_said(call, event)
+
+
+def is_said(call: Call, event: Event) -> bool:
+    """An operator takes back what is done, or gives the answer that was lost."""
+    if not isinstance(event, Resolved):
+        return False
+    is_given = call.lacks_answer and event.resolution is Resolution.APPLIED
+    return is_given or event.resolution is Resolution.COMPENSATE
 
 
 def check_write_ahead(event: Event, decision: Decision) -> None:

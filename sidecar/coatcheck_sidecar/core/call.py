@@ -337,7 +337,10 @@ def _resolved(call: Call | None, event: Resolved, *, now: _Now) -> Decision:
         return Decision(call, (Refuse(Code.NOT_FOUND, 404, Reason.NO_SUCH_CALL),))
     if call.state is CallState.DISPATCHED:
         return Decision(call, (Refuse(Code.IN_FLIGHT, 409, Reason.IN_FLIGHT),))
-    if not call.is_decidable:
+    is_given = call.lacks_answer and event.resolution is Resolution.APPLIED
+    is_compensated = event.resolution is Resolution.COMPENSATE
+    is_undone = is_compensated and call.state is CallState.DONE and not call.is_undo
+    if not (call.is_decidable or is_given or is_undone):
         return Decision(call, (Refuse(Code.CONFLICT, 409, Reason.NOT_IN_DOUBT),))
     if event.resolution in (Resolution.NOT_APPLIED, Resolution.RETRY):
         if event.attempt not in (None, call.attempt):

@@ -63,6 +63,7 @@ class Reason(StrEnum):
     NOT_SETTLED = "probe_not_settled"
     KEY_EXPIRED = "key_expired"
     NOT_RETAINED = "response_not_retained"
+    TRUNCATED = "response_truncated"
     TOMBSTONE = "answer_no_longer_kept"
     COMPENSATED = "compensated"
     OTHER_REQUEST = "key_used_with_another_request"

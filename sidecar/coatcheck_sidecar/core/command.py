@@ -29,7 +29,7 @@ WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry", "compensate"})
 TEXT_MAX: Final = 1_000
 """Characters of each text of a command: it stays in the head until a checkpoint, or longer."""
 THENS: Final = frozenset({"", END, RESUBMIT})
-VERDICTS: Final = frozenset({"", "applied", "not_applied", "retry"})
+VERDICTS: Final = frozenset({"", *Resolution})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Command:
     call: int = 0
     """Of a resolve: the call's number."""
     verdict: str = ""
-    """Of a resolve: `applied`, `not_applied` or `retry`."""
+    """Of a resolve: a `Resolution`."""
     force: bool = False
     value: bytes | None = None
     head: bytes = b""

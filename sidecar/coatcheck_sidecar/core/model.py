@@ -192,6 +192,13 @@ class Call:
         return self.is_undo and self.state in (CallState.INTENT, CallState.NOT_APPLIED)
 
     @property
+    def lacks_answer(self) -> bool:
+        """It took place, and there is no whole answer to give again."""
+        lost = (OutcomeKind.NOT_RETAINED, OutcomeKind.TRUNCATED)
+        is_done = self.state is CallState.DONE
+        return is_done and self.outcome is not None and self.outcome.kind in lost
+
+    @property
     def is_open(self) -> bool:
         """Accepted or sent, and nothing known of it yet."""
         return self.state in (CallState.INTENT, CallState.DISPATCHED, CallState.NOT_APPLIED)

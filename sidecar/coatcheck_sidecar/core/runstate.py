@@ -320,6 +320,8 @@ class RunState:
                     by=event.by,
                     why=event.why,
                 )
+                if call.state is CallState.COMPENSATED:
+                    self._forget_undo(call.number)
             case _:
                 assert_never(event)
         self._set(call)

@@ -89,7 +89,7 @@ class Tool:
     mcp: str = ""
     """URL of an MCP server (streamable HTTP); empty for a plain upstream."""
     effect: Effect | None = None
-    """Of requests whose method promises nothing by itself; `None`: by method alone."""
+    """Of requests that may change something; `None`: by method, and by `upstream_key`."""
     effects: Mapping[str, Effect] = field(default_factory=dict)
     """By `METHOD /path`, `*` for anything, first match wins; for MCP by the tool's name."""
     record: bool = False
@@ -158,7 +158,14 @@ class Tool:
             if fnmatchcase(f"{method.upper()} {path}", pattern):
                 return effect
         by_method = default_effect(method)
-        return by_method if by_method is Effect.READ else self.effect or by_method
+        if by_method is Effect.READ or self.effect is None:
+            return self._undeclared(by_method)
+        return self.effect
+
+    def _undeclared(self, by_method: Effect) -> Effect:
+        """An upstream that honours keys makes its acts idempotent; a probe is for those it doesn't."""
+        is_keyed = self.upstream_key is not None and self.probe is None
+        return Effect.IDEMPOTENT if is_keyed and by_method is Effect.ONCE else by_method
 
     def class_of(self, effect: Effect) -> CallClass:
         """The column of the call table."""
@@ -175,12 +182,9 @@ class Tool:
 
     def undoing(self, undo: HttpUndo) -> "Tool":
         """The tool as the requests see it that take its calls back."""
-        effect = undo.effect or default_effect(undo.method)
-        if undo.effect is None and self.upstream_key is not None:
-            effect = Effect.IDEMPOTENT
         return replace(
             self,
-            effect=effect,
+            effect=undo.effect,
             effects={},
             probe=undo.probe,
             probe_settle_s=undo.probe_settle_s,

@@ -11,6 +11,7 @@ from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core import deadline, undo
 from coatcheck_sidecar.core.call_events import Decision, Deliver, Hold, Refuse, Send, Wait
 from coatcheck_sidecar.core.doubt import Rules, key_left_s
+from coatcheck_sidecar.core.mends import mend_of
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Level, Outcome
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -207,10 +208,11 @@ def refusal_of(effect: Hold | Refuse, *, run: str, tool: str, calls: Mapping[int
     numbers = effect.calls if isinstance(effect, Hold) else ()
     listed = [calls[number] for number in numbers[:SUMMARIES_MAX] if number in calls]
     shown = "; ".join(f"call {c.number} {c.tool}({c.summary})" for c in listed)
-    mend = f"; see `coatcheck doubts {run}`, decide with `coatcheck resolve`" if listed else ""
+    mend = mend_of(effect.reason, run=run, call=numbers[0] if numbers else None)
+    said = "; ".join(part for part in (shown, mend) if part)
     return Refusal(
         ErrorCode(effect.code.value),
-        f"{tool} of run {run}: {effect.reason}{': ' if shown else ''}{shown}{mend}",
+        f"{tool} of run {run}: {effect.reason}{': ' if said else ''}{said}",
         retry=Retry.LATER if isinstance(effect, Refuse) and _passes(effect) else Retry.NEVER,
         run=run,
         tool=tool,
@@ -218,7 +220,8 @@ def refusal_of(effect: Hold | Refuse, *, run: str, tool: str, calls: Mapping[int
         calls=[
             {"call": c.number, "tool": c.tool, "step": c.step, "first_sent_ms": c.first_sent_ms}
             for c in listed
-        ],
+        ]
+        or [{"call": number} for number in numbers[:SUMMARIES_MAX]],
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core import undo
-from coatcheck_sidecar.core.call_events import Deliver, Ended, Ending, Wait
+from coatcheck_sidecar.core.call_events import Deliver, Ended, Ending, Reason, Wait
+from coatcheck_sidecar.core.mends import mend_of
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Outcome, OutcomeKind
 from coatcheck_sidecar.core.problem import DECISION
 from coatcheck_sidecar.core.recorded import decode_head, from_value, pieces
@@ -255,17 +256,17 @@ class Errand:
     async def _replay(self, answer: Recorded) -> None:
         outcome = answer.outcome
         if outcome.kind is OutcomeKind.TRUNCATED:
-            status = decode_head(outcome.head).status
+            status, number = decode_head(outcome.head).status, answer.call.number
             became = "took place" if status < 400 else f"was refused with {status}"
             raise Refusal(
                 ErrorCode.HELD,
-                f"{self._tool.name}: call {answer.call.number} {became}; of its answer only a "
-                "part arrived",
+                f"{self._tool.name}: call {number} {became}; of its answer only a part arrived: "
+                + mend_of(Reason.TRUNCATED, run=self._wanted.ask.run, call=number),
                 retry=Retry.NEVER,
                 tool=self._tool.name,
-                reason="response_truncated",
+                reason=Reason.TRUNCATED,
                 upstream_status=status,
-                call=answer.call.number,
+                call=number,
                 first_sent_ms=answer.call.first_sent_ms,
             )
         if outcome.head:
