@@ -3,6 +3,7 @@
 Of well-known upstreams what is certain is filled in where the configuration says nothing.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -208,6 +209,7 @@ def _together(
     if "probe" in said and not may_be_once:
         yield ("probe",), "asks about `effect: once` calls, and this tool has none"
     yield from _taken_back(values, said)
+    yield from _without_business(values, said)
     if "probe_settle_s" in said and "probe" not in said:
         yield ("probe_settle_s",), "says when a probe's no counts, and there is no `probe`"
     if effect is Effect.ONCE and values.get("record"):
@@ -221,6 +223,22 @@ def _together(
     for pattern in effects if "upstream" in said else ():
         if not METHOD_PATH.fullmatch(pattern):
             yield ("effects", pattern), 'must be "METHOD /path", such as "POST /search"'
+
+
+def _without_business(
+    values: Mapping[str, Any], said: AbstractSet[str]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is to be filled in with a business key that no call has."""
+    undo: HttpUndo | None = values.get("undo")
+    probes = {("probe",): values.get("probe"), ("undo", "probe"): undo and undo.probe}
+    texts: dict[tuple[str, ...], Any] = {
+        place: probe.path for place, probe in probes.items() if probe is not None
+    }
+    if undo is not None:
+        texts["undo",] = [undo.path, undo.body]
+    for place, text in texts.items():
+        if "key" not in said and "{business}" in json.dumps(text):
+            yield place, "names {business}, and the tool has no `key` that points to one"
 
 
 def _taken_back(

@@ -89,6 +89,7 @@ tools:
             credentials: "file:/run/secrets/x", header: X-Auth}
     probe_settle_s: 0
     key: /invoice_id
+    show: [/amount]
     identity: positional
     repeats: true
     unresolved_ok: true
@@ -132,6 +133,7 @@ FULL_TOOL = Tool(
     ),
     probe_settle_s=0,
     key="/invoice_id",
+    show=("/amount",),
     identity=Identity.POSITIONAL,
     repeats=True,
     unresolved_ok=True,
@@ -303,6 +305,12 @@ def test_an_undo_as_the_documentation_has_it(tmp_path: Path) -> None:
         ("{path: '/r/{/card/id}'}, redact: [/card]", "needs /card/id of the answer"),
         ("{path: '/r', body: '{/card}'}, redact: [/card/number]", "needs /card of the answer"),
         ("{path: /r}, irreversible: true", "leave one out"),
+        ("{path: '/r/{business}'}", "no `key` that points to one"),
+        ("{path: /r, body: {a: '{business}'}}", "no `key` that points to one"),
+        (
+            "{path: /r}, probe: {path: '/{business}', applied_when: /a}",
+            "key='tools.bank.probe', problem='names {business}, and",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_undo_is_told_at_start(

@@ -1,8 +1,10 @@
 """`coatcheck run` told to stop, and killed: what is documented in docs/supervisor.md, for real."""
 
+import os
 import signal
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,31 @@ def test_sigkill_of_the_supervisor_is_the_end_of_the_agent_and_its_children(
         assert goes(agent)
         assert goes(child)
     goes_on(tmp_path, at_step=1, steps=2)
+
+
+def test_an_agent_is_guarded_again_when_its_guard_dies(tmp_path: Path) -> None:
+    with running(tmp_path, (), sdk(tmp_path, "9", "60")) as run:
+        agent = int(run.told("agent"))
+        run.told("in step 1")
+        (first,) = guards(run.process.pid)
+        os.kill(first, signal.SIGKILL)
+        assert goes(first)
+        until_s = time.monotonic() + 3
+        while not guards(run.process.pid) and time.monotonic() < until_s:
+            time.sleep(0.02)
+        assert run.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert goes(agent)
+        assert '"guard_died"' in run.error()
+
+
+def guards(supervisor: int) -> list[int]:
+    """The guards of a supervisor, by their command lines."""
+    found = []
+    for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 def test_sigkill_of_the_supervisor_ends_what_coatcheck_exec_started(tmp_path: Path) -> None:

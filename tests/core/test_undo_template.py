@@ -107,6 +107,20 @@ def test_what_keeps_an_undo_from_being_made_is_kept_in_its_place(
     assert said in why(answered(value, headers=headers, undo=text(template)))
 
 
+@pytest.mark.parametrize("answer_id", ["..", "."])
+@pytest.mark.parametrize("path", ["/charges/{/id}", "/a/{/id}/refund?x={key}"])
+def test_a_path_leads_to_no_other_place(answer_id: str, path: str) -> None:
+    assert "another place" in why(answered({"id": answer_id}, undo=text(path=path)))
+    kept = undo_of(answered({"id": "../x"}, undo=text(path=path)))
+    assert kept is not None
+    assert "..%2Fx" in kept.path
+
+
+def test_a_call_without_a_business_key_has_none_to_fill_in() -> None:
+    for template in (text({"id": "{business}"}), text(path="/charges/{business}")):
+        assert why(answered(undo=template, business_key=None)) == "the call has no business key"
+
+
 @pytest.mark.parametrize("status", [302, 400, 404, 500])
 def test_what_was_refused_leaves_nothing_to_undo(status: int) -> None:
     assert undo_of(answered(status=status, undo=text())) is None

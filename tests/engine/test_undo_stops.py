@@ -134,6 +134,43 @@ async def test_however_an_agent_leaves_its_run_is_taken_back(
     assert refunds(far) == [1]
 
 
+@pytest.mark.parametrize("reason", ["error", "draining"])
+async def test_who_asked_to_be_taken_back_at_a_drain_is_not_without_one(
+    yard: Yard, far: Far, reason: str
+) -> None:
+    at = await near(yard, tools(far))
+    agent = await at.agent(on_drain="compensate")
+    await charge(at, 1)
+    await agent.commit(b"state")
+    if reason == "draining":
+        at.pod.sidecar.drain.begin("test", grace_s=5.0)
+    await agent.ask("release", {"reason": reason, "error": "boom"})
+    await until_is(yard, Status.COMPENSATED if reason == "draining" else Status.READY)
+    assert refunds(far) == ([1] if reason == "draining" else [])
+
+
+async def test_no_undo_begins_in_the_last_moment_of_a_pod(yard: Yard, far: Far) -> None:
+    settings = replace(FAST, margin_s=0.5)
+    at = await near(yard, tools(far), settings=settings)
+    agent = await at.agent(on_drain="compensate")
+    await charge(at, 1, 2)
+    await agent.commit(b"state")
+    opened, slow = gate(answer(200))
+    far.script = [slow]
+    drain = at.pod.sidecar.drain
+    latch = drain.begin("test", grace_s=2.0)
+    await agent.release("draining")
+    await until(lambda: refunds(far) == [2])
+    await until(lambda: not drain.has_time())
+    assert at.pod.sidecar.doors.clock.monotonic() < latch.deadline_s
+    opened.set()
+    await until(lambda: not at.pod.sidecar.keepers)
+    assert refunds(far) == [2]
+    await near(yard, tools(far), me="pod2.s1")
+    await until_is(yard, Status.COMPENSATED)
+    assert refunds(far) == [2, 1]
+
+
 async def test_a_parked_and_a_held_run_are_taken_back_too(yard: Yard, far: Far) -> None:
     at = await near(yard, tools(far))
     for run in ("parked", "held"):

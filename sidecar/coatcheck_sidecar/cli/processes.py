@@ -61,7 +61,7 @@ class Processes:
         """Needs a running loop, in the main thread."""
         self._clock = clock
         self._agent: Agent | None = None
-        self._guard: int | None = None
+        self._guard: Guard | None = None
         self.has_lent_terminal = False
         """The agent reads the terminal, and gets what is typed there, Ctrl-C too."""
         # uvloop keeps SIGCHLD for processes that it started itself, of which there are none.
@@ -71,7 +71,7 @@ class Processes:
     def start(self, args: Sequence[str], environ: Mapping[str, str]) -> Agent:
         """A new agent. Raises `OSError`."""
         if self._guard is None and os.getpid() != INIT:  # PID 1 takes all with it
-            self._guard = _start_guard()
+            self._guard = Guard()
         pid = os.posix_spawn(args[0], [*args], environ, setpgroup=0, setsigdef=PYTHON_SETS)
         self._agent = Agent(pid, self._clock)
         self._tell_guard(pid)
@@ -88,8 +88,7 @@ class Processes:
 
     def _tell_guard(self, group: int) -> None:
         if self._guard is not None:
-            with suppress(BrokenPipeError):
-                os.write(self._guard, f"{group}\n".encode())
+            self._guard.tell(group)
 
     def _reap(self) -> None:
         kinds = os.WEXITED | os.WSTOPPED | os.WNOHANG
@@ -105,8 +104,19 @@ class Processes:
                 status = child.si_status if is_exit else shell_status(-child.si_status)
                 if agent is not None and is_agent and not agent.gone.done():
                     agent.gone.set_result(status)
+                elif self._guard is not None and child.si_pid == self._guard.pid:
+                    self._replace_guard(status)
                 else:
                     logs.write("debug", "reaped", pid=child.si_pid, status=status)
+
+    def _replace_guard(self, status: int) -> None:
+        """Without one an agent would outlive the supervisor."""
+        logs.write("warning", "guard_died", status=status)
+        if self._guard is not None:
+            self._guard.close()
+        self._guard = Guard()
+        agent = self._agent
+        self._tell_guard(0 if agent is None or agent.is_cleared else agent.pid)
 
     def _lend_terminal(self) -> None:
         """An agent that wants the terminal gets it, as a shell gives it to a job."""
@@ -121,25 +131,37 @@ class Processes:
             await self._agent.gone
         self._tell_guard(0)
         if self._guard is not None:
-            os.close(self._guard)
+            self._guard.close()
+            self._guard = None
         if self.has_lent_terminal:
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             _give_terminal(os.getpgrp())
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _start_guard() -> int:
-    """The end of the pipe that must stay open as long as the agent may live."""
-    theirs, ours = os.pipe()
-    actions = [
-        (os.POSIX_SPAWN_DUP2, theirs, 0),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    args = [sys.executable, "-I", "-S", str(Path(guard.__file__))]
-    os.posix_spawn(args[0], args, os.environ, file_actions=actions, setpgroup=0)
-    os.close(theirs)
-    return ours
+class Guard:
+    """A process that ends the agent's if this one is killed: then its pipe closes."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        theirs, self._pipe = os.pipe()
+        actions = [
+            (os.POSIX_SPAWN_DUP2, theirs, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        args = [sys.executable, "-I", "-S", str(Path(guard.__file__))]
+        self.pid = os.posix_spawn(args[0], args, os.environ, file_actions=actions, setpgroup=0)
+        os.close(theirs)
+
+    def tell(self, group: int) -> None:
+        """The process group to guard; 0: none."""
+        with suppress(BrokenPipeError):
+            os.write(self._pipe, f"{group}\n".encode())
+
+    def close(self) -> None:
+        """Let it go: it ends what it guards, if anything, and then itself."""
+        os.close(self._pipe)
 
 
 def _give_terminal(group: int) -> bool:

@@ -163,7 +163,7 @@ class Tool:
         return self.effect
 
     def _undeclared(self, by_method: Effect) -> Effect:
-        """An upstream that honours keys makes its acts idempotent; a probe is for those it doesn't."""
+        """An upstream that honours keys makes acts idempotent; a probe is for where it doesn't."""
         is_keyed = self.upstream_key is not None and self.probe is None
         return Effect.IDEMPOTENT if is_keyed and by_method is Effect.ONCE else by_method
 

@@ -25,6 +25,8 @@ from coatcheck_sidecar.core.undo_records import Undo
 PLACE: Final = re.compile(r"\{(key|business|/[^{}]*)\}")
 BODY_BYTES_MAX: Final = 65_536
 """Of a rendered body: an undo names what it undoes, and carries no data."""
+DOTS: Final = frozenset({".", ".."})
+"""RFC 3986, section 5.2.4: whoever reads such a path leaves them out, with what is before them."""
 Fill = Callable[[str], Any]
 
 
@@ -95,7 +97,9 @@ def _rendered(call: Call, outcome: Outcome) -> tuple[str, str, Body]:
         if place == "key":
             return prefix + call.upstream_key
         if place == "business":
-            return call.business_key or ""
+            if not call.business_key:
+                raise ValueError("the call has no business key")
+            return call.business_key
         if not answer:
             answer.append(_answer(outcome))
         try:
@@ -103,7 +107,7 @@ def _rendered(call: Call, outcome: Outcome) -> tuple[str, str, Body]:
         except LookupError:
             raise ValueError(f"there is nothing at {place} in its answer") from None
 
-    made = PLACE.sub(lambda found: quote(_as_text(fill(found[1]), found[1]), safe=""), path)
+    made = _path(path, fill)
     if body is None:
         return method, made, NO_BODY
     try:
@@ -113,6 +117,13 @@ def _rendered(call: Call, outcome: Outcome) -> tuple[str, str, Body]:
     if len(data) > BODY_BYTES_MAX:
         raise ValueError(f"its body would have {len(data)} bytes, {BODY_BYTES_MAX} are allowed")
     return method, made, Body(data)
+
+
+def _path(template: str, fill: Fill) -> str:
+    made = PLACE.sub(lambda found: quote(_as_text(fill(found[1]), found[1]), safe=""), template)
+    if DOTS.intersection(made.partition("?")[0].split("/")):
+        raise ValueError(f"its path would be {made}, which is another place")
+    return made
 
 
 def _answer(outcome: Outcome) -> Any:
