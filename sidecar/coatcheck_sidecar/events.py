@@ -66,6 +66,13 @@ def _count(
 
 CALLS: Final = Count("calls", "Decisions on tool calls.", ("tool", "decision"))
 """Of calls that the SDK makes, and of those over HTTP."""
+HELD: Final = Count(
+    "calls_held",
+    "Askings that nobody may answer before somebody decides.",
+    ("tool", "reason"),
+    "held",
+)
+"""Of both, with why: `replay_divergence` is among the reasons."""
 
 
 TABLE: Final[Mapping[str, Line]] = {
@@ -95,7 +102,7 @@ TABLE: Final[Mapping[str, Line]] = {
         "info",
         (Spread("claim_seconds", "Time of a claim.", "seconds", CLAIM_BUCKETS_S, ("cause",)),),
     ),
-    "call": Line("debug", (CALLS,)),
+    "call": Line("debug", (CALLS, HELD)),
     "crashed": _count(
         "warning",
         "crashes",
@@ -155,9 +162,10 @@ TABLE: Final[Mapping[str, Line]] = {
         "debug",
         (
             CALLS,
+            HELD,
             Spread(
                 "call_added_seconds",
-                "What a call over HTTP took, less its upstream's part.",
+                "What a call over HTTP took, less its upstream's part and its waits.",
                 "added_s",
                 WAIT_BUCKETS_S,
                 ("decision",),

@@ -36,6 +36,8 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
 NO_RETRY: Final = (("x-should-retry", "false"), ("Stripe-Should-Retry", "false"))
 """The SDKs of OpenAI, Anthropic and Stripe obey these."""
 DECISION: Final = "Coatcheck-Decision"
+HELD: Final = frozenset({ErrorCode.IN_DOUBT, ErrorCode.HELD, ErrorCode.REPLAY_DIVERGENCE})
+"""What a decision, or an answer that comes late, lets go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +76,9 @@ def problem_of(refusal: Refusal) -> Problem:
         is_final=refusal.retry is not Retry.LATER,
         **details,
     )
-    return Problem(made.status, (*made.headers, (DECISION, "held")), made.body)
+    return Problem(made.status, (*made.headers, (DECISION, decision_of(refusal))), made.body)
+
+
+def decision_of(refusal: Refusal) -> str:
+    """`held`: somebody must decide. `refused`: nothing of it was done, and nothing is in doubt."""
+    return "held" if refusal.code in HELD else "refused"

@@ -3,7 +3,8 @@
 It goes on to its end when the agent hangs up: what comes is kept, and serves the next asking.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from coatcheck.wire import ErrorCode, Retry
@@ -11,7 +12,7 @@ from coatcheck_sidecar.core import undo
 from coatcheck_sidecar.core.call_events import Deliver, Ended, Ending, Reason, Wait
 from coatcheck_sidecar.core.mends import mend_of
 from coatcheck_sidecar.core.model import Call, CallClass, CallState, Outcome, OutcomeKind
-from coatcheck_sidecar.core.problem import DECISION
+from coatcheck_sidecar.core.problem import DECISION, HELD, decision_of
 from coatcheck_sidecar.core.recorded import decode_head, from_value, pieces
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.accounts import Accounts
@@ -27,8 +28,6 @@ from coatcheck_sidecar.ports import AgentReply, Clock, Lost, NotSent, Observer, 
 
 SENT_FROM = frozenset({CallState.INTENT, CallState.NOT_APPLIED, CallState.IN_DOUBT})
 """Where asking may mean sending, and needs a turn."""
-HELD = frozenset({ErrorCode.IN_DOUBT, ErrorCode.HELD, ErrorCode.REPLAY_DIVERGENCE})
-"""What a decision, or an answer that comes late, lets go on."""
 PROBE_RETRY_S = 1.0
 OnLate = Callable[[Keeper, LateOutcome], None]
 
@@ -51,8 +50,13 @@ class Errand:
     ) -> None:
         """Nothing happens before `run`."""
         self._accounts = accounts
-        self.decision = "held"
+        self.decision = "abandoned"
+        """What the agent got in the end; this: it hung up before."""
+        self.held_for = ""
+        """Why it was held, if it was."""
         self.upstream_s = 0.0
+        self.waited_s = 0.0
+        """For a turn, between two tries, and for somebody's decision."""
         self._calls = binding.calls
         self._keeper = binding.keeper
         self._on_late = on_late
@@ -84,6 +88,11 @@ class Errand:
             self._key = draft.key
             while not await self._again(draft):
                 pass
+        except Refusal as error:
+            self.decision = decision_of(error)
+            if error.code in HELD:
+                self.held_for = str(error.details.get("reason", error.code.value))
+            raise
         finally:
             self._end_turn()
             if self._key is not None and not self._is_delivered:
@@ -109,7 +118,8 @@ class Errand:
         if error.code not in HELD or left_s <= 0 or self._is_gone:
             raise error
         self._end_turn()
-        await self._calls.wait_for_change(left_s)
+        with self._waiting():
+            await self._calls.wait_for_change(left_s)
 
     async def _again(self, draft: Call) -> bool:
         """Ask, and do what is said; whether that was the end of it."""
@@ -127,7 +137,8 @@ class Errand:
             return False
         if isinstance(follows, Wait):
             self._end_turn()
-            await self._calls.rest(draft.key, follows.delay_s)
+            with self._waiting():
+                await self._calls.rest(draft.key, follows.delay_s)
             return False
         await self._deliver(came)
         return True
@@ -139,7 +150,8 @@ class Errand:
         while isinstance(answer, AskUpstream):
             call = answer.call
             try:
-                found = await ask_upstream(self._upstream, tool=self._tool, call=call)
+                with self._waiting():
+                    found = await ask_upstream(self._upstream, tool=self._tool, call=call)
             except NoAnswer as error:
                 await self._no_probe(call, str(error))
                 answer = await self._calls.ask_for(draft, level=self._wanted.level, turn=self._turn)
@@ -166,7 +178,16 @@ class Errand:
                 call=call.number,
                 first_sent_ms=call.first_sent_ms,
             )
-        await self._calls.rest(call.key, PROBE_RETRY_S)
+        with self._waiting():
+            await self._calls.rest(call.key, PROBE_RETRY_S)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began_s = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self.waited_s += self._clock.monotonic() - began_s
 
     @property
     def _patience_s(self) -> float:
@@ -177,7 +198,8 @@ class Errand:
         if not is_sent:
             self._end_turn()
         elif not self._has_turn:
-            await self._turns.take()
+            with self._waiting():
+                await self._turns.take()
             self._has_turn = True
 
     def _end_turn(self) -> None:

@@ -35,6 +35,8 @@ PASSED: Final = Call(
     is_relayed=True,
 )
 """Stands for every read that is passed on and forgotten."""
+ADDS: Final = frozenset({"sent", "replayed"})
+"""Decisions after which what a call took, less its waits, is our own part."""
 EFFECTS: Final = {CallClass.READ: Effect.READ, CallClass.IDEMPOTENT: Effect.IDEMPOTENT}
 """The other classes refine `once`."""
 NO_DOUBT: Final = Rules(pause_max_s=0.0, key_margin_s=0.0)
@@ -115,13 +117,16 @@ class Exchange:
             await errand.run()
         finally:
             clear(wanted)
-            added_s = self._clock.monotonic() - began_s - errand.upstream_s
+            whole_s = self._clock.monotonic() - began_s
+            added_s = whole_s - errand.upstream_s - errand.waited_s
             self._note(
                 wanted,
                 began_s=began_s,
                 run=wanted.ask.run,
                 decision=errand.decision,
-                added_s=added_s,
+                held=1 if errand.held_for else None,
+                reason=errand.held_for or None,
+                added_s=added_s if errand.decision in ADDS else None,
                 upstream_s=errand.upstream_s or None,
             )
 

@@ -20,6 +20,7 @@ from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import Level, Status
 from coatcheck_sidecar.core.patch import apply_patch
 from coatcheck_sidecar.core.patch_delta import NewState
+from coatcheck_sidecar.core.problem import decision_of
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal, malformed
 from coatcheck_sidecar.engine.agent import Agent, LateOutcome, Wants
@@ -252,7 +253,14 @@ class Requests:
         ask = ask_of(keeper.run, body, arguments=message.attachment or b"\x80")
         if keeper.log.state.compensating is not None:
             ask = undo_asked(keeper.log.state, ask)
-        answer = await calls.ask(ask, level=Level(body.get("level") or Level.NODE))
+        try:
+            answer = await calls.ask(ask, level=Level(body.get("level") or Level.NODE))
+        except Refusal as error:
+            said: dict[str, Any] = {"decision": decision_of(error)}
+            if said["decision"] == "held":
+                said |= {"held": 1, "reason": error.details.get("reason", error.code.value)}
+            keeper.doors.observer.note("call", run=keeper.run, tool=ask.tool, **said)
+            raise
         return answer_of(answer)
 
     async def _undo(self, _message: Message) -> Answered:
