@@ -20,6 +20,7 @@ CLAIM_WAIT_S: Final = 60.0
 NAME: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Run and queue names are part of an object's name."""
 
+Verdict = Literal["applied", "not_applied", "retry", "compensate"]
 Done = TypeVar("Done")
 """What a method without a value returns: `None`, or with asyncio what is to be awaited."""
 
@@ -81,9 +82,8 @@ def _opening(options: Mapping[str, Any]) -> Ask:
     if "schema" not in options:
         raise TypeError("which schema has the state? give its version, such as schema=1")
     given = {name: value for name, value in options.items() if value is not None}
-    implied = {"code_version": os.environ.get("COATCHECK_CODE_VERSION", "")}
-    queue = _named("queue", given.get("queue", "default"))
-    body = {"wait_s": CLAIM_WAIT_S, **implied, **given, "queue": queue}
+    implied = {"wait_s": CLAIM_WAIT_S, "code_version": os.environ.get("COATCHECK_CODE_VERSION", "")}
+    body = {**implied, **given, "queue": _named("queue", given.get("queue", "default"))}
     value = body.pop("input", None)
     return Ask(Request.OPEN, body, None if value is None else encode(value, "input"))
 
@@ -217,6 +217,18 @@ class RunBase(Generic[Done]):
     def eta(self, seconds: float) -> Done:
         """Say how long the run still needs: a pod that drains waits for its end if it can."""
         return self._end(_ops.tell(self._session, Request.ETA, seconds=seconds))
+
+    def resolve(
+        self, call: int, verdict: Verdict, *, value: Any = None, why: str = "", force: bool = False
+    ) -> Done:
+        """Decide a call, by the number in the `details` of `InDoubt` or `Held`; then ask again.
+
+        `applied`: it took place, and `value` came of it. `not_applied`, `retry`: it is sent again,
+        with `force` even while a send may still be on its way. `compensate`: it was taken back, and
+        counts no more. Raises `Conflict` with why it can't be decided so.
+        """
+        body = {"call": call, "verdict": verdict, "why": why, "force": force}
+        return self._end(_ops.tell(self._session, Request.RESOLVE, value=value, **body))
 
     def _turns(self) -> Iterator[None]:
         """Once for each step, until the run ends or the pod drains."""

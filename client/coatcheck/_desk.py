@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from coatcheck import _clock, _ops, errors, wire
-from coatcheck._session import STATUS_AFTER, UNOPENED, Ask, Op, Session, Value, outcome
+from coatcheck._session import ENDS, UNOPENED, Ask, Op, Session, Value, outcome
 
 if TYPE_CHECKING:
     import asyncio  # an agent without it doesn't pay for its import
@@ -169,7 +169,7 @@ class Desk:
         """The run came to its end meanwhile: by what was asked for here, or by somebody else."""
         run, status = self._session.run, self._session.status
         waiting = self._waiting.items()
-        done = [number for number, (ask, _) in waiting if STATUS_AFTER.get(ask.type) == status]
+        done = [number for number, (ask, _) in waiting if ENDS.get(ask.type) == status]
         for number in done:
             self._take(wire.Message(wire.Reply.OK, number, {}, None))
         error = errors.Fenced(f"run {run} is {status}; nobody goes on with it", run=run)

@@ -141,10 +141,10 @@ def _ended(session: Session, whole: Ask, *, data: bytes) -> Op[None]:
         yield whole
 
 
-def tell(session: Session, request: Request, **body: Any) -> Op[None]:
+def tell(session: Session, request: Request, *, value: Any = None, **body: Any) -> Op[None]:
     """Say something of the run."""
     session.check()
-    yield Ask(request, body)
+    yield Ask(request, body, None if value is None else _codec.encode(value, "value"))
 
 
 def leave(session: Session, reason: str, *, error: str | None = None) -> Op[None]:

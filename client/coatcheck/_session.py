@@ -15,9 +15,8 @@ CALL_REQUESTS_SHARE: Final = 2
 """Calls that wait for an equal one take 1 / this of the requests; outcomes need the others."""
 UNOPENED: Final = "unopened"
 OWNED: Final = "owned"
-STATUS_AFTER: Final = {
-    "finish": "finished", "fail": "failed", "release": "released", "undo": "compensated"
-}  # fmt: skip
+ENDS: Final = {"finish": "finished", "fail": "failed", "release": "released", "undo": "compensated"}
+"""A run's status after these requests."""
 
 Value = TypeVar("Value")
 
@@ -147,7 +146,7 @@ class Session:
             consumed = ask.body.get("signals", ())
             self.signals = [number for number in self.signals if number not in consumed]
         if "undo" not in message.body:  # with it there is more to take back
-            self.status = STATUS_AFTER.get(ask.type, self.status)
+            self.status = ENDS.get(ask.type, self.status)
 
     def refused(self, ask: Ask) -> None:
         """Note that `ask` is no longer under way, whatever became of it."""
@@ -185,5 +184,4 @@ def field(message: Message, name: str, *, kind: type[Value]) -> Value:
 def outcome(go: Message, kind: str, *, reason: str = "", result: bytes | None = None) -> Ask:
     """What became of the attempt that `go` allowed."""
     numbers = {name: field(go, name, kind=int) for name in ("call", "attempt")}
-    said = {"reason": reason} if reason else {}
-    return Ask(Request.OUTCOME, {**numbers, "kind": kind, **said}, result)
+    return Ask(Request.OUTCOME, {**numbers, "kind": kind, "reason": reason}, result)

@@ -46,7 +46,8 @@ _LENGTH: Final = struct.Struct(">I")
 
 # The values are the names in lower case, as StrEnum has it.
 Request = StrEnum(
-    "Request", "HELLO OPEN COMMIT CALL ETA OUTCOME PROBED UNDO WAIT FINISH FAIL RELEASE RESULT"
+    "Request",
+    "HELLO OPEN COMMIT CALL ETA OUTCOME PROBED RESOLVE UNDO WAIT FINISH FAIL RELEASE RESULT",
 )
 """What a client asks."""
 Reply = StrEnum("Reply", "OK ERROR")

@@ -22,6 +22,7 @@ GOOD: dict[Request, dict[str, Any]] = {
     Request.ETA: {"seconds": 1.5},
     Request.OUTCOME: {"call": 3, "attempt": 1, "kind": "result"},
     Request.PROBED: {"call": 3, "attempt": 1, "applied": False},
+    Request.RESOLVE: {"call": 3, "verdict": "applied"},
     Request.UNDO: {},
     Request.WAIT: {"name": "approval", "step": 1},
     Request.FINISH: {"step": 1},

@@ -2,14 +2,16 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import msgpack
 import pytest
 
+import coatcheck
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.command import Command
+from coatcheck_sidecar.core.record import Resolved
 from coatcheck_sidecar.engine import outside as outside_module
 from coatcheck_sidecar.engine.outside import Outside
 from tests.engine.harness import Yard, until
@@ -98,3 +100,34 @@ async def test_of_a_key_whose_step_is_over_it_is_told_that_it_took_place(
     number = again.json["call"]
     assert f"call {number} took place under this key" in again.json["detail"]
     assert len(far.seen) == 1
+
+
+@pytest.mark.parametrize("verdict", ["applied", "not_applied"])
+async def test_an_agent_decides_for_itself_by_the_sdk(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, verdict: Literal["applied", "not_applied"]
+) -> None:
+    pod = await yard.pod()
+    monkeypatch.setenv("COATCHECK_SOCKET", str(pod.path))
+    made: list[int] = []
+
+    @coatcheck.tool(effect="once", show=["/cents"])
+    async def charge(cents: int) -> str:
+        made.append(cents)
+        if len(made) == 1:
+            raise OSError("reset")
+        return "again"
+
+    async with coatcheck.open_run("r1", schema=1) as run:
+        with pytest.raises(coatcheck.InDoubt) as doubt:
+            await run.step.tool(charge)(5)
+        number = doubt.value.details["call"]
+        with pytest.raises(coatcheck.Conflict, match="no_such_call"):
+            await run.resolve(99, "applied")
+        await run.resolve(number, verdict, value="paid", why="the bank said so", force=True)
+        with pytest.raises(coatcheck.Conflict, match="not_in_doubt"):
+            await run.resolve(number, "retry")
+        value = await run.step.tool(charge)(5)
+        events = [record.event for record in (await yard.log()).state.records.values()]
+    assert (value, made) == (("paid", [5]) if verdict == "applied" else ("again", [5, 5]))
+    (said,) = [event for event in events if isinstance(event, Resolved)]
+    assert (said.by, said.why) == ("its agent", "the bank said so")

@@ -27,6 +27,8 @@ Examples: coatcheck resolve invoice-4711 17 --applied --value '{"id": "ch_1"}' -
 @click.option("--applied", "verdict", flag_value="applied", help="It took place.")
 @click.option("--not-applied", "verdict", flag_value="not_applied", help="It did not.")
 @click.option("--retry", "verdict", flag_value="retry", help="Send it again, whatever became.")
+@click.option("--compensate", "verdict", flag_value="compensate",
+              help="It took place and was taken back: it counts no more.")  # fmt: skip
 @click.option("--value", metavar="JSON", help="With --applied: the result to give the agent.")
 @click.option("--force", is_flag=True, help="Even while a send may still be on its way.")
 @click.option("--queue", help="All calls in doubt of runs of this queue.")
@@ -51,9 +53,13 @@ def command(
     is_json: bool,
     store: str | None,
 ) -> None:
-    """Decide what became of a call in doubt, or of all of a tool or queue."""
+    """Decide what became of a call in doubt, or of all of a tool or queue.
+
+    A call that took place can be given its answer if that was lost (--applied --value), and be said
+    to be taken back (--compensate).
+    """
     if verdict is None:
-        raise click.UsageError("say --applied, --not-applied or --retry")
+        raise click.UsageError("say --applied, --not-applied, --retry or --compensate")
     if value is not None and verdict != "applied":
         raise click.UsageError("--value goes with --applied")
     packed = parse_value(value) if verdict == "applied" else None

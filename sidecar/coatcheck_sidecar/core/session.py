@@ -13,6 +13,7 @@ from math import inf
 from typing import Any, Final
 
 from coatcheck.wire import ErrorCode, Request, Retry
+from coatcheck_sidecar.core.call_events import Resolution
 from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import RUN_ID, Effect, Level
 
@@ -77,6 +78,7 @@ SAID: Final = frozenset({"error", "reason"})
 """What an agent says of a failure may be long; its beginning is kept."""
 LEVELS: Final = frozenset(level.value for level in Level)
 EFFECTS: Final = frozenset(effect.value for effect in Effect)
+VERDICTS: Final = frozenset(resolution.value for resolution in Resolution)
 ON_DRAIN: Final = frozenset(on_drain.value for on_drain in OnDrain)
 
 
@@ -126,6 +128,12 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "unresolved_ok": _may(FLAG),
         "irreversible": _may(FLAG),
         "undo": _may(TEXT),
+    },
+    Request.RESOLVE: {
+        "call": Field(INT),
+        "verdict": Field(TEXT, values=VERDICTS),
+        "why": _may(TEXT),
+        "force": _may(FLAG),
     },
     Request.ETA: {"seconds": Field(NUMBER)},
     Request.OUTCOME: {

@@ -9,7 +9,7 @@ from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject
 from coatcheck_sidecar.core.model import Level
 from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat
-from coatcheck_sidecar.core.record import Event, Failed
+from coatcheck_sidecar.core.record import Commanded, Event, Failed
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.undo_records import Compensating
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
@@ -128,7 +128,7 @@ class Heart:
                 continue
             keeper = keepers.get(command.run)
             if keeper is not None and not keeper.is_over:
-                await self._obey(keeper, command)
+                await self.obey(keeper, command)
                 await self._doors.store.delete(entry.name)
 
     async def _take_back(self, keeper: Keeper) -> None:
@@ -138,8 +138,11 @@ class Heart:
         else:
             keeper.stop(left_s=self._doors.settings.grace_s)
 
-    async def _obey(self, keeper: Keeper, command: Command) -> None:
-        """Append what the command asks for; it is in the head when this returns."""
+    async def obey(self, keeper: Keeper, command: Command) -> str:
+        """Append what the command asks for, or why not, which it returns; it is in the head then.
+
+        Raises nothing: a run that was lost meanwhile has its new owner.
+        """
         rules = Rules(pause_max_s=self._doors.settings.pause_max_s, key_margin_s=KEY_MARGIN_S)
         state = keeper.log.state
         events: list[Event] = []
@@ -154,6 +157,9 @@ class Heart:
             if events and isinstance(events[-1], Compensating):
                 await self._take_back(keeper)
         except Refusal as error:
-            self._doors.observer.note("command", what=command.what, refused=error.message)
-            return
-        self._doors.observer.note("command", what=command.what, refused="")
+            refused = error.message
+        else:
+            last = events[-1] if events else None
+            refused = last.refused if isinstance(last, Commanded) else ""
+        self._doors.observer.note("command", what=command.what, refused=refused)
+        return refused

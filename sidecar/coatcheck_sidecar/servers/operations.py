@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from coatcheck_sidecar.core.call_events import Resolution
 from coatcheck_sidecar.core.model import RUN_ID, Effect
 from coatcheck_sidecar.core.policy import Identity
 from coatcheck_sidecar.servers.schemas import (
@@ -296,11 +297,11 @@ OPERATIONS: Final = (
     Operation(
         id="resolve",
         path="/v1/runs/{run}/resolve",
-        says="Decide what became of a call in doubt.",
+        says="Decide what became of a call: in doubt, or done with its answer lost, or taken back.",
         takes=takes(
             "call verdict by",
             call=COUNT,
-            verdict=words("applied", "not_applied", "retry"),
+            verdict=words(*(verdict.value for verdict in Resolution)),
             force={**FLAG, "description": "Even while a send may still be on its way."},
             **ORDER,
             **value("value", "With `applied`: the result to give the agent."),

@@ -16,6 +16,7 @@ from coatcheck.wire import (
     WireError,
 )
 from coatcheck_sidecar.core.call_events import Ending
+from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.drain import OnDrain
 from coatcheck_sidecar.core.model import Level, Status
 from coatcheck_sidecar.core.patch import apply_patch
@@ -80,6 +81,7 @@ class Requests:
             Request.OUTCOME: self._outcome,
             Request.PROBED: self._probed,
             Request.UNDO: self._undo,
+            Request.RESOLVE: self._resolve,
             Request.WAIT: self._wait,
             Request.FINISH: self._finish,
             Request.FAIL: self._fail,
@@ -262,6 +264,27 @@ class Requests:
             keeper.doors.observer.note("call", run=keeper.run, tool=ask.tool, **said)
             raise
         return answer_of(answer)
+
+    async def _resolve(self, message: Message) -> Answered:
+        """As an operator does; raises `Refusal` with why not."""
+        keeper, _ = self._owned()
+        body, call = message.body, keeper.log.state.calls.get(message.body["call"])
+        command = Command(
+            id=f"{self._incarnation.hex()}.{message.id}",  # of one that was sent again too
+            run=keeper.run,
+            what="resolve",
+            by="its agent",
+            why=said(body, "why"),
+            call=body["call"],
+            verdict=body["verdict"],
+            force=bool(body.get("force")),
+            value=message.attachment,
+            attempt=call.attempt if call else 0,
+            at_ms=keeper.now_ms(),
+        )
+        if refused := await self._sidecar.heart.obey(keeper, command):
+            raise Refusal(ErrorCode.CONFLICT, refused, run=keeper.run)
+        return Answered({})
 
     async def _undo(self, _message: Message) -> Answered:
         """The next function that takes a call back; without one the run is over."""
