@@ -306,3 +306,20 @@ def test_an_agent_may_read_the_terminal(tmp_path: Path) -> None:
             said += terminal.read(100)
         _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--run", "r1")])
+def test_off_leads_agents_straight_to_their_upstreams(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "tools: {mail: {upstream: 'https://mail.example/v1', env: MAIL_URL}}"
+    )
+    agent = script(tmp_path, "import os\nfor name in ('COATCHECK_PROXY_URL', 'MAIL_URL', "
+                   "'COATCHECK_UPSTREAM_MAIL'):\n    print(name, os.environ.get(name, 'unset'))\n")  # fmt: skip
+    env = {"COATCHECK_MODE": "off", "COATCHECK_CONFIG": str(tmp_path / "c.yaml")}
+    with running(tmp_path, options, agent, **env) as run:
+        assert run.told("COATCHECK_PROXY_URL") == "unset"
+        assert run.told("MAIL_URL") == "https://mail.example/v1"
+        assert run.told("COATCHECK_UPSTREAM_MAIL") == "https://mail.example/v1"
+        assert run.ends() == 0

@@ -140,12 +140,12 @@ async def _supervise(config: Config, plan: Plan) -> int:
         logs.write("warning", "grace_beyond_platform", **known)
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(running(config))
-        environ = {
-            **(upstreams_of(config.tools.values()) if config.mode == "off" else {}),
-            **os.environ,
-            "COATCHECK_SOCKET": str(config.socket),
-            "COATCHECK_PROXY_URL": f"http://127.0.0.1:{parts.local.port}",
-        }
+        environ = {**os.environ, "COATCHECK_SOCKET": str(config.socket)}
+        if config.mode == "off":  # nothing goes through the proxy: who builds a URL is to notice
+            environ = {**upstreams_of(config.tools.values()), **environ}
+            environ.pop("COATCHECK_PROXY_URL", None)
+        else:
+            environ["COATCHECK_PROXY_URL"] = f"http://127.0.0.1:{parts.local.port}"
         if plan.ping is not None:
             keepers, clock = parts.sidecar.keepers, parts.sidecar.doors.clock
             server = ping_server(
