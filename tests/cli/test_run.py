@@ -315,8 +315,9 @@ def test_off_leads_agents_straight_to_their_upstreams(
     (tmp_path / "c.yaml").write_text(
         "tools: {mail: {upstream: 'https://mail.example/v1', env: MAIL_URL}}"
     )
-    agent = script(tmp_path, "import os\nfor name in ('COATCHECK_PROXY_URL', 'MAIL_URL', "
-                   "'COATCHECK_UPSTREAM_MAIL'):\n    print(name, os.environ.get(name, 'unset'))\n")  # fmt: skip
+    names = ("COATCHECK_PROXY_URL", "MAIL_URL", "COATCHECK_UPSTREAM_MAIL")
+    show = "import os\nfor name in %r: print(name, os.environ.get(name, 'unset'))\n"
+    agent = script(tmp_path, show % (names,))
     env = {"COATCHECK_MODE": "off", "COATCHECK_CONFIG": str(tmp_path / "c.yaml")}
     with running(tmp_path, options, agent, **env) as run:
         assert run.told("COATCHECK_PROXY_URL") == "unset"

@@ -50,8 +50,9 @@ async def test_openai_streaming(world: World) -> None:
     await killed_and_resumed(world, "openai-stream", model="openai", kills=("^turn 3$",))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("agent", ["openai-sync", "openai-async"])
+@pytest.mark.parametrize(
+    "agent", ["openai-sync", pytest.param("openai-async", marks=pytest.mark.slow)]
+)
 async def test_openai(world: World, agent: str) -> None:
     await killed_and_resumed(world, agent, model="openai")
 
@@ -70,8 +71,14 @@ async def test_openai_responses(world: World, agent: str) -> None:
     await killed_and_resumed(world, agent, model="openai")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("agent", ["anthropic-sync", "anthropic-async", "anthropic-stream"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "anthropic-stream",
+        pytest.param("anthropic-sync", marks=pytest.mark.slow),
+        pytest.param("anthropic-async", marks=pytest.mark.slow),
+    ],
+)
 async def test_anthropic(world: World, agent: str) -> None:
     await killed_and_resumed(world, agent, model="anthropic")
 
@@ -103,7 +110,6 @@ async def test_a_sidecar_killed_with_its_agent(world: World, name: str, server: 
     judge_cut(world, said[-1], kills=1)
 
 
-@pytest.mark.slow
 async def test_curl(world: World, tmp_path: Path) -> None:
     script = tmp_path / "agent.sh"
     script.write_text(
@@ -130,7 +136,6 @@ def stripe_mock(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{folder}/stripe-stateful-mock"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_stripe(world: World, stripe_mock: str) -> None:
     (port,) = free_ports(1)
@@ -151,7 +156,6 @@ async def test_stripe(world: World, stripe_mock: str) -> None:
     assert sorted(charge["id"] for charge in made) == sorted(ids)
 
 
-@pytest.mark.slow
 async def test_boto3(world: World) -> None:
     with ministack(services="s3,sqs") as aws:
         aws.make_bucket("agents")
