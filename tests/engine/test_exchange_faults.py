@@ -12,6 +12,7 @@ from coatcheck_sidecar.core import call
 from coatcheck_sidecar.core.model import Effect
 from coatcheck_sidecar.core.tool import HttpProbe, UpstreamKey
 from coatcheck_sidecar.engine import errand
+from examples.demo.processes import free_ports
 from tests.engine.harness import Yard
 from tests.engine.proxying import (
     NO_HEADERS,
@@ -28,6 +29,13 @@ from tests.engine.proxying import (
 )
 
 WHOLE = b'{"whole":true}'
+SETTINGS: dict[str, dict[str, Any]] = {
+    "slow": {"head_s": 0.15},
+    "shed": {"sheds_by_503": True},
+    "too big": {"record_bytes_max": 1_024},
+}
+"""Of the tool, where an event needs more than the class of its calls."""
+SAVES: dict[str, Any] = {"upstream_key": UpstreamKey(saves=frozenset({"2xx", "4xx", "5xx"}))}
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +72,15 @@ EVENTS: dict[str, Behaviour] = {
     "429": answer(429, b"{}", "Retry-After: 0"),
     "500": answer(500),
     "503": answer(503),
+    "shed": answer(503, b"{}", "Retry-After: 0"),
+    "busy": answer(503, b"{}", "Retry-After: 0"),
+    "421": answer(421),
+    "500 saved": answer(500),
+    "too big": answer(200, b"[" + b"1," * 1_000 + b"1]"),
     "401": answer(401),
+    "403": answer(403),
+    "407": answer(407),
+    "400": answer(400),
     "302": answer(302, b"", "Location: /elsewhere"),
     "404": answer(404),
     "200": answer(200, WHOLE),
@@ -86,11 +102,17 @@ class Then:
 AGAIN = Then(200, 200, 2)
 PROBED = Then(200, 200, 1, probes=1)
 HELD = Then(424, 424, 1, decision="held")
-OPEN = Then(401, 200, 2, decision="sent")
+REFETCHED = Then(200, 200, 2, decision="sent")
+LOST = Then(200, 424, 1, decision="held")
+"""It took place, and there is no answer to give again."""
 
 
 def final(status: int) -> Then:
     return Then(status, status, 1)
+
+
+def denied(status: int) -> Then:
+    return Then(status, 200, 2, decision="sent")
 
 
 TABLE: dict[str, dict[str, Then]] = {
@@ -106,7 +128,15 @@ TABLE: dict[str, dict[str, Then]] = {
         "429": (AGAIN,) * 5,
         "500": (AGAIN, AGAIN, AGAIN, PROBED, final(500)),
         "503": (AGAIN, AGAIN, AGAIN, PROBED, HELD),
-        "401": (OPEN,) * 5,
+        "shed": (AGAIN,) * 5,
+        "busy": (AGAIN, AGAIN, AGAIN, PROBED, HELD),
+        "421": (AGAIN,) * 5,
+        "500 saved": (AGAIN, AGAIN, final(500), PROBED, final(500)),
+        "too big": (REFETCHED, REFETCHED, LOST, LOST, LOST),
+        "401": (denied(401),) * 5,
+        "403": (denied(403),) * 5,
+        "407": (denied(407),) * 5,
+        "400": (final(400),) * 5,
         "302": (final(302),) * 5,
         "404": (final(404),) * 5,
         "200": (final(200),) * 5,
@@ -126,7 +156,8 @@ async def ask(at: Near) -> Got:
 @pytest.mark.parametrize("event", list(EVENTS))
 async def test_the_table(yard: Yard, far: Far, class_: str, event: str) -> None:
     then = TABLE[event][class_]
-    tools = tool_of(far, head_s=0.15 if event == "slow" else 5.0, **CLASSES[class_])
+    saves = SAVES if event == "500 saved" and class_ == "K" else {}
+    tools = tool_of(far, **{"head_s": 5.0, **CLASSES[class_], **SETTINGS.get(event, {}), **saves})
     at = await near(yard, tools)
     await at.agent()
     found = answer(200, json.dumps({"items": [{"id": 7}]}).encode())
@@ -150,3 +181,22 @@ async def test_the_table(yard: Yard, far: Far, class_: str, event: str) -> None:
         keys = {seen.headers.get("idempotency-key") for seen in far.seen}
         assert len(keys) == 1
         assert (None in keys) == (class_ not in {"K", "P"})
+
+
+@pytest.mark.parametrize("class_", list(CLASSES))
+async def test_what_never_left_goes_when_there_is_somebody(
+    yard: Yard, far: Far, class_: str
+) -> None:
+    """Nothing listens there: the agent is told so, nothing is in doubt, and it may ask again."""
+    (port,) = free_ports(1)
+    away = Far(port=port)
+    at = await near(yard, tool_of(away, patience_s=0.1, **CLASSES[class_]))
+    await at.agent()
+    first = await ask(at)
+    assert (first.status, first.decision) == (502, "refused")
+    assert first.json["reason"] == "not_sent"
+    server = await asyncio.start_server(far.serve, "127.0.0.1", port)
+    second = await ask(at)
+    assert (second.status, second.decision) == (200, "sent")
+    assert len(far.seen) == 1
+    server.close()
