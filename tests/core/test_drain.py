@@ -110,6 +110,8 @@ VIEWS = st.lists(
         run=st.text(min_size=1, max_size=3),
         on_drain=st.sampled_from([OnDrain.DRAIN, OnDrain.MIGRATE, OnDrain.COMPENSATE]),
         has_agent=st.booleans(),
+        is_awaited=st.booleans(),
+        is_undoing=st.booleans(),
         is_over=st.booleans(),
         is_told=st.booleans(),
         boundary_s=st.floats(0, 100),

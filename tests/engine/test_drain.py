@@ -335,10 +335,12 @@ async def test_the_barrier_is_capped_below_the_grace(yard: Yard) -> None:
 async def test_sixty_four_runs_are_released_by_one_drain(yard: Yard) -> None:
     pod = await yard.pod()
     agents = [await pod.agent(f"r{number}") for number in range(64)]
+    began_s = asyncio.get_running_loop().time()
     drain_of(pod).begin("preStop")
     await until(lambda: all(agent.pushes for agent in agents))
     await asyncio.gather(*(agent.release("draining") for agent in agents))
     assert await released(pod)
+    assert asyncio.get_running_loop().time() - began_s < 2.0
     assert not pod.notes.of("run_cut")
 
 
