@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,7 +121,8 @@ def _sampler(config: Config, sidecar: Sidecar, *, view: EngineView) -> BypassSam
     if config.mode == "off" or not (config.tools or config.forward or config.mode == "observe"):
         return None
     doors = sidecar.doors
-    sampler = BypassSampler(read_bypass, clock=doors.clock, observer=doors.observer)
+    look = partial(read_bypass, config.bypass_ok)
+    sampler = BypassSampler(look, clock=doors.clock, observer=doors.observer)
     view.bypass = lambda: sampler.connections
     return sampler
 

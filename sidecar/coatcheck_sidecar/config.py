@@ -34,6 +34,7 @@ from coatcheck_sidecar.engine.settings import ENFORCE, OFF, WARN, Settings
 from coatcheck_sidecar.stores.url import QUERY_KEYS
 
 if TYPE_CHECKING:
+    from coatcheck_sidecar.core.bypass import Meant
     from coatcheck_sidecar.core.completions import Price
     from coatcheck_sidecar.core.forward import Forward
     from coatcheck_sidecar.core.tool import Tool
@@ -103,8 +104,16 @@ def _mode(value: object) -> object:
     return "off" if value is False else value  # YAML 1.1 reads `off` so
 
 
-def _uids(value: object) -> object:
-    return [uid for uid in value.split(",") if uid.strip()] if isinstance(value, str) else value
+def _commas(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _meant(text: str) -> "Meant":
+    from coatcheck_sidecar.core.bypass import meant  # only where there is something
+
+    return meant(text)
 
 
 def _parsed(parse: Callable[[str], Any]) -> CoreSchema:
@@ -124,8 +133,11 @@ _URL: Final = core_schema.str_schema(max_length=1024)
 _STORE_FORMAT: Final = core_schema.int_schema(ge=max(1, FORMAT - 1), le=FORMAT)
 _MODE: Final = core_schema.no_info_before_validator_function(_mode, _words(*MODES))
 _FLUSH_BUDGET: Final = core_schema.no_info_before_validator_function(_mode, _words(*FLUSH_BUDGETS))
+_MEANT: Final = core_schema.no_info_before_validator_function(
+    _commas, core_schema.list_schema(_parsed(_meant), max_length=100)
+)
 _UIDS: Final = core_schema.no_info_before_validator_function(
-    _uids, core_schema.tuple_schema([core_schema.int_schema(ge=0)], variadic_item_index=0)
+    _commas, core_schema.tuple_schema([core_schema.int_schema(ge=0)], variadic_item_index=0)
 )
 
 
@@ -159,6 +171,9 @@ class Config(Settings):
         str, _POD_UID, "name of this pod, metadata.uid; one is made up and kept if absent"
     ] = ""
     address: Annotated[str, _URL, "URL at which others find this pod's agents"] = ""
+    bypass_ok: Annotated[
+        tuple["Meant", ...], _MEANT, "connections meant to pass the proxy, as 10.0.0.0/8 or *:5432"
+    ] = ()
     store_format: Annotated[int, _STORE_FORMAT, "format of the objects to write"] = FORMAT
     journal_bytes_max: Annotated[int, _BYTES, "rows that the journal keeps"] = 268_435_456
     """256 MiB of rows not yet shipped: hours of deltas while the store is away."""

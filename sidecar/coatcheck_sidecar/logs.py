@@ -1,13 +1,12 @@
 """Log lines: one JSON object a line on stderr, or text for a terminal.
 
-Whatever is bound (run, step, epoch) stands on every line of its task. The standard library's
-loggers, which aiohttp and asyncio use, go the same way.
+The standard library's loggers, which aiohttp and asyncio use, go the same way.
 """
 
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any, Final, TextIO
@@ -72,7 +71,6 @@ class _Lines:
         logger = structlog.wrap_logger(
             structlog.WriteLogger(out),
             processors=[
-                structlog.contextvars.merge_contextvars,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
                 structlog.processors.format_exc_info if not is_text else _same,
@@ -110,12 +108,6 @@ def write(level: str, event: str, /, **fields: object) -> None:
         _LINES.write(level, event, **shown)
     except (OSError, ValueError):
         return
-
-
-def bound(**fields: object) -> AbstractContextManager[None]:
-    """A block whose lines, all of this task, bear these fields: run, step, epoch."""
-    context: AbstractContextManager[None] = load().contextvars.bound_contextvars(**fields)
-    return context
 
 
 def _same(_logger: Any, _method: str, line: Any) -> Any:

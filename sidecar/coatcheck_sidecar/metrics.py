@@ -22,6 +22,8 @@ from coatcheck_sidecar.events import TABLE, Count, Figures, Spread
 
 LABEL_VALUES_MAX: Final = 100
 """Tools are named by agents; past this many names they are counted together."""
+LABEL_CHARS_MAX: Final = 128
+"""Of one name: a run's may have as many."""
 OTHER: Final = "other"
 
 
@@ -150,7 +152,7 @@ class Metrics:
             made.inc(max(0, amount))
 
     def _label(self, name: str, fields: Mapping[str, object]) -> str:
-        value = str(fields.get(name, ""))
+        value = str(fields.get(name, ""))[:LABEL_CHARS_MAX]
         known = self._values.setdefault(name, set())
         if value not in known and len(known) >= LABEL_VALUES_MAX:
             return OTHER

@@ -3,18 +3,19 @@
 import os
 import re
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from coatcheck_sidecar.core.bypass import Socket, outgoing, parse_tcp
+from coatcheck_sidecar.core.bypass import Meant, Socket, outgoing, parse_tcp
 
 TABLES: Final = ("tcp", "tcp6")
 SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
 
 
-def read_bypass(proc: Path = Path("/proc")) -> dict[str, int]:
-    """Open outgoing connections that are not this process's own, by remote host.
+def read_bypass(ok: Collection[Meant] = (), *, proc: Path = Path("/proc")) -> dict[str, int]:
+    """Open outgoing connections that are neither this process's own nor `ok`, by remote host.
 
     Empty where there is no such table. Blocks for as long as the kernel takes to print it.
     """
@@ -25,7 +26,7 @@ def read_bypass(proc: Path = Path("/proc")) -> dict[str, int]:
             text = (proc / "self" / "net" / table).read_text("ascii", "replace")
             sockets += parse_tcp(text, order=sys.byteorder)
     # Sockets that we opened or closed in between are ours as well.
-    return outgoing(sockets, own=before | _own(proc))
+    return outgoing(sockets, own=before | _own(proc), ok=ok)
 
 
 def _own(proc: Path) -> set[int]:

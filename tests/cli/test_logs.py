@@ -26,14 +26,13 @@ def lines(out: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_a_line_is_one_object_with_what_is_bound(out: io.StringIO) -> None:
-    with logs.bound(run="r1", step=3, epoch=2):
-        logs.write("info", "shipped", bytes=10, name=b"\xff", error=ValueError("no"))
+def test_a_line_is_one_object_with_its_fields(out: io.StringIO) -> None:
+    logs.write("info", "shipped", run="r1", bytes=10, name=b"\xff", error=ValueError("no"))
     logs.write("warning", "two\nlines")
     first, second = lines(out)
     assert first.pop("time").endswith("Z")
     assert first == {
-        "event": "shipped", "level": "info", "run": "r1", "step": 3, "epoch": 2,
+        "event": "shipped", "level": "info", "run": "r1",
         "bytes": 10, "name": "b'\\xff'", "error": "no",
     }  # fmt: skip
     assert second["event"] == "two\nlines"

@@ -133,6 +133,13 @@ def test_an_agent_that_makes_up_tools_does_not_make_up_series(out: io.StringIO) 
     assert sum(name.startswith("coatcheck_calls_total") for name in told) == LABEL_VALUES_MAX + 1
 
 
+def test_a_label_has_an_end() -> None:
+    events = Events()
+    events.note("call", tool="t" * 5_000, decision="sent")
+    (name,) = (name for name in samples(events) if name.startswith("coatcheck_calls_total"))
+    assert len(name) < 200
+
+
 def test_gauges_are_read_at_each_scrape() -> None:
     events = Events()
     now = [Figures(runs={"owned": 2}, in_doubt=1, is_unfenced=True)]

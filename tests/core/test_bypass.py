@@ -1,9 +1,10 @@
 from ipaddress import IPv4Address, IPv6Address
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coatcheck_sidecar.core.bypass import HOSTS_MAX, OTHER, few, outgoing, parse_tcp
+from coatcheck_sidecar.core.bypass import HOSTS_MAX, OTHER, few, meant, outgoing, parse_tcp
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"  # noqa: E501
 
@@ -18,7 +19,7 @@ REMOTE, REMOTE_V6 = "010200C0", "B80D0120000000000000000001000000"
 
 def test_lines_of_the_kernel_are_read() -> None:
     (socket,) = parse_tcp(HEAD + line(f"{POD}:C350", f"{REMOTE}:01BB", inode=42), order="little")
-    assert socket == (IPv4Address("10.0.0.5"), 50_000, IPv4Address("192.0.2.1"), 1, 42)
+    assert socket == (IPv4Address("10.0.0.5"), 50_000, IPv4Address("192.0.2.1"), 443, 1, 42)
     (six,) = parse_tcp(line(f"{POD_V6}:C350", f"{REMOTE_V6}:01BB"), order="little")
     assert six.remote == IPv6Address("2001:db8::1")
     mapped = "0000000000000000FFFF0000" + REMOTE
@@ -43,6 +44,35 @@ def test_only_what_began_here_and_is_not_ours_goes_past_the_proxy() -> None:
     )
     sockets = parse_tcp(text, order="little")
     assert outgoing(sockets, own={99}) == {"192.0.2.1": 2, "192.0.2.3": 1}
+
+
+@pytest.mark.parametrize(
+    ("ok", "left"),
+    [
+        ("192.0.2.0/24", {"2001:db8::1": 1}),
+        ("192.0.2.1", {"192.0.2.3": 1, "2001:db8::1": 1}),
+        ("192.0.2.1:443", {"192.0.2.3": 1, "2001:db8::1": 1}),
+        ("192.0.2.1:444", {"192.0.2.1": 1, "192.0.2.3": 1, "2001:db8::1": 1}),
+        ("*:443", {"192.0.2.3": 1}),
+        ("[2001:db8::]/32", {"192.0.2.1": 1, "192.0.2.3": 1}),
+        ("[2001:db8::1]:443", {"192.0.2.1": 1, "192.0.2.3": 1}),
+    ],
+)
+def test_what_is_meant_to_go_past_the_proxy_is_not_counted(ok: str, left: dict[str, int]) -> None:
+    text = (
+        line(f"{POD}:C350", f"{REMOTE}:01BB")
+        + line(f"{POD}:C357", "030200C0:0050")
+        + line(f"{POD_V6}:C350", f"{REMOTE_V6}:01BB")
+    )
+    assert outgoing(parse_tcp(text, order="little"), own=(), ok=[meant(ok)]) == left
+
+
+@pytest.mark.parametrize(
+    "text", ["", "*", "db.internal:5432", "10.0.0.0/33", "10.0.0.1:0", "10.0.0.1:70000", "fd00::1"]
+)
+def test_what_names_no_connections_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must be as|does not appear"):
+        meant(text)
 
 
 def test_hosts_are_few() -> None:

@@ -145,6 +145,13 @@ def test_a_word_is_one_of_those_listed(request_: Request, name: str) -> None:
         check_fields(request_, {**GOOD[request_], name: "luck"})
 
 
+def test_text_is_what_utf_8_can_hold() -> None:
+    for text in ("\ud800", "a\udfff"):
+        with pytest.raises(Refusal, match="'tool' has a lone surrogate"):
+            check_fields(Request.CALL, {**GOOD[Request.CALL], "tool": text})
+    check_fields(Request.CALL, {**GOOD[Request.CALL], "tool": "\U0001f9e5"})
+
+
 def test_text_has_a_limit_since_it_goes_into_heads() -> None:
     check_fields(Request.WAIT, {"step": 1, "name": "x" * TEXT_CHARS_MAX})
     with pytest.raises(Refusal, match="wait: 'name' has 4097 of 4096 characters"):

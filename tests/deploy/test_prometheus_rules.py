@@ -17,7 +17,9 @@ needs_promtool = pytest.mark.skipif(
     PROMTOOL is None, reason="there is no promtool: `make packages` as root on Debian installs it"
 )
 ALERTS = sorted(rules("alert"))
-METRIC = re.compile(r"\b(?:coatcheck|process)_[a-z_]+\b")
+UP = "up"
+"""What Prometheus itself says of a target."""
+METRIC = re.compile(r"\b(?:coatcheck|process)_[a-z_]+\b|\bup\b(?={)")
 SUFFIX = re.compile(r"_(?:bucket|count|sum)$")
 
 
@@ -33,13 +35,13 @@ def cases() -> list[dict[str, Any]]:
 
 
 def metrics_of(expression: str) -> set[str]:
-    """The sidecar's metrics that an expression needs, those behind recorded ones too."""
+    """What an expression needs: the sidecar's metrics, those behind recorded ones too, and `up`."""
     behind = " ".join(rule["expr"] for name, rule in rules("record").items() if name in expression)
     return set(METRIC.findall(f"{expression} {behind}"))
 
 
 def exported() -> set[str]:
-    """Every series that a sidecar can have, by the name that an expression calls it."""
+    """Every series of a target that is a sidecar, by the name that an expression calls it."""
     events = Events()
     metrics = events.metrics()
     metrics.watch(Figures)
@@ -50,7 +52,7 @@ def exported() -> set[str]:
         for instrument in line.instruments:
             ends = ("_bucket", "_count", "_sum") if isinstance(instrument, Spread) else ("_total",)
             names |= {f"coatcheck_{instrument.name}{end}" for end in ends}
-    return names
+    return names | {UP}
 
 
 # Alerts

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from coatcheck_sidecar.clock import SystemClock
+from coatcheck_sidecar.core.bypass import meant
 from coatcheck_sidecar.engine.bypass import BypassSampler
 from coatcheck_sidecar.events import Events
 from coatcheck_sidecar.sockets import read_bypass
@@ -23,11 +24,12 @@ def test_the_table_of_the_namespace_is_held_against_our_own_sockets(tmp_path: Pa
     (tmp_path / "self/fd/3").symlink_to("socket:[8]")
     (tmp_path / "self/fd/4").symlink_to("/dev/null")
     (tmp_path / "self/fd/5").write_text("")
-    assert read_bypass(tmp_path) == {"192.0.2.1": 1}
+    assert read_bypass(proc=tmp_path) == {"192.0.2.1": 1}
+    assert read_bypass([meant("*:443")], proc=tmp_path) == {}
 
 
 def test_where_there_is_no_such_table_nothing_is_seen(tmp_path: Path) -> None:
-    assert read_bypass(tmp_path) == {}
+    assert read_bypass(proc=tmp_path) == {}
 
 
 def test_the_kernel_in_front_of_us_is_understood() -> None:

@@ -1,8 +1,9 @@
 """Which connections of the pod go past the proxy, by the kernel's own table of sockets."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final, Literal, NamedTuple
 
 ESTABLISHED: Final = 0x01
@@ -12,6 +13,12 @@ WORD_BYTES: Final = 4
 """An address is printed as 32-bit words, each in the machine's own order."""
 FIELDS_MIN: Final = 10
 """`sl local remote st queues timer retransmits uid timeout inode`, and more."""
+PORT_MAX: Final = 65_535
+MEANT: Final = re.compile(
+    r"(?:(?P<any>\*)(?=:)|\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+))(?P<bits>/\d{1,3})?"
+    r"(?::(?P<port>\d{1,5}))?",
+    re.ASCII,
+)
 HOSTS_MAX: Final = 20
 """Hosts told apart in a metric; connections to more are counted together."""
 OTHER: Final = "other"
@@ -25,6 +32,7 @@ class Socket(NamedTuple):
     local: Address
     local_port: int
     remote: Address
+    remote_port: int
     state: int
     inode: int
 
@@ -39,19 +47,46 @@ def parse_tcp(text: str, *, order: Literal["little", "big"]) -> list[Socket]:
         fields = line.split()
         try:
             local, local_port = _place(fields[1], order=order)
-            remote, _ = _place(fields[2], order=order)
+            remote, remote_port = _place(fields[2], order=order)
             state, inode = int(fields[3], 16), int(fields[FIELDS_MIN - 1])
         except (IndexError, ValueError):
             continue
-        found.append(Socket(local, local_port, remote, state, inode))
+        found.append(Socket(local, local_port, remote, remote_port, state, inode))
     return found
 
 
-def outgoing(sockets: Iterable[Socket], *, own: Collection[int]) -> dict[str, int]:
+class Meant(NamedTuple):
+    """Connections that are meant to go past the proxy: by network, by port, or both."""
+
+    network: IPv4Network | IPv6Network | None
+    port: int | None
+
+    def has(self, socket: Socket) -> bool:
+        """This connection is one of them."""
+        is_there = self.network is None or socket.remote in self.network
+        return is_there and self.port in (None, socket.remote_port)
+
+
+def meant(text: str) -> Meant:
+    """`10.0.0.0/8`, `10.1.2.3:5432`, `*:6379` or `[fd00::]/8:443`. Raises `ValueError`."""
+    found = MEANT.fullmatch(text)
+    port = int(found["port"]) if found and found["port"] else None
+    if found is None or (port is not None and not 0 < port <= PORT_MAX):
+        raise ValueError(f"{text!r:.80} must be as 10.0.0.0/8, 10.1.2.3:5432 or *:6379")
+    if found["any"]:
+        return Meant(None, port)
+    host = (found["v6"] or found["v4"]) + (found["bits"] or "")
+    return Meant(ip_network(host, strict=False), port)
+
+
+def outgoing(
+    sockets: Iterable[Socket], *, own: Collection[int], ok: Collection[Meant] = ()
+) -> dict[str, int]:
     """Open connections that this network namespace began, by remote host.
 
-    Without those to itself, and those of the inodes `own`. A connection from a port on which
-    something listens is one that came in; one without an inode was not accepted yet.
+    Without those to itself, those of the inodes `own`, and those that are meant (`ok`). A connection
+    from a port on which something listens is one that came in; one without an inode was not
+    accepted yet.
     """
     known = list(sockets)
     listening = {socket.local_port for socket in known if socket.state == LISTEN}
@@ -65,6 +100,7 @@ def outgoing(sockets: Iterable[Socket], *, own: Collection[int]) -> dict[str, in
             and socket.local_port not in listening
             and not socket.remote.is_loopback
             and socket.remote != socket.local
+            and not any(one.has(socket) for one in ok)
         )
     )
 

@@ -7,6 +7,7 @@
 body gets an error that names the request, the field and what it must be.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
@@ -167,6 +168,8 @@ LATE: Final = frozenset({Request.OUTCOME})
 IN_RUN: Final = WITH_RUN - ENDS - LATE
 RUN_PHASES: Final = frozenset({Phase.OPEN, Phase.CLOSED})
 BY_NAME: Final = {request.value: request for request in Request}
+SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+"""JSON can spell one; neither msgpack nor a file can hold it."""
 TEXT_CHARS_MAX: Final = 4_096
 """Keys, names and addresses go into heads, which stay small."""
 INCARNATION_BYTES: Final = 16
@@ -227,12 +230,19 @@ def check_fields(request: Request, body: dict[str, Any]) -> None:
             raise malformed(f"{request}: field {name!r} is {kind.__name__}")
         if kind in NUMBER and not 0 <= value < inf:
             raise malformed(f"{request}: {name!r} is {value}, not a number from 0")
-        if kind is str and len(value) > TEXT_CHARS_MAX and name not in SAID:
-            raise malformed(f"{request}: {name!r} has {len(value)} of {TEXT_CHARS_MAX} characters")
+        if kind is str:
+            _check_text(value, f"{request}: {name!r}", is_said=name in SAID)
         if field.values and value not in field.values:
             words = sorted(field.values)
             raise malformed(f"{request}: {name!r} is {value!r:.40}, not one of {words}")
     _check_names(request, body)
+
+
+def _check_text(value: str, what: str, *, is_said: bool) -> None:
+    if len(value) > TEXT_CHARS_MAX and not is_said:
+        raise malformed(f"{what} has {len(value)} of {TEXT_CHARS_MAX} characters")
+    if SURROGATE.search(value):
+        raise malformed(f"{what} has a lone surrogate, which is no UTF-8")
 
 
 def _check_names(request: Request, body: dict[str, Any]) -> None:
