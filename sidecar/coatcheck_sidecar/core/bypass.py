@@ -84,9 +84,8 @@ def outgoing(
 ) -> dict[str, int]:
     """Open connections that this network namespace began, by remote host.
 
-    Without those to itself, those of the inodes `own`, and those that are meant (`ok`). A connection
-    from a port on which something listens is one that came in; one without an inode was not
-    accepted yet.
+    Without those to itself, those of the inodes `own`, and those that are `ok`. A connection from a
+    port on which something listens is one that came in; one without an inode was not accepted yet.
     """
     known = list(sockets)
     listening = {socket.local_port for socket in known if socket.state == LISTEN}
