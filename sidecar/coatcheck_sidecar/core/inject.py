@@ -35,6 +35,8 @@ from coatcheck_sidecar.core.inject_record import ANNOTATION_PATH, Noted, decode,
 
 __all__ = ["Choice", "Edit", "Finding", "Injection", "Refused", "inject", "is_injected", "uninject"]
 
+LABEL_PATH: Final = ("metadata", "labels", "coatcheck.dev/sidecar")
+"""By which a NetworkPolicy finds the pods; deploy/kustomize/component has one."""
 GRACE_S_MIN: Final = 2
 """A drain holds back a second of it, and a sidecar with no more than that doesn't start."""
 LISTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -184,13 +186,15 @@ def _barrier(
 
 
 def _around(draft: Noted, choice: Choice) -> None:
-    """What the pod has for all: volumes, the group that may use the socket, annotations."""
+    """What the pod has for all: volumes, the socket's group, a label, annotations."""
     for volume in volumes(choice):
         draft.put(("spec", "volumes", len(draft.at(("spec", "volumes")) or [])), volume)
     groups: tuple[str, ...] = ("spec", "securityContext", "supplementalGroups")
     others = draft.at(groups) or []
     if USER_ID not in others:
         draft.put((*groups, len(others)), USER_ID)
+    if draft.at(LABEL_PATH) != "true":
+        draft.put(LABEL_PATH, "true")
     for annotation, needed in LISTS.items():
         path = ("metadata", "annotations", annotation)
         said = str(draft.at(path) or "")
