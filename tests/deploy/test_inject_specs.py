@@ -102,7 +102,18 @@ def test_uninject_gives_back_every_byte(name: str) -> None:
 
 UNTOUCHED = ("crlf.yaml", "deployment.yaml", "istio-native.yaml")
 MARKS = (
-    *('"', "[", "]", "{", "}", "*env", "*mounts", "*labels", "null", "~"),  # flows, aliases, emptiness
+    *(
+        '"',
+        "[",
+        "]",
+        "{",
+        "}",
+        "*env",
+        "*mounts",
+        "*labels",
+        "null",
+        "~",
+    ),  # flows, aliases, emptiness
     *("preStop", "exec", "command", "- sh", "- -c", "sleep"),  # hooks that slept
     *("excludeInboundPorts", "terminationGracePeriodSeconds", "tidy up"),
 )
