@@ -25,6 +25,7 @@ from coatcheck_sidecar.servers.hooks import Hooks
 from coatcheck_sidecar.servers.routes import Routes, read_secret, reserve
 from coatcheck_sidecar.servers.view import EngineView, is_unfenced
 from coatcheck_sidecar.sockets import read_bypass
+from coatcheck_sidecar.stores.encrypted import with_keys
 from coatcheck_sidecar.stores.journal_folder import FolderInUse
 from coatcheck_sidecar.stores.probe import probe
 from coatcheck_sidecar.stores.spool import Spool
@@ -91,7 +92,12 @@ async def build(
 ) -> tuple[Sidecar, EngineView, Store]:
     """The engine on its journal and store; `stack` closes them in order."""
     clock = SystemClock()
-    store = open_store(config.store, clock=clock)
+    store = with_keys(
+        open_store(config.store, clock=clock),
+        config.encryption_keys,
+        clock=clock,
+        on_trouble=lambda why: logs.write("error", "keys_unread", error=why),
+    )
     stack.push_async_callback(store.close)
     limits = JournalSettings(bytes_max=config.journal_bytes_max)
     journal = await SqliteJournal.open(config.data, clock=clock, settings=limits)

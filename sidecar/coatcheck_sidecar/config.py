@@ -148,6 +148,9 @@ class Config(Settings):
     store: Annotated[
         str, _parsed(_store), "URL of the store: file:///path or s3://bucket/prefix"
     ] = ""
+    encryption_keys: Annotated[
+        Path | None, _PATH, "file of keys, `id: base64` a line; the first encrypts what leaves"
+    ] = None
     data: Annotated[Path, _PATH, "folder of the journal"] = Path("/var/lib/coatcheck")
     socket: Annotated[Path, _PATH, "unix socket for agents"] = Path("/run/coatcheck/agent.sock")
     allowed_uids: Annotated[
@@ -233,7 +236,7 @@ def help_of(name: str) -> str:
     default = SETTINGS[name].default
     if isinstance(default, tuple) and not isinstance(default, Address):
         default = ",".join(map(str, default))
-    return f"{text} [{default}]" if default != "" else str(text)
+    return f"{text} [{default}]" if default not in ("", None) else str(text)
 
 
 def _schema(setting: Field[Any]) -> CoreSchema:

@@ -22,6 +22,7 @@ from coatcheck_sidecar.engine.outside import TIMEOUT_S, Outside
 from coatcheck_sidecar.engine.restore import Damaged
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.ports import StoreError, StoreUnfit
+from coatcheck_sidecar.stores.encrypted import with_keys
 from coatcheck_sidecar.stores.url import open_store
 
 EX_REFUSED: Final = 1
@@ -87,7 +88,7 @@ def outside(
 
     async def whole() -> Answer:
         clock = SystemClock()
-        opened = open_store(url, clock=clock)
+        opened = with_keys(open_store(url, clock=clock), _keys(), clock=clock)
         try:
             return await work(Outside(opened, clock, settings=_settings()))
         finally:
@@ -121,6 +122,12 @@ def _settings() -> Settings:
         return Settings(pause_max_s=float(pause_s)) if pause_s else Settings()
     except ValueError:
         raise click.UsageError(f"COATCHECK_PAUSE_MAX_S is {pause_s!r}, not seconds") from None
+
+
+def _keys() -> Path | None:
+    """The key ring, where the sidecars' setting for it is set here."""
+    path = os.environ.get("COATCHECK_ENCRYPTION_KEYS", "")
+    return Path(path).expanduser() if path else None
 
 
 def _ended(message: str, status: int) -> click.exceptions.Exit:

@@ -13,6 +13,7 @@ from coatcheck_sidecar.core.inject_choice import Finding
 from coatcheck_sidecar.engine.budget import PROBE_BYTES_MAX, SETTLE_S, Measured
 from coatcheck_sidecar.ports import Clock, Store, StoreError, StoreUnfit
 from coatcheck_sidecar.servers.view import is_unfenced
+from coatcheck_sidecar.stores.encrypted import with_keys
 from coatcheck_sidecar.stores.probe import probe
 from coatcheck_sidecar.stores.url import open_store
 
@@ -33,12 +34,13 @@ async def of_store(
     """Each finding as it comes; `environ` has the credentials, the process's own if absent."""
     try:
         store = open_store(config.store, clock=clock, environ=environ)
+        store = with_keys(store, config.encryption_keys, clock=clock)
     except (ValueError, OSError) as why:
         yield error(
             "store-url",
             what=f"the store can't be opened: {why}",
             why="the sidecar doesn't start",
-            mend="mend COATCHECK_STORE",
+            mend="mend COATCHECK_STORE, or the file of COATCHECK_ENCRYPTION_KEYS",
         )
         return
     except StoreUnfit as unfit:

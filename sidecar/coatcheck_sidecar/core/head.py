@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar
 import msgpack
 
 from coatcheck_sidecar.core.delta import Chain, Delta
+from coatcheck_sidecar.core.envelope import why_unread
 from coatcheck_sidecar.core.model import ObjectRef, Status
 from coatcheck_sidecar.core.plain import plain_of, take, take_all, take_plain
 from coatcheck_sidecar.core.record import (
@@ -157,6 +158,7 @@ def seal(kind: Kind, payload: bytes) -> bytes:
 
 def unseal(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, Codec]:
     """The payload of the object `name` and its codec; raises `BadObject`."""
+    _check_open(name, data)
     header, digest = data[:HEADER_BYTES], data[HEADER_BYTES : HEADER_BYTES + DIGEST_BYTES]
     payload = data[HEADER_BYTES + DIGEST_BYTES :]
     if header[:4] != MAGIC:
@@ -176,6 +178,12 @@ def unseal(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, Codec]:
     if header[7] != codec.value:
         raise BadObject(f"{name}: of codec {header[7]}, expected {codec.value}")
     return payload, codec
+
+
+def _check_open(name: str, data: bytes) -> None:
+    """Raise `BadObject` for what is still encrypted: that says more than a digest that is wrong."""
+    if why := why_unread(data):
+        raise BadObject(f"{name}: {why}")
 
 
 def decode_object(name: str, data: bytes, *, kind: Kind, read: Callable[[Any], T]) -> T:
@@ -202,6 +210,7 @@ def check(ref: ObjectRef, data: bytes | None) -> bytes:
     """The bytes read for `ref`, if they are what the head named; raises `BadObject`."""
     if data is None:
         raise BadObject(f"{ref.name}: missing")
+    _check_open(ref.name, data)
     if len(data) != ref.length or hashlib.sha256(data).digest() != ref.digest:
         raise BadObject(f"{ref.name}: damaged, {len(data)} bytes do not fit the head's digest")
     return data
