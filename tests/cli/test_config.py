@@ -200,7 +200,7 @@ def test_no_setting_looks_like_a_service_link(name: str) -> None:
 def test_every_setting_has_help_and_takes_its_default_as_text(name: str) -> None:
     assert help_of(name).partition(" [")[0]
     default = SETTINGS[name].default
-    if default not in ("", ()):
+    if default not in ("", (), None):
         config = load({f"COATCHECK_{name.upper()}": str(default)})
         assert getattr(config, name) == default
 
