@@ -146,7 +146,7 @@ def _started(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C is for the tests, which then end it in order
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with(os.getpid()),
         )
     try:
         _wait_ready(name, process, endpoint=endpoint, log=log)
@@ -171,7 +171,7 @@ def _wait_ready(name: str, process: subprocess.Popen[bytes], *, endpoint: str, l
         return
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """Have the kernel end the server with us, even by SIGKILL (Linux; elsewhere only `finally`)."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 

@@ -146,7 +146,9 @@ class Config(Settings):
     """Everything that can be set. The engine's own settings are inherited."""
 
     store: Annotated[
-        str, _parsed(_store), "URL of the store: file:///path or s3://bucket/prefix"
+        str,
+        _parsed(_store),
+        "URL of the store: file:///path, s3://bucket/prefix or az://container/prefix",
     ] = ""
     encryption_keys: Annotated[
         Path | None, _PATH, "file of keys, `id: base64` a line; the first encrypts what leaves"

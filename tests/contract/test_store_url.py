@@ -53,7 +53,7 @@ async def test_memory_is_new_each_time() -> None:
     ("url", "mend"),
     [
         ("/var/lib/runs", "did you mean file:///var/lib/runs"),
-        ("runs", "must begin with one of file://, memory://, s3://"),
+        ("runs", "must begin with one of az://, file://, memory://, s3://"),
         ("ftp://host/runs", "must begin with one of"),
         ("file://var/lib", "write three slashes"),
         ("file:///", "absolute path of a folder"),
@@ -66,6 +66,14 @@ async def test_memory_is_new_each_time() -> None:
         ("s3://bucket?style=odd", "neither path nor virtual"),
         ("s3://bucket?endpoint=host:9000", "is no http:// or https:// URL"),
         ("s3://bucket?endpoint=http://store.example:9000", "use https://, or set AWS_ALLOW_HTTP"),
+        ("az://runs/x", "whose container"),
+        ("az://runs?account=UPPER", "'UPPER' is no storage account"),
+        ("az://UPPER?account=mine", "'UPPER' is no name of a container"),
+        ("az://a--b?account=mine", "is no name of a container"),
+        ("az://runs/../x?account=mine", "no object name"),
+        ("az://runs?account=mine&region=x", "unknown setting region .*; known: account, endpoint"),
+        ("az://runs?account=mine&endpoint=host:9000", "is no http:// or https:// URL"),
+        ("az://runs?account=mine&endpoint=http://far.example", "or set AZURE_ALLOW_HTTP"),
     ],
 )
 def test_a_wrong_url_names_itself_and_the_mend(url: str, mend: str) -> None:
@@ -75,7 +83,12 @@ def test_a_wrong_url_names_itself_and_the_mend(url: str, mend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://key:hush@bucket/x", "s3://bucket?endpoint=https://key:hush@store.example"]
+    "url",
+    [
+        "s3://key:hush@bucket/x",
+        "s3://bucket?endpoint=https://key:hush@store.example",
+        "az://runs?account=mine&endpoint=https://key:hush@store.example",
+    ],
 )
 def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ValueError, match="credentials") as caught:

@@ -43,7 +43,8 @@ def store_option(command: Decorated) -> Decorated:
         envvar="COATCHECK_STORE",
         show_envvar=True,
         metavar="URL",
-        help="file:///path or s3://bucket/prefix.  [default: that of `coatcheck run`]",
+        help="file:///path, s3://bucket/prefix or az://container/prefix.  "
+        "[default: that of `coatcheck run`]",
     )(command)
 
 

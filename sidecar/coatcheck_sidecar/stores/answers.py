@@ -13,6 +13,12 @@ REASON_LENGTH_MAX: Final = 300
 CONFLICT: Final = 409
 """S3: another conditional write of this object is under way. Nobody has lost yet."""
 
+NO_PLACE: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
+"""No object can be there at all."""
+REFUSALS: Final = frozenset(
+    {(404, "NoSuchKey"), (404, "BlobNotFound"), (CONFLICT, "BlobAlreadyExists")}
+)
+
 _STATUS: Final = re.compile(r"non-2xx status code: (\d{3})([^:\n]*)")
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
@@ -28,13 +34,16 @@ def status_of(error: Exception) -> int | None:
 
 def is_missing(error: Exception) -> bool:
     """The object isn't there: not to be taken for a bucket that isn't there."""
-    return _code_of(error) != "NoSuchBucket"
+    return _code_of(error) not in NO_PLACE
 
 
 def is_refusal(error: Exception) -> bool:
-    """The store looked, and the condition did not hold: 412, or If-Match on no object (404)."""
-    status = status_of(error)
-    return status == 412 or (status == 404 and _code_of(error) == "NoSuchKey")
+    """The store looked, and the condition did not hold: 412, or If-Match on no object (404).
+
+    Azure's answer to a create where something is has 409, and a code of its own.
+    """
+    status, code = status_of(error), _code_of(error)
+    return status == 412 or (status, code) in REFUSALS
 
 
 def is_lasting(error: Exception) -> bool:
@@ -57,6 +66,8 @@ def reason_of(error: Exception) -> str:
             parts.append("(conflict: another write is under way, try again)")
         parts += [found[1] for found in (_CODE.search(text), _MESSAGE.search(text)) if found]
         return " ".join(parts)[:REASON_LENGTH_MAX]
+    if "/metadata/identity" in text:
+        return "no credentials: AZURE_STORAGE_ACCOUNT_KEY is not set and no identity answers"
     if "/latest/api/token" in text or "/latest/meta-data" in text:
         return "no credentials: AWS_ACCESS_KEY_ID is not set and no metadata service answers"
     first, _, debug = text.partition("\n")

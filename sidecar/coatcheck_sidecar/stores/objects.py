@@ -69,9 +69,21 @@ class ObjectStore:
     """Implements `ports.Store`. Tags are ETags: digests of the content on most stores."""
 
     def __init__(
-        self, backend: "Backend", *, url: str, prefix: str, clock: Clock, limits: Limits
+        self,
+        backend: "Backend",
+        *,
+        url: str,
+        prefix: str,
+        clock: Clock,
+        limits: Limits,
+        lists_from_start: bool = False,
     ) -> None:
-        """`backend` must have its own retries off; `prefix` is "" or ends in a slash."""
+        """`backend` must have its own retries off; `prefix` is "" or ends in a slash.
+
+        `lists_from_start`: its listings are in the order of bytes, and may begin before what they
+        were asked to begin after.
+        """
+        self._lists_from_start = lists_from_start
         self._backend = backend
         self._url = url
         self._prefix = prefix
@@ -220,6 +232,8 @@ class ObjectStore:
                 break
             for meta in page:
                 name = meta["path"][len(self._prefix) :]
+                if self._lists_from_start and name <= after:
+                    continue
                 if name.startswith(prefix):
                     found.append(_listed(name, meta))
                 elif name[len(folder) :].split("/")[0] > partial:

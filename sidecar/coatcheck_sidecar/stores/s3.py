@@ -1,23 +1,19 @@
 """How an S3 store is reached: endpoint, region, credentials, style of request."""
 
-import ipaddress
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from obstore.store import S3Store
 
 from coatcheck_sidecar.ports import Clock
+from coatcheck_sidecar.stores.cloud import check_endpoint, client_options, first
 from coatcheck_sidecar.stores.names import check_name
 from coatcheck_sidecar.stores.objects import Limits, ObjectStore
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config
-
-REQUEST_S_MAX: Final = 600
-"""The client's own limit for a whole request: far beyond ours, which know the body's length."""
+    from obstore.store import S3Config
 
 BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 ENDPOINT_KEYS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -46,25 +42,25 @@ def open_s3(
     prefix = url.path.strip("/")
     if prefix:
         check_name(prefix)
-    endpoint = query.get("endpoint") or _first(environ, ENDPOINT_KEYS)
+    endpoint = query.get("endpoint") or first(environ, ENDPOINT_KEYS)
     style = query.get("style") or ("path" if endpoint or "." in bucket else "virtual")
     if style not in ("path", "virtual"):
         raise ValueError(f"style={style!r} is neither path nor virtual")
     config: S3Config = {
-        "region": query.get("region") or _first(environ, REGION_KEYS) or REGION,
+        "region": query.get("region") or first(environ, REGION_KEYS) or REGION,
         "virtual_hosted_style_request": style == "virtual",
         "conditional_put": "etag",
         # One object at a time is what we delete, and not every look-alike has the bulk verb.
         "disable_bulk_delete": True,
     }
     if endpoint:
-        _check_endpoint(endpoint, allows_http=_is_on(environ.get("AWS_ALLOW_HTTP")))
+        check_endpoint(endpoint, "AWS", environ=environ)
         config["endpoint"] = _with_bucket(endpoint, bucket) if style == "virtual" else endpoint
     _add_credentials(config, environ)
     backend = S3Store(
         bucket,
         config=config,
-        client_options=_client_options(limits, allows_http=(endpoint or "").startswith("http:")),
+        client_options=client_options(limits, allows_http=(endpoint or "").startswith("http:")),
         # A swap must never be sent twice; what may be repeated is repeated in `objects.py`.
         retry_config={"max_retries": 0},
     )
@@ -77,14 +73,6 @@ def open_s3(
     )
 
 
-def _client_options(limits: Limits, *, allows_http: bool) -> "ClientConfig":
-    return {
-        "allow_http": allows_http,
-        "connect_timeout": timedelta(seconds=limits.connect_s),
-        "timeout": timedelta(seconds=REQUEST_S_MAX),
-    }
-
-
 def _add_credentials(config: "S3Config", environ: Mapping[str, str]) -> None:
     if "AWS_ACCESS_KEY_ID" in environ and "AWS_SECRET_ACCESS_KEY" in environ:
         config["access_key_id"] = environ["AWS_ACCESS_KEY_ID"]
@@ -93,39 +81,9 @@ def _add_credentials(config: "S3Config", environ: Mapping[str, str]) -> None:
             config["session_token"] = environ["AWS_SESSION_TOKEN"]
 
 
-def _check_endpoint(endpoint: str, *, allows_http: bool) -> None:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"endpoint {endpoint!r} is no http:// or https:// URL")
-    if "@" in parts.netloc:
-        raise ValueError("the endpoint holds credentials; set AWS_ACCESS_KEY_ID and its secret")
-    if parts.scheme == "http" and not allows_http and not _is_loopback(parts.hostname):
-        raise ValueError(
-            f"endpoint {endpoint!r} would send runs unencrypted; use https://, or set "
-            "AWS_ALLOW_HTTP=true if the network between is yours"
-        )
-
-
 def _with_bucket(endpoint: str, bucket: str) -> str:
     """Write the bucket into it: obstore takes the endpoint of a virtual host whole."""
     parts = urlsplit(endpoint)
     if parts.netloc.startswith(f"{bucket}."):
         return endpoint
     return parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_on(value: str | None) -> bool:
-    return (value or "").lower() in ("1", "true", "yes", "on")
-
-
-def _first(environ: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
-    return next((environ[key] for key in keys if environ.get(key)), None)

@@ -9,7 +9,12 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from coatcheck_sidecar.ports import Clock, Store
 
-QUERY_KEYS: Final = {"file": (), "memory": (), "s3": ("endpoint", "region", "style")}
+QUERY_KEYS: Final = {
+    "az": ("account", "endpoint"),
+    "file": (),
+    "memory": (),
+    "s3": ("endpoint", "region", "style"),
+}
 """What may follow the question mark, by scheme."""
 
 _USER: Final = re.compile(r"(?<=//)[^/@]*@")
@@ -17,9 +22,10 @@ _USER: Final = re.compile(r"(?<=//)[^/@]*@")
 
 
 def open_store(url: str, *, clock: Clock, environ: Mapping[str, str] | None = None) -> Store:
-    """Open `file:///path`, `s3://bucket/prefix` or `memory://` (new and empty, for tests).
+    """Open `file:///path`, `s3://bucket/prefix`, `az://container/prefix` or `memory://`.
 
-    Contacts nothing but a local disk. Raises `ValueError` that names the URL and the mend,
+    Contacts nothing but a local disk; `memory://` is new and empty, for tests. Raises
+    `ValueError` that names the URL and the mend,
     `StoreUnfit` for a directory that can't fence, `OSError` for one that can't be made.
     `environ` is the process's own if absent.
     """
@@ -44,6 +50,11 @@ def _open(
             from coatcheck_sidecar.stores.s3 import open_s3
 
             return open_s3(parts, query, environ=environ, clock=clock, limits=Limits())
+        case "az":
+            from coatcheck_sidecar.stores.azure import open_azure
+            from coatcheck_sidecar.stores.objects import Limits
+
+            return open_azure(parts, query, environ=environ, clock=clock, limits=Limits())
         case _:
             from coatcheck_sidecar.stores.memory import MemoryStore
 
@@ -56,7 +67,7 @@ def _query(parts: SplitResult) -> dict[str, str]:
         schemes = ", ".join(f"{scheme}://" for scheme in QUERY_KEYS)
         raise ValueError(f"it must begin with one of {schemes}{mend if not parts.scheme else ''}")
     if "@" in parts.netloc:
-        raise ValueError("it holds credentials; set AWS_ACCESS_KEY_ID and its secret instead")
+        raise ValueError("it holds credentials; set them in the environment instead")
     if parts.fragment:
         raise ValueError("it ends in a fragment (#), which means nothing here")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
