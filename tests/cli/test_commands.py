@@ -17,10 +17,12 @@ from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat, summar
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,
+    Checkpoint,
     Claimed,
     Created,
     Dispatched,
     Event,
+    Finished,
     Held,
     Intent,
     Parked,
@@ -265,6 +267,28 @@ def test_verify_names_what_is_damaged(ask: Ask, folder: Path) -> None:
     assert found["faults"][0]["part"] == "head"
     assert "no run r9" in ask("verify", "r9", status=1).stderr
     assert "--all" in ask("verify", status=2).stderr
+
+
+def test_preflight_says_what_a_new_image_would_pass_over(ask: Ask, folder: Path) -> None:
+    at_schema_1 = Checkpoint(step=3, step_high=3, schema=1, code_version="v1")
+    ship(folder, "old", at_schema_1)
+    ship(folder, "new")
+    ship(folder, "over", at_schema_1, Finished())
+    ship(folder, "other", at_schema_1, queue="mail")
+    assert told(ask("preflight", "--schema", "1", "--json")) == {"taken": 3, "passed": []}
+    found = told(ask("preflight", "--schema", "2", "--json", status=1))
+    assert found["taken"] == 1
+    assert [(line["run"], line["queue"], line["schema"]) for line in found["passed"]] == [
+        ("old", "q", 1), ("other", "mail", 1),
+    ]  # fmt: skip
+    shown = ask("preflight", "--schema", "2", "--queue", "q", status=1).output
+    assert "1 runs would go on, 1 would not" in shown
+    assert "schema 1, this agent takes 2" in shown
+    head = folder / "runs/new/head"
+    head.write_bytes(head.read_bytes()[:-1])
+    (unread,) = told(ask("preflight", "--schema", "1", "--json", status=1))["passed"]
+    assert (unread["run"], unread["status"]) == ("new", "unread")
+    assert "runs/new/head" in unread["why"]
 
 
 def test_delete_asks_and_erases(ask: Ask, folder: Path) -> None:

@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "retry": "Let a held run go on.",
     "compensate": "Take back what a run did.",
     "verify": "Hold every object of a run against its digest.",
+    "preflight": "Show which runs a new image would pass over.",
     "delete": "Erase a run that is over.",
     "webhook": "Add the sidecar to annotated pods as they are made.",
 }

@@ -17,10 +17,7 @@ from coatcheck_sidecar.core.deadline import moment_ms
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
 from coatcheck_sidecar.core.model import RUN_ID, ObjectRef, Status
-from coatcheck_sidecar.core.ownership import (
-    decode_heartbeat,
-    decode_summary,
-)
+from coatcheck_sidecar.core.ownership import Accepts, decode_heartbeat, decode_summary
 from coatcheck_sidecar.core.record import Commanded, Created, Record, bodies_of
 from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog, object_name
 from coatcheck_sidecar.core.runstate import RunState
@@ -32,6 +29,7 @@ from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
 from coatcheck_sidecar.engine.lookout import Lookout
+from coatcheck_sidecar.engine.preflight import Preflight, preflight
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
@@ -124,6 +122,11 @@ class Outside:
         if run is not None and found == [None]:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run} in {self._store.url}")
         return [verdict for verdict in found if verdict is not None]
+
+    async def preflight(self, accepts: Accepts, *, queue: str | None) -> Preflight:
+        """Which runs an agent that accepts this would go on with."""
+        names = await self._all_runs(RUNS_MAX)
+        return await preflight(self._store, names, accepts=accepts, queue=queue)
 
     async def erase(self, run: str) -> Erased:
         """Erase a run that is over; raises `Refusal` (not found, conflict, unavailable)."""
