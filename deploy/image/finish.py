@@ -1,12 +1,13 @@
 """Make a virtual environment fit for an image: python finish.py VENV, with the VENV's own Python.
 
-What only compilers and type checkers read is dropped. The bytecode of what is left, and of the
-standard library, is put into VENV/bytecode, for PYTHONPYCACHEPREFIX.
+What only compilers, debuggers and type checkers read is dropped. The bytecode of what is left, and
+of the standard library, is put into VENV/bytecode, for PYTHONPYCACHEPREFIX.
 """
 
 import compileall
 import py_compile
 import re
+import struct
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 BYTECODE = "bytecode"
 EMPTY = "empty"
 """An empty folder, to make others from."""
+ELF_64_LITTLE = b"\x7fELF\x02\x01"
 BUILT_FROM = {".c", ".cpp", ".h", ".pxd", ".pxi", ".pyi", ".pyx"}
 NOT_RUN = re.compile(
     r"/(ensurepip|idlelib|lib2to3|pydoc_data|site-packages|dist-packages|test|tests|tkinter|"
@@ -35,6 +37,35 @@ def drop(venv: Path) -> None:
     (venv / EMPTY).mkdir()
 
 
+def strip_all(venv: Path) -> None:
+    """Cut symbols and debug sections off extension modules: of uvloop's 14 MB they are 12."""
+    for path in venv.rglob("*.so*"):
+        if path.is_file() and not path.is_symlink():
+            data = stripped(path.read_bytes())
+            if data is not None:
+                path.write_bytes(data)
+
+
+def stripped(data: bytes) -> bytes | None:
+    """A shared object less what lies behind its last segment; `None` for what is none.
+
+    The loader goes by program headers alone, so the section headers, which describe the rest too,
+    go with it. Slim images have no `strip`. Layout: elf(5), 64 bits, little-endian.
+    """
+    if data[:6] != ELF_64_LITTLE:
+        return None
+    (program_at,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    ends = [program_at + size * count]
+    for number in range(count):
+        offset, _, _, length = struct.unpack_from("<4Q", data, program_at + size * number + 8)
+        ends.append(offset + length)
+    kept = bytearray(data[: max(ends)])
+    struct.pack_into("<Q", kept, 40, 0)  # e_shoff
+    struct.pack_into("<2H", kept, 60, 0, 0)  # e_shnum, e_shstrndx
+    return bytes(kept)
+
+
 def compile_all(venv: Path) -> bool:
     """Whether all could be compiled. Nothing of it is ever held against its source's date."""
     sys.pycache_prefix = str(venv / BYTECODE)
@@ -52,4 +83,5 @@ def compile_all(venv: Path) -> bool:
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     drop(where)
+    strip_all(where)
     sys.exit(not compile_all(where))

@@ -42,11 +42,10 @@ def missed_its_hook(world: World, pod: CoatPod) -> None:
     assert pod.count("drain_hook_missed") == 1
 
 
-def was_taken_over(world: World, pod: CoatPod) -> None:
-    """A pod on its way out gets no sidecar again: others go on once its lease is over."""
+def was_left_behind(world: World, pod: CoatPod) -> None:
+    """A pod on its way out gets no sidecar again: what it had not released is taken over."""
+    assert pod.count("drain") == 1
     assert pod.kubelet.containers["sidecar"].starts == 1
-    assert not pod.count("drained")
-    assert sum(other.log.count('"takeover"') for other in world.pods) == len(world.board.rows)
 
 
 def asked_twice(world: World, pod: CoatPod) -> None:
@@ -159,7 +158,7 @@ DEATHS: Final = [
         shape=Shape(grace_s=3, work_s="0.5-1"),
         trigger=plays.sidecar_dies_while_draining,
         is_in_time=False,
-        check=was_taken_over,
+        check=was_left_behind,
     ),
     Play(name="sidecar-dies-before", shape=Shape(), trigger=plays.sidecar_dies_before, lines=12),
     Play(

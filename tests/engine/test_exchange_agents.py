@@ -302,7 +302,7 @@ async def test_an_upstream_that_is_not_there_yet(yard: Yard, far: Far) -> None:
     at = await near(yard, tool_of(far, upstream=upstream, patience_s=0.3))
     await at.agent()
     got = await at.ask("mail/x", json={})
-    assert (got.status, got.json["reason"], got.decision) == (502, "not_sent", "held")
+    assert (got.status, got.json["reason"], got.decision) == (502, "not_sent", "refused")
     assert "Retry-After" in got.headers
     server = await asyncio.start_server(far.serve, "127.0.0.1", port)
     got = await at.ask("mail/x", json={})

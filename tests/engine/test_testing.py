@@ -24,7 +24,7 @@ async def correct(effects: Effects) -> None:
     async with coatcheck.open_run(schema=1) as run:
         done = run.state or []
         async for step in run.steps():
-            said = await step.tool(charge)(INVOICES[len(done)])
+            said = await step.tool(charge, show=["/invoice"])(INVOICES[len(done)])
             done = [*done, said]
             if len(done) < len(INVOICES):
                 await step.commit(done)

@@ -49,7 +49,7 @@ class Doubt:
     key: str
     """The idempotency key that the tool got (`coatcheck.current_key()`)."""
     arguments: str
-    """A short line of them."""
+    """A short line of them: values of what the tool's `key` and `show` name, else names."""
 
 
 class _Silent:
