@@ -148,7 +148,7 @@ class Config(Settings):
     store: Annotated[
         str,
         _parsed(_store),
-        "URL of the store: file:///path, s3://bucket/prefix or az://container/prefix",
+        "URL of the store: s3://, gs://bucket/prefix, az://container/prefix or file:///path",
     ] = ""
     encryption_keys: Annotated[
         Path | None, _PATH, "file of keys, `id: base64` a line; the first encrypts what leaves"

@@ -53,7 +53,7 @@ async def test_memory_is_new_each_time() -> None:
     ("url", "mend"),
     [
         ("/var/lib/runs", "did you mean file:///var/lib/runs"),
-        ("runs", "must begin with one of az://, file://, memory://, s3://"),
+        ("runs", "must begin with one of az://, file://, gs://, memory://, s3://"),
         ("ftp://host/runs", "must begin with one of"),
         ("file://var/lib", "write three slashes"),
         ("file:///", "absolute path of a folder"),
@@ -66,6 +66,8 @@ async def test_memory_is_new_each_time() -> None:
         ("s3://bucket?style=odd", "neither path nor virtual"),
         ("s3://bucket?endpoint=host:9000", "is no http:// or https:// URL"),
         ("s3://bucket?endpoint=http://store.example:9000", "use https://, or set AWS_ALLOW_HTTP"),
+        ("gs://UPPER/x", "'UPPER' is no bucket name"),
+        ("gs://runs?region=x", "unknown setting region after .*; known: none"),
         ("az://runs/x", "whose container"),
         ("az://runs?account=UPPER", "'UPPER' is no storage account"),
         ("az://UPPER?account=mine", "'UPPER' is no name of a container"),

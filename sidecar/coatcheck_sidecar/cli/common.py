@@ -43,7 +43,7 @@ def store_option(command: Decorated) -> Decorated:
         envvar="COATCHECK_STORE",
         show_envvar=True,
         metavar="URL",
-        help="file:///path, s3://bucket/prefix or az://container/prefix.  "
+        help="s3://, gs://bucket/prefix, az://container/prefix or file:///path.  "
         "[default: that of `coatcheck run`]",
     )(command)
 

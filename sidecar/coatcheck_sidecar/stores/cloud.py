@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SECRETS: Final = {
     "AWS": "AWS_ACCESS_KEY_ID and its secret",
     "AZURE": "AZURE_STORAGE_ACCOUNT_KEY",
+    "GOOGLE": "GOOGLE_APPLICATION_CREDENTIALS",
 }
 REQUEST_S_MAX: Final = 600
 """The client's own limit for a whole request: far beyond ours, which know the body's length."""

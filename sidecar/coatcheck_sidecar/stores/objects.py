@@ -77,12 +77,20 @@ class ObjectStore:
         clock: Clock,
         limits: Limits,
         lists_from_start: bool = False,
+        has_generations: bool = False,
+        writes_apart_s: float = 0.0,
     ) -> None:
         """`backend` must have its own retries off; `prefix` is "" or ends in a slash.
 
         `lists_from_start`: its listings are in the order of bytes, and may begin before what they
-        were asked to begin after.
+        were asked to begin after. `has_generations`: its conditions are on these, not on ETags.
+        `writes_apart_s`: it takes no two writes of one object within this; a swap waits for its
+        turn, so what is measured of it includes the wait.
         """
+        self._has_generations = has_generations
+        self._writes_apart_s = writes_apart_s
+        self._swapped_s: dict[str, float] = {}
+        """When objects were last swapped, oldest first; as far as that matters still."""
         self._lists_from_start = lists_from_start
         self._backend = backend
         self._url = url
@@ -123,7 +131,8 @@ class ObjectStore:
                 if is_missing(error):
                     return None
                 raise
-            return Stored(data, self._tag(found.meta["e_tag"], f"get of {name}"))
+            tag = found.meta["version"] if self._has_generations else found.meta["e_tag"]
+            return Stored(data, self._tag(tag, f"get of {name}"))
 
         return await self._repeat(f"get of {name}", ask)
 
@@ -144,8 +153,11 @@ class ObjectStore:
         """
         check_name(name)
         what = f"swap of {name}"
-        # A mode of {"e_tag": ..., "version": None} is taken for a version and raises.
-        mode: PutMode = "create" if expected is None else {"e_tag": expected}
+        mode: PutMode = "create"
+        if expected is not None:
+            # A mode of {"e_tag": ..., "version": None} is taken for a version and raises.
+            mode = {"version": expected} if self._has_generations else {"e_tag": expected}
+        await self._turn(name)
         try:
             async with asyncio.timeout(self._limits.for_body(len(data))):
                 tag = await self._write(name, data, mode=mode)
@@ -153,6 +165,9 @@ class ObjectStore:
             if is_refusal(error):
                 raise StoreRefused(f"{what} in {self._url}: it is not as expected") from error
             raise self._error(what, error) from error
+        finally:
+            if self._writes_apart_s:  # from the answer on: on its way it may have been held up
+                self._swapped_s[name] = self._clock.monotonic()
         return self._tag(tag, what)
 
     async def delete(self, name: str) -> None:
@@ -209,7 +224,17 @@ class ObjectStore:
         path = self._prefix + name
         # Above 5 MiB obstore would send parts, which take no condition.
         answer = await obstore.put_async(self._backend, path, data, mode=mode, use_multipart=False)
-        return answer["e_tag"]
+        return answer["version"] if self._has_generations else answer["e_tag"]
+
+    async def _turn(self, name: str) -> None:
+        """Wait until this object may be written again."""
+        now_s = self._clock.monotonic()
+        for other, at_s in list(self._swapped_s.items()):
+            if at_s + self._writes_apart_s > now_s:
+                break
+            del self._swapped_s[other]
+        if name in self._swapped_s:
+            await self._clock.sleep(self._swapped_s.pop(name) + self._writes_apart_s - now_s)
 
     async def _list(self, prefix: str, *, after: str, limit: int) -> Lines:
         """Ask for the folder of `prefix` and keep what begins with it: obstore cuts at slashes."""
@@ -259,7 +284,7 @@ class ObjectStore:
 
     def _tag(self, e_tag: str | None, what: str) -> str:
         if not e_tag:
-            raise StoreError(f"{what} in {self._url}: the answer has no ETag")
+            raise StoreError(f"{what} in {self._url}: the answer has no ETag or generation")
         return e_tag
 
 

@@ -12,6 +12,7 @@ from coatcheck_sidecar.ports import Clock, Store
 QUERY_KEYS: Final = {
     "az": ("account", "endpoint"),
     "file": (),
+    "gs": (),
     "memory": (),
     "s3": ("endpoint", "region", "style"),
 }
@@ -22,12 +23,11 @@ _USER: Final = re.compile(r"(?<=//)[^/@]*@")
 
 
 def open_store(url: str, *, clock: Clock, environ: Mapping[str, str] | None = None) -> Store:
-    """Open `file:///path`, `s3://bucket/prefix`, `az://container/prefix` or `memory://`.
+    """Open `file:///path`, a bucket's URL (`s3`, `gs`, `az`) or `memory://`.
 
-    Contacts nothing but a local disk; `memory://` is new and empty, for tests. Raises
-    `ValueError` that names the URL and the mend,
-    `StoreUnfit` for a directory that can't fence, `OSError` for one that can't be made.
-    `environ` is the process's own if absent.
+    Contacts nothing but a local disk; `memory://` is new and empty, for tests. Raises `ValueError`
+    that names the URL and the mend, `StoreUnfit` for a directory that can't fence, `OSError` for
+    one that can't be made. `environ` is the process's own if absent.
     """
     try:
         parts = urlsplit(url)
@@ -55,6 +55,11 @@ def _open(
             from coatcheck_sidecar.stores.objects import Limits
 
             return open_azure(parts, query, environ=environ, clock=clock, limits=Limits())
+        case "gs":
+            from coatcheck_sidecar.stores.gcs import open_gcs
+            from coatcheck_sidecar.stores.objects import Limits
+
+            return open_gcs(parts, environ=environ, clock=clock, limits=Limits())
         case _:
             from coatcheck_sidecar.stores.memory import MemoryStore
 
