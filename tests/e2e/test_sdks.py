@@ -50,9 +50,8 @@ async def test_openai_streaming(world: World) -> None:
     await killed_and_resumed(world, "openai-stream", model="openai", kills=("^turn 3$",))
 
 
-@pytest.mark.parametrize(
-    "agent", ["openai-sync", pytest.param("openai-async", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["openai-sync", "openai-async"])
 async def test_openai(world: World, agent: str) -> None:
     await killed_and_resumed(world, agent, model="openai")
 

@@ -129,8 +129,11 @@ def test_agents_are_awaited_for_longer_than_they_rest() -> None:
 
 async def test_who_does_not_come_back_to_it_holds_nobody_for_long(yard: Yard) -> None:
     pod = await yard.pod()
-    await (await pod.agent("r1")).commit(b"one")
+    agent = await pod.agent("r1")
+    link(yard).is_away = True  # what a former life had shipped whole is left to the lease
+    await agent.commit(b"one")
     pod = await restart(yard, pod)
+    link(yard).is_away = False
     drain_of(pod).begin("preStop")
     assert await released(pod, within_s=AGENTS_BACK_S * 4)
     assert (await yard.log()).state.status is Status.READY
