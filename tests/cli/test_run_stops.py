@@ -40,6 +40,7 @@ def test_an_agent_that_ignores_all_is_killed_within_the_grace(tmp_path: Path) ->
     goes_on(tmp_path, at_step=1, steps=2)
 
 
+@pytest.mark.slow
 def test_an_agent_too_long_in_its_step_gets_the_signal_at_the_barrier(tmp_path: Path) -> None:
     with running(tmp_path, ("--grace-s", "4"), sdk(tmp_path, "9", "60")) as run:
         run.told("in step 1")
@@ -77,7 +78,7 @@ def test_sigkill_of_the_agent_is_a_crash_and_its_status(tmp_path: Path) -> None:
     goes_on(tmp_path, at_step=2, steps=3)
 
 
-@pytest.mark.parametrize("words", [(), ("ignore",)])
+@pytest.mark.parametrize("words", [pytest.param((), marks=pytest.mark.slow), ("ignore",)])
 def test_sigkill_of_the_supervisor_is_the_end_of_the_agent_and_its_children(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:

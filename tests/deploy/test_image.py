@@ -188,6 +188,7 @@ def _green(url: str) -> float:
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_names_what_is_in_it(engine: Podman, tmp_path: Path) -> None:
     with engine.locked():
         engine.build("--target=sbom", f"--output={tmp_path}")

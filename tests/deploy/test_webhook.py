@@ -192,6 +192,7 @@ async def test_a_stranger_to_the_bundle_is_not_believed(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.slow
 async def test_a_new_certificate_is_taken_in_while_it_serves(tmp_path: Path) -> None:
     """As the kubelet brings it: another folder behind a link. First a key that doesn't fit."""
     first, second, tls = tmp_path / "1", tmp_path / "2", tmp_path / "tls"

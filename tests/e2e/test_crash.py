@@ -10,7 +10,7 @@ KILLS = 6
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("honours_keys", [True, False])
+@pytest.mark.parametrize("honours_keys", [pytest.param(True, marks=pytest.mark.slow), False])
 async def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, honours_keys: bool) -> None:
     plan = plan_for(KILLS // 2, seed=11 + honours_keys, honours_keys=honours_keys)
     result = await run_round(plan, place_in(tmp_path, None, bucket=""))

@@ -66,7 +66,10 @@ def steps_in(log: str) -> list[int]:
 
 @pytest.mark.parametrize(
     ("script", "written"),
-    [("minimal_agent.py", "charges.txt"), ("minimal_agent_sync.py", "outbox.txt")],
+    [
+        pytest.param("minimal_agent.py", "charges.txt", marks=pytest.mark.slow),
+        ("minimal_agent_sync.py", "outbox.txt"),
+    ],
 )
 async def test_a_minimal_agent_goes_on_at_the_step_where_it_was_killed(
     tmp_path: Path, env: dict[str, str], script: str, written: str

@@ -10,6 +10,7 @@ from tests.e2e.real_sidecar import real_sidecar
 from tests.gcs_fake import gcs
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 async def test_guarded_calls_wait_for_the_heads_next_write(tmp_path: Path) -> None:
     async with gcs(apart_s=1.0) as fake:

@@ -52,7 +52,10 @@ SETTLED_LATER: Final = {("unsettled", "late")}
 """Held while a "no" proves nothing; then the charge is there, and the probe's "yes" counts."""
 
 
-@pytest.fixture(scope="module", params=["sidecar", "agent", "both"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("sidecar"), pytest.param("agent", marks=pytest.mark.slow), "both"],
+)
 def victim(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

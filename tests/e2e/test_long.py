@@ -133,7 +133,8 @@ async def test_a_deadline_outlives_the_pod_that_had_the_run(tmp_path: Path) -> N
             await agent.open(None, create=False)
 
 
-@pytest.mark.parametrize("way", ["command", pytest.param("api", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["command", "api"])
 async def test_a_parked_run_goes_on_after_three_deploys(tmp_path: Path, way: str) -> None:
     store = tmp_path / "store"
     script = tmp_path / "agent.py"

@@ -18,7 +18,12 @@ from tests.engine.harness import Wire, until
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("honours_keys", "point"), [(True, "applied"), (False, "came"), (False, "applied")]
+    ("honours_keys", "point"),
+    [
+        pytest.param(True, "applied", marks=pytest.mark.slow),
+        pytest.param(False, "came", marks=pytest.mark.slow),
+        (False, "applied"),
+    ],
 )
 async def test_each_undo_takes_place_once_newest_first(
     tmp_path: Path, honours_keys: bool, point: str

@@ -96,6 +96,7 @@ def test_a_signal_at_zero_pods_wakes_an_agent(tmp_path: Path, scaler: Scaler) ->
         assert second.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_run_whose_pod_died_is_wanted_until_another_has_it(
     tmp_path: Path, scaler: Scaler
 ) -> None:

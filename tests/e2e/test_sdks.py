@@ -56,6 +56,7 @@ async def test_openai(world: World, agent: str) -> None:
     await killed_and_resumed(world, agent, model="openai")
 
 
+@pytest.mark.slow
 async def test_openai_responses_streaming(world: World) -> None:
     """The first kill is in the middle of a stream: the sidecar takes it in to its end."""
     world.openai_server = RESPONSES

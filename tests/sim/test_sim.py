@@ -11,7 +11,7 @@ import pytest
 from tests.sim.__main__ import HASH_SEED
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 100
+SEEDS = 40
 WORKERS = 2
 
 
