@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from coatcheck_sidecar.cli.group import COMMANDS, cli
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.core.model import CallClass
+from coatcheck_sidecar.core.model import CallClass, CallState
 from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat, summary_of
 from coatcheck_sidecar.core.record import (
     Birth,
@@ -156,6 +156,17 @@ def test_doubts_are_listed_and_resolved_one_by_one(ask: Ask, folder: Path) -> No
     assert told(ask("resolve", "r1", "6", "--not-applied", "--json")) == [
         {"run": "r1", "call": 6, "refused": "", "status": "ready"}
     ]
+
+
+def test_a_call_that_was_taken_back_by_hand_counts_no_more(ask: Ask, folder: Path) -> None:
+    ship(folder, "r1", *doubt(3), Held(reason="in_doubt: calls [3]"))
+    assert "--compensate" in ask("resolve", "r1", "3", status=2).stderr
+    refused = ask("resolve", "r1", "3", "--compensate", "--value", "1", status=2)
+    assert "--value goes with --applied" in refused.stderr
+    assert "call 3: done" in ask("resolve", "r1", "3", "--compensate", "--by", "ann").output
+    state = read(folder, "r1").log.state
+    assert (state.calls[3].state, state.in_doubt) == (CallState.COMPENSATED, [])
+    assert "not_in_doubt" in ask("resolve", "r1", "3", "--retry", status=1).stderr
 
 
 def test_doubts_of_a_tool_are_resolved_together_after_a_look(ask: Ask, folder: Path) -> None:

@@ -13,6 +13,7 @@ from coatcheck_sidecar.core.forward import Forward, Place
 from coatcheck_sidecar.core.model import CallClass, Effect, Level
 from coatcheck_sidecar.core.policy import Identity
 from coatcheck_sidecar.core.tool import HttpProbe, HttpUndo, Tool, UpstreamKey
+from coatcheck_sidecar.engine.settings import Settings
 from tests.cli.settings import load, mistakes, tool
 
 EXAMPLE = """
@@ -264,6 +265,20 @@ def test_the_page_on_calls_names_every_setting_and_parses(tmp_path: Path) -> Non
             ).name
             == "t"
         )
+
+
+def test_the_page_on_calls_has_each_limit_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "calls.md").read_text()
+    part = page.partition("### Limits")[2].partition("###")[0]
+    told: dict[str, float] = {}
+    for names, values in re.findall(r"^\| (`.+?`) \| (\d.*?) \|", part, re.MULTILINE):
+        numbers = [value.replace(",", "").split(" ") for value in values.split(", ")]
+        sizes = [float(n[0]) * {"MiB": 2**20, "GiB": 2**30}.get(n[-1], 1) for n in numbers]
+        told |= dict(zip(re.findall(r"`(\w+)`", names), sizes, strict=True))
+    bounds = {f.name: f.default for f in fields(Tool) if f.type in ("int", "float", int, float)}
+    waits = {f.name: f.default for f in fields(Settings) if f.name.endswith("_wait_s")}
+    del waits["agent_wait_s"]  # of runs, not of calls
+    assert told == bounds | waits
 
 
 # Undos

@@ -73,6 +73,15 @@ def test_status_by_code(code: ErrorCode, status: int) -> None:
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
+def test_only_what_somebody_must_decide_is_said_to_be_held(code: ErrorCode) -> None:
+    is_held = code in {ErrorCode.IN_DOUBT, ErrorCode.HELD, ErrorCode.REPLAY_DIVERGENCE}
+    for retry in Retry:
+        found = problem_of(Refusal(code, "why", retry=retry))
+        assert headers(found)["coatcheck-decision"] == ("held" if is_held else "refused")
+        assert found.status == 424 or not is_held
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
 def test_no_sdk_retries_what_only_a_decision_lets_go_on(code: ErrorCode) -> None:
     found = problem_of(Refusal(code, "why", retry=Retry.NEVER))
     assert headers(found)["x-should-retry"] == "false"

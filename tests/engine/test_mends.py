@@ -1,7 +1,9 @@
 """Whoever takes the advice of a refusal gets on: it names a command, and the command does it."""
 
+import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import Any, Literal
 
 import aiohttp
@@ -9,12 +11,13 @@ import msgpack
 import pytest
 
 import coatcheck
+import coatcheck.sync
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.record import Resolved
 from coatcheck_sidecar.engine import outside as outside_module
 from coatcheck_sidecar.engine.outside import Outside
-from tests.engine.harness import Yard, until
+from tests.engine.harness import FAST, Yard, until
 from tests.engine.proxying import Far, Got, answer, near, raw, tool_of
 
 ADVICE = re.compile(r"`coatcheck resolve (\S+) (\d+) --(applied|compensate)( --value JSON)?`")
@@ -131,3 +134,32 @@ async def test_an_agent_decides_for_itself_by_the_sdk(
     assert (value, made) == (("paid", [5]) if verdict == "applied" else ("again", [5, 5]))
     (said,) = [event for event in events if isinstance(event, Resolved)]
     assert (said.by, said.why) == ("its agent", "the bank said so")
+
+
+async def test_an_agent_without_asyncio_decides_for_itself(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = await yard.pod(settings=replace(FAST, pause_max_s=30.0))
+    monkeypatch.setenv("COATCHECK_SOCKET", str(pod.path))
+
+    @coatcheck.tool(effect="once")
+    def charge(cents: int) -> str:
+        raise OSError(f"reset: {cents}")
+
+    def work() -> list[str]:
+        said = []
+        with coatcheck.sync.open_run("r1", schema=1) as run:
+            with pytest.raises(coatcheck.InDoubt) as doubt:
+                run.step.tool(charge)(5)
+            number = doubt.value.details["call"]
+            with pytest.raises(coatcheck.Conflict, match="not_settled"):
+                run.resolve(number, "not_applied")
+            run.resolve(number, "applied", value="paid")
+            said.append(run.step.tool(charge)(5))
+            run.resolve(number, "compensate", why="paid back")
+            with pytest.raises(coatcheck.Held) as held:
+                run.step.tool(charge)(5)
+            said.append(held.value.details["reason"])
+        return said
+
+    assert await asyncio.to_thread(work) == ["paid", "compensated"]

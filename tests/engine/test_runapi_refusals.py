@@ -313,3 +313,16 @@ async def test_a_fault_of_ours_is_an_answer_too(
         assert await status_of(http, "GET", "/v1/runs") == (500, "unavailable")
     assert pod.notes.of("task_failed")
     pod.notes.all.clear()
+
+
+async def test_a_call_that_was_taken_back_by_hand_counts_no_more(http: Http) -> None:
+    agent = await Agent.open(http)
+    go = await agent.call(arguments={"cents": 5})
+    await agent.outcome(go, result={"id": "ch_1"})
+    order = {"call": go["call"], "by": "ann", "why": "refunded", "verdict": "compensate"}
+    assert (await http.post("/v1/runs/r1/resolve", order))["status"] == "owned"
+    again = await Agent.open(http, replace=True)
+    with pytest.raises(ProblemError) as refused:
+        await again.call(arguments={"cents": 5})
+    assert (refused.value.status, refused.value.code) == (424, "held")
+    assert refused.value.body["reason"] == "compensated"
