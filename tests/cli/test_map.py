@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 
 from coatcheck_sidecar.cli.group import cli
 from coatcheck_sidecar.clock import SystemClock
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.record import Checkpoint, Claimed, Created, Event, Finished, Released
-from coatcheck_sidecar.core.runlog import RunLog, head_name
+from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane

@@ -214,7 +214,7 @@ def play(numbers: Iterable[int]) -> History:
     return history
 
 
-CARRIED: Final = ("commands", "tombstones")
+CARRIED: Final = ("commands", "past", "tombstones")
 """What heads carry beside the records."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from coatcheck_sidecar.core import delta, patch_delta, runlog
+from coatcheck_sidecar.core import delta, packs, patch_delta
 from coatcheck_sidecar.core.delta import decode_delta
 from coatcheck_sidecar.core.head import (
     Head,
@@ -22,7 +22,8 @@ from coatcheck_sidecar.core.head import (
     seal,
     unseal,
 )
-from coatcheck_sidecar.core.model import Body, CallClass, CallState
+from coatcheck_sidecar.core.layout import head_name, object_name
+from coatcheck_sidecar.core.model import Body, CallClass, CallState, Status
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.patch_delta import NewState, next_state
 from coatcheck_sidecar.core.record import (
@@ -36,17 +37,10 @@ from coatcheck_sidecar.core.record import (
     Record,
     bodies_of,
 )
-from coatcheck_sidecar.core.runlog import (
-    RunLog,
-    Snapshot,
-    Verdict,
-    head_name,
-    judge,
-    object_name,
-    restore,
-    seal_state,
-)
+from coatcheck_sidecar.core.retention import chain_of
+from coatcheck_sidecar.core.runlog import RunLog, Verdict, judge, restore
 from coatcheck_sidecar.core.runstate import RunState, fold
+from coatcheck_sidecar.core.snapshot import Snapshot, seal_state
 from tests.core.histories import History, observed
 
 HEAD = head_name("run")
@@ -59,8 +53,8 @@ BODY_BYTES_MAX = 20
 def small_limits() -> Iterator[None]:
     """Packs, merges and seals after a few records; patches of small states."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runlog, "TAIL_BYTES_MAX", 250)
-        patch.setattr(runlog, "PACKS_MAX", 2)
+        patch.setattr(packs, "TAIL_BYTES_MAX", 250)
+        patch.setattr(packs, "PACKS_MAX", 2)
         patch.setattr(delta, "HEAD_DELTAS_BYTES_MAX", 200)
         patch.setattr(patch_delta, "STATE_BYTES_MIN", 0)
         patch.setattr(patch_delta, "TOUCHED_SHARE_MAX", 100)
@@ -164,12 +158,35 @@ class Shipping(History):
             if data[4:5] == Kind.BODY.value
         }
         log = restore(head, tag="tag", packs=packs, bodies=bodies)
-        for ref, kind in ((head.chain.base, Kind.BASE), (head.chain.mid, Kind.MID)):
-            if ref is not None:
-                log.checkpoint = Paged(self.sealed(ref.name, kind, log.checkpoint_bytes))
-        for change in head.chain.deltas:
-            log.checkpoint = next_state(log.checkpoint, change.data, bytes_max=STATE_BYTES_MAX)
+        log.checkpoint = Paged(self.built(head.chain))
         return log
+
+    def built(self, chain: delta.Chain) -> bytes:
+        state = Paged(b"")
+        for ref, kind in ((chain.base, Kind.BASE), (chain.mid, Kind.MID)):
+            if ref is not None:
+                state = Paged(self.sealed(ref.name, kind, state.data))
+        for change in chain.deltas:
+            state = next_state(state, change.data, bytes_max=STATE_BYTES_MAX)
+        return state.data
+
+    def step(self, number: int) -> Record | None:
+        """One in eleven times the run is set back, or forth again, to a checkpoint that is kept."""
+        there = [kept for kept in self.log.kept if kept.seq >= self.log.horizon]
+        if number % 11 or self.state.status is not Status.OWNED or not there:
+            return super().step(number)
+        kept = there[number % len(there)]
+        state, high = self.states[kept.seq], self.state.checkpoint.step_high
+        event = Checkpoint(step=kept.step, step_high=high, rewinds=kept.seq)
+        draft = self.log.draft(NewState(state))
+        record = self.log.commit(
+            replace(event, length=len(state), delta=Body(draft.delta)),
+            draft.state,
+            at_ms=(self.seq + 1) * 1000,
+        )
+        self.states[record.seq] = state
+        self.records.append(record)
+        return record
 
     def tombstones(self) -> list[Tombstone]:
         """All that a restore reads, from packs and head."""
@@ -201,7 +218,21 @@ def assert_restores(run: Shipping) -> None:
     assert log.checkpoint_bytes == run.states[whole.checkpoint_seq]
     stones = run.tombstones()
     dead = {key for key, call in whole.by_key.items() if call.state is CallState.TOMBSTONE}
-    assert sorted(stone.key for stone in stones) == sorted(dead)
+    if whole.status.is_final:
+        assert stones == []
+    else:
+        assert {stone.key for stone in stones} >= dead
+        assert run.log.horizon >= head.horizon
+        ends = {at: end for at, end in whole.past.ends.items() if end > head.horizon}
+        assert log.state.past.ends == ends
+        assert_goes_back(run, head)
+
+
+def assert_goes_back(run: Shipping, head: Head) -> None:
+    """The state of each checkpoint that the head names as kept is built of what it names."""
+    assert not head.step or head.kept[-1].seq == run.restored().state.checkpoint_seq
+    for kept in head.kept:
+        assert run.built(chain_of(kept, head.chain)) == run.states[kept.seq]
 
 
 def call(run: Shipping, *, key: str, size: int = 500, named: bool = True) -> int:

@@ -13,6 +13,7 @@ from coatcheck_sidecar.core.head import (
     decode_sealed,
     encode_head,
 )
+from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import NO_BODY, Body, CallState, Status
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
@@ -24,14 +25,9 @@ from coatcheck_sidecar.core.record import (
     decode_record,
     encode_record,
 )
-from coatcheck_sidecar.core.runlog import (
-    RunLog,
-    Verdict,
-    judge,
-    object_name,
-    seal_state,
-)
+from coatcheck_sidecar.core.runlog import RunLog, Verdict, judge
 from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.snapshot import seal_state
 from tests.core.histories import CHOICES, observed
 from tests.core.shipping import (
     STATE_BYTES_MAX,
@@ -228,7 +224,7 @@ def test_a_sealed_object_holds_a_copy_of_its_head_without_itself() -> None:
     assert base is not None
     copy, _ = decode_sealed(base.name, run.store[base.name], kind=Kind.BASE)
     bare = decode_head("copy", copy)
-    assert bare == replace(head, chain=bare.chain)
+    assert bare == replace(head, chain=bare.chain, kept=())
     assert bare.chain.base is None
 
 

@@ -1,24 +1,15 @@
 from coatcheck_sidecar.core.head import encode_head, reference
 from coatcheck_sidecar.core.model import Body
+from coatcheck_sidecar.core.packs import PACKS_MAX, TAIL_BYTES_MAX
 from coatcheck_sidecar.core.record import (
     CallOutcome,
     Claimed,
-    Dispatched,
     Finished,
     Intent,
     Parked,
-    Record,
     Signalled,
 )
-from coatcheck_sidecar.core.runlog import (
-    BODY_BYTES_MAX,
-    PACKS_MAX,
-    TAIL_BYTES_MAX,
-    Verdict,
-    call_of,
-    restore,
-)
-from coatcheck_sidecar.core.undo_records import Undo
+from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, Verdict, restore
 from tests.core.shipping import Shipping, assert_restores, call, checkpoint, done, owned
 
 # Packs
@@ -34,12 +25,6 @@ def test_a_tail_past_its_limit_goes_to_a_pack_and_the_head_stays_small() -> None
     assert set(head.calls) == set(run.state.calls)
     assert not any(isinstance(record.event, Intent) for record in head.records)
     assert_restores(run)
-
-
-def test_what_of_a_pack_counts_is_told_by_its_call_or_for_an_undo_by_its_own_place() -> None:
-    assert call_of(Record(9, 1, 0, Dispatched(call=3, attempt=1))) == 3
-    assert call_of(Record(9, 1, 0, Undo(call=3, key="k", tool="bank"))) == 9
-    assert call_of(Record(9, 1, 0, Claimed(owner="o"))) == 0
 
 
 def test_a_pack_goes_when_nothing_in_it_counts_any_more() -> None:

@@ -9,7 +9,7 @@ import pytest
 from coatcheck.wire import make_patch
 from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.patch_delta import FIRST_BYTE
-from coatcheck_sidecar.core.runlog import Snapshot, seal_state
+from coatcheck_sidecar.core.snapshot import Snapshot, seal_state
 from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal
 from tests.engine.harness import Wire, Yard, link, until

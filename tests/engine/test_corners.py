@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Status
-from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.ports import StoreError
 from coatcheck_sidecar.servers.control import ControlServer
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal

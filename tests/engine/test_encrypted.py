@@ -9,8 +9,8 @@ import pytest
 
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.envelope import key_id_of
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Status
-from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.ports import Store, Stored
 from coatcheck_sidecar.stores.encrypted import with_keys

@@ -3,7 +3,7 @@
 import pytest
 
 from coatcheck_sidecar.clock import SystemClock
-from coatcheck_sidecar.core.runlog import head_name
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.engine import erase as erase_module
 from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.ports import StoreError

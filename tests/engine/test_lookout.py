@@ -6,10 +6,10 @@ import pytest
 
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.command import Command
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import RunSummary, encode_summary
 from coatcheck_sidecar.core.record import Created
-from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.core.waiting import Waiting
 from coatcheck_sidecar.engine import lookout
 from coatcheck_sidecar.engine.lookout import Lookout

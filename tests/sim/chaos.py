@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from unittest.mock import patch
 
-from coatcheck_sidecar.core.runlog import head_name
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.engine.fleet import Fleet
 from tests.sim.loop import Process, this_process
 from tests.sim.world import CALM_S_MAX, Pod, World, virtual_machine

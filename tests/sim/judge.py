@@ -11,8 +11,9 @@ from coatcheck_sidecar.core.head import Head, decode_head
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
 from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Record, Resolved, Signalled
-from coatcheck_sidecar.core.runlog import RunLog, Snapshot
+from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.snapshot import Snapshot
 from coatcheck_sidecar.engine.shipper import MARKED, marker_name
 from tests.sim.compare import differences, restored_checkpoint, restored_state
 from tests.sim.loop import PROCESS

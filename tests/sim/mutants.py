@@ -18,11 +18,13 @@ from unittest.mock import patch
 from coatcheck._tool import Invoke
 from coatcheck_sidecar.core.call_state import with_not_applied
 from coatcheck_sidecar.core.head import Head, decode_head
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Call, CallState, Level
 from coatcheck_sidecar.core.ownership import encode_summary, summary_of
 from coatcheck_sidecar.core.record import CallOutcome, Claimed, Record
-from coatcheck_sidecar.core.runlog import RunLog, Snapshot, Verdict, Written, head_name
+from coatcheck_sidecar.core.runlog import RunLog, Verdict, Written
 from coatcheck_sidecar.core.runstate import RunState
+from coatcheck_sidecar.core.snapshot import Snapshot
 from coatcheck_sidecar.engine.attempts import READS_FROM, Reads
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.local import LocalLog

@@ -32,6 +32,7 @@ from coatcheck_sidecar.core.record import (
     Record,
     bodies_of,
     from_fields,
+    number_of,
     pack_ref,
     to_fields,
     unpack_ref,
@@ -97,6 +98,33 @@ class Tombstone:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint that the run can be set back to."""
+
+    seq: int
+    step: int
+    schema: int = 1
+    code_version: str = ""
+    base: ObjectRef | None = None
+    mid: ObjectRef | None = None
+    """Sealed: what alone makes its state. Without a base: the head's own chain makes it, up to
+    its delta."""
+
+    @property
+    def is_sealed(self) -> bool:
+        """No delta of the head is needed for its state."""
+        return self.base is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Calls and signals that the checkpoint at `seq` was the end of, by their first record."""
+
+    seq: int
+    numbers: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """The mutable object of a run: its swap is the append of all records up to `seq`."""
@@ -132,6 +160,14 @@ class Head:
     blobs: tuple[ObjectRef, ...] = ()
     commands: tuple[str, ...] = ()
     """Ids of the newest commands from outside, so that each is carried out once."""
+    kept: tuple[Kept, ...] = ()
+    """Checkpoints that the run can be set back to, by seq; the last is the current one."""
+    over: tuple[Over, ...] = ()
+    """Whose records count again if the run is set back to before that checkpoint."""
+    horizon: int = 0
+    """Records that a checkpoint up to this one was the end of are gone."""
+    floor: int = 0
+    """Objects of this epoch with a lower seq in their name are here, or never will be."""
 
     @property
     def created(self) -> Created:
@@ -139,13 +175,20 @@ class Head:
         made = next((r.event for r in self.records if isinstance(r.event, Created)), Created())
         return replace(made, deadline_ms=0) if self.undo else made
 
+    @property
+    def over_numbers(self) -> set[int]:
+        """All of `over`."""
+        return {number for each in self.over for number in each.numbers}
+
     def named_objects(self) -> list[ObjectRef]:
         """What a restore reads beside the head, all at once."""
         refs = [ref for ref in (self.chain.base, self.chain.mid) if ref is not None]
         refs += [pack.ref for pack in self.packs]
         refs += self.bodies
+        over = self.over_numbers
         for record in self.records:
-            refs += [body.ref for body in bodies_of(record) if body.ref is not None]
+            if number_of(record) not in over:
+                refs += [body.ref for body in bodies_of(record) if body.ref is not None]
         return refs
 
 
@@ -231,6 +274,8 @@ def encode_head(head: Head) -> bytes:
         "bodies": [pack_ref(ref) for ref in head.bodies],
         "blobs": [pack_ref(ref) for ref in head.blobs],
         "commands": list(head.commands),
+        "kept": [_pack_kept(kept) for kept in head.kept],
+        "over": [[over.seq, list(over.numbers)] for over in head.over],
     }
     return seal(Kind.HEAD, msgpack.packb(fields))
 
@@ -256,7 +301,25 @@ def _head_of(raw: Any) -> Head:
         bodies=tuple(unpack_ref(ref) for ref in raw["bodies"]),
         blobs=tuple(unpack_ref(ref) for ref in raw["blobs"]),
         commands=take_all(raw["commands"], str),
+        kept=tuple(_kept_of(item) for item in raw["kept"]),
+        over=tuple(_over_of(item) for item in raw["over"]),
     )
+
+
+def _pack_kept(kept: Kept) -> list[Any]:
+    refs = [pack_ref(kept.base), pack_ref(kept.mid)]
+    return [kept.seq, kept.step, kept.schema, kept.code_version, *refs]
+
+
+def _kept_of(raw: Any) -> Kept:
+    *plain, base, mid = raw
+    refs = [None if ref is None else unpack_ref(ref) for ref in (base, mid)]
+    return Kept(*take(plain, int, int, int, str), *refs)
+
+
+def _over_of(raw: Any) -> Over:
+    seq, numbers = take(raw, int, list)
+    return Over(seq, take_all(numbers, int))
 
 
 def _pack_ref_of(raw: Any) -> PackRef:

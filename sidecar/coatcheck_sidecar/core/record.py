@@ -71,6 +71,10 @@ class Checkpoint:
     """What all steps took until now, as the sidecars saw them that got their ends."""
     longest_ms: int = 0
     """What the longest of them took."""
+    rewinds: int = 0
+    """The older checkpoint (its place in the log) that this one makes current again; 0: none."""
+    blind: int = 0
+    """Calls of steps up to this one may have taken place without a record; 0: none may."""
     delta: Body = NO_BODY
     """Journal only: the head keeps deltas in a section of their own."""
 
@@ -224,6 +228,8 @@ Event = (
     | Undo | Compensating | Compensated
 )  # fmt: skip
 
+CallEvent = Intent | Dispatched | CallOutcome | Resolved
+
 BODY_FIELDS: Final[dict[type, str]] = {
     Created: "input",
     CallOutcome: "body",
@@ -247,6 +253,12 @@ class Record:
     event: Event
 
 
+def number_of(record: Record) -> int:
+    """The call that it is of; else its own place, an undo's too, since it outlives its call."""
+    event = record.event
+    return event.call if isinstance(event, CallEvent) else record.seq
+
+
 def bodies_of(record: Record) -> list[Body]:
     """The bodies that a record carries or names; a checkpoint's delta is none of them."""
     field = BODY_FIELDS.get(type(record.event))
@@ -258,6 +270,12 @@ def with_body(record: Record, body: Body) -> Record:
     """The same record with its one body replaced."""
     changed: Any = {BODY_FIELDS[type(record.event)]: body}
     return replace(record, event=replace(record.event, **changed))
+
+
+def with_ref(record: Record, ref: ObjectRef) -> Record:
+    """The same record, whose one body now lies in the store too."""
+    (body,) = bodies_of(record)
+    return with_body(record, replace(body, ref=ref))
 
 
 def pack_body(body: Body, *, inline: bool) -> Any:

@@ -16,24 +16,13 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from coatcheck_sidecar.core.delta import (
-    Chain,
-    Delta,
-    encode_delta,
-    needs_new_base,
-)
-from coatcheck_sidecar.core.head import (
-    Head,
-    Kind,
-    PackRef,
-    Tombstone,
-    encode_head,
-    encode_pack,
-    encode_sealed,
-    reference,
-)
+from coatcheck_sidecar.core import packs as packing
+from coatcheck_sidecar.core.delta import Chain, Delta
+from coatcheck_sidecar.core.head import Head, Kept, PackRef, Tombstone, encode_pack, reference
+from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import CallState, ObjectRef
 from coatcheck_sidecar.core.pages import Paged
+from coatcheck_sidecar.core.past import Past, tombstone_of
 from coatcheck_sidecar.core.patch_delta import Draft, NewState, draft, draft_bytes, next_state
 from coatcheck_sidecar.core.record import (
     Checkpoint,
@@ -41,23 +30,19 @@ from coatcheck_sidecar.core.record import (
     Event,
     Record,
     bodies_of,
-    encode_record,
+    number_of,
     with_body,
+    with_ref,
 )
-from coatcheck_sidecar.core.runstate import CallEvent, RunState, fold
+from coatcheck_sidecar.core.retention import KEEP, retained
+from coatcheck_sidecar.core.runstate import RunState, fold
+from coatcheck_sidecar.core.snapshot import Snapshot
 from coatcheck_sidecar.core.undo import next_by
-from coatcheck_sidecar.core.undo_records import Undo
 
-TAIL_BYTES_MAX: Final = 16_384
-"""Call records and tombstones that a head carries before they are set aside in a pack."""
-PACKS_MAX: Final = 8
-"""A restore reads each, so they stay few: past this all become one."""
 BODY_BYTES_MAX: Final = 4_096
 """A body above this goes to an object of its own as soon as it comes."""
 RECORD_BYTES: Final = 100
 """What a record weighs in a head beside its body: an intent has about as many."""
-NAME_RANDOM_BYTES: Final = 8
-"""Makes a name that is never used twice, even by two owners who count alike."""
 
 
 class Verdict(Enum):
@@ -85,28 +70,6 @@ def judge(seen: Head | None, *, expected: bytes | None, written: AbstractSet[byt
     return Verdict.COMMITTED if seen.nonce in written else Verdict.FENCED
 
 
-def head_name(run: str) -> str:
-    """Name of a run's head."""
-    return f"runs/{run}/head"
-
-
-def object_name(run: str, *, epoch: int, seq: int, random: bytes) -> str:
-    """A name for an immutable object of a run; `random` makes it one that was never used."""
-    return f"runs/{run}/o/{epoch}-{seq}-{random[:NAME_RANDOM_BYTES].hex()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the next head is to hold, frozen at one sequence number, and what must be put first."""
-
-    head: Head
-    state: bytes
-    """The state of the last checkpoint, for sealing."""
-    puts: tuple[tuple[str, bytes], ...] = ()
-    buried: int = 0
-    """How many tombstones a new pack among `puts` takes over from the log."""
-
-
 @dataclass(frozen=True, slots=True)
 class Written:
     """What must be known of a head that we tried to write, should it turn out to stand."""
@@ -115,7 +78,9 @@ class Written:
     base: ObjectRef | None
     mid: ObjectRef | None
     packs: tuple[PackRef, ...]
+    kept: tuple[Kept, ...]
     buried: int
+    stones: tuple[str, ...]
 
 
 class RunLog:
@@ -127,6 +92,16 @@ class RunLog:
         self._sealed: tuple[ObjectRef | None, ObjectRef | None] = (None, None)
         self._deltas: list[Delta] = []
         self.packs: tuple[PackRef, ...] = ()
+        self.stones: tuple[str, ...] = ()
+        """Keys of the tombstones in them, in their order."""
+        self.keep = KEEP
+        """How many checkpoints of either kind the run can be set back to."""
+        self.kept: tuple[Kept, ...] = ()
+        self.horizon = 0
+        self.uploading: set[int] = set()
+        """What is on its way to an object, by the seq in its name."""
+        self.must_seal = False
+        """Other code goes on from here: what it began with is kept."""
         self.checkpoint = Paged(b"")
         self.shipped_seq = 0
         self.unshipped_bytes = 0
@@ -160,6 +135,8 @@ class RunLog:
     def claim(self, event: Claimed, *, at_ms: int) -> Record:
         """Begin a new epoch: the next head swapped in fences every earlier owner."""
         self.state.epoch += 1
+        is_other = event.code_version != self.state.checkpoint.code_version
+        self.must_seal |= is_other and bool(self._deltas)
         return self.append(event, at_ms=at_ms)
 
     def append(self, event: Event, *, at_ms: int) -> Record:
@@ -175,6 +152,8 @@ class RunLog:
             delta = event.delta.data or b""
             self._deltas.append(Delta(record.seq, delta))
             delta_bytes = len(delta)
+            kept = Kept(record.seq, event.step, event.schema, event.code_version)
+            self.kept = (*self.kept, kept)
         weight += delta_bytes + sum(len(body.data or b"") for body in bodies_of(record))
         self._weights.append((record.seq, weight, delta_bytes))
         self.unshipped_bytes += weight
@@ -193,8 +172,9 @@ class RunLog:
         """Say where the body of record `seq` lies in the store, before the next snapshot."""
         kept = self.state.records.get(seq)
         if kept is not None:
-            (body,) = bodies_of(kept)
-            self.state.records[seq] = with_body(kept, replace(body, ref=ref))
+            self.state.records[seq] = with_ref(kept, ref)
+        else:
+            self.state.past.attach(seq, ref)
 
     def draft(self, state: NewState) -> Draft:
         """What `commit` of this state will add; may run in a thread, between two commits."""
@@ -222,15 +202,22 @@ class RunLog:
 
     def snapshot(self, *, nonce: bytes, random: bytes) -> Snapshot:
         """The next head: everything up to now. Objects in `puts` go before it."""
-        state, packs = self.state, self._live_packs()
+        state = self.state
+        self._retain()
+        past = state.past.records
+        counting = [*state.records.values(), *past.values()]
+        numbers = (r.seq for r in counting if packing.is_packable(r))
+        packs = packing.live(self.packs, numbers)
         puts: tuple[tuple[str, bytes], ...] = ()
-        tombstones, buried = tuple(state.tombstones), 0
-        if _tail_bytes(_tail(state, packs), tombstones) > TAIL_BYTES_MAX:
+        tombstones, buried, stones = tuple(state.tombstones), 0, self.stones
+        tail = _tail(counting, packs)
+        if packing.tail_bytes(tail, tombstones) > packing.TAIL_BYTES_MAX:
             name = object_name(state.run, epoch=state.epoch, seq=state.seq, random=random)
-            packs, data = self._pack(packs, name=name)
+            packs, data, stones = self._pack(packs, counting, name=name)
             puts, tombstones, buried = ((name, data),), (), len(tombstones)
-        covered = _covered(packs)
-        packed = [r for r in state.records.values() if _is_packed(r, covered)]
+            tail = _tail(counting, packs)
+        up_to = packing.covered(packs)
+        packed = [r for r in state.records.values() if packing.is_packed(r, up_to)]
         head = Head(
             run=state.run,
             epoch=state.epoch,
@@ -248,20 +235,34 @@ class RunLog:
             pinned=state.created.pinned,
             not_before_ms=state.not_before_ms,
             chain=self.chain,
-            records=tuple(_tail(state, packs)),
+            records=tuple(tail),
             tombstones=tombstones,
             packs=packs,
-            calls=tuple(dict.fromkeys(call_of(record) for record in packed)),
+            calls=tuple(dict.fromkeys(number_of(record) for record in packed)),
             bodies=tuple(b.ref for r in packed for b in bodies_of(r) if b.ref is not None),
             commands=state.commands,
+            kept=self.kept,
+            over=state.past.over(),
+            horizon=self.horizon,
+            floor=min(self.uploading, default=state.seq + 1),
         )
-        return Snapshot(head, self.checkpoint_bytes, puts, buried)
+        return Snapshot(head, self.checkpoint_bytes, puts, buried, stones)
+
+    def _retain(self) -> None:
+        """Forget checkpoints that are too many, and what only they needed; all, once it is over."""
+        past = self.state.past
+        if self.state.status.is_final:
+            self.kept, self.horizon = self.kept[-1:], self.state.seq
+        else:
+            self.kept, horizon = retained(self.kept, most=self.keep)
+            self.horizon = max(self.horizon, horizon, past.horizon())
+        past.forget(self.horizon)
 
     def remember(self, snapshot: Snapshot) -> None:
         """The swap of this head is about to be sent."""
         head, chain = snapshot.head, snapshot.head.chain
         self.written[head.nonce] = Written(
-            head.seq, chain.base, chain.mid, head.packs, snapshot.buried
+            head.seq, chain.base, chain.mid, head.packs, head.kept, snapshot.buried, snapshot.stones
         )
 
     def shipped(self, nonce: bytes, *, tag: str) -> None:
@@ -277,93 +278,35 @@ class RunLog:
             self._sealed = (done.base, done.mid)
             self._deltas = [delta for delta in self._deltas if delta.seq > done.seq]
             self.deltas_bytes = self.unshipped_deltas_bytes
-        self.packs = done.packs
+            newer = (kept for kept in self.kept if kept.seq > done.kept[-1].seq)
+            self.kept, self.must_seal = (*done.kept, *newer), False
+        self.packs, self.stones = done.packs, done.stones
         del self.state.tombstones[: done.buried]
 
-    def _pack(self, packs: tuple[PackRef, ...], *, name: str) -> tuple[tuple[PackRef, ...], bytes]:
-        """One more pack, with the tail's calls; past `PACKS_MAX` one in place of all."""
-        tombstones: Sequence[Tombstone] = self.state.tombstones
-        if len(packs) >= PACKS_MAX:
-            packs, tombstones = (), self._all_tombstones()
-        data = encode_pack([r for r in _tail(self.state, packs) if _is_call(r)], tombstones)
-        return (*packs, PackRef(self.state.seq, reference(name, data), len(tombstones))), data
+    def _pack(
+        self, packs: tuple[PackRef, ...], counting: Sequence[Record], *, name: str
+    ) -> tuple[tuple[PackRef, ...], bytes, tuple[str, ...]]:
+        """One more pack, with the tail's calls and what was in the packs that it takes over."""
+        tombstones: list[Tombstone] = self.state.tombstones
+        tail = _tail(counting, packs)
+        first = packing.merge_from(packs, packing.tail_bytes(tail, tombstones))
+        stones, left = self.stones, sum(pack.tombstones for pack in packs[:first])
+        taken = [self._stone(key) for key in dict.fromkeys(stones[left:])]
+        packs, tombstones = packs[:first], [*taken, *tombstones]
+        records = [r for r in _tail(counting, packs) if packing.is_packable(r)]
+        data = encode_pack(sorted(records, key=lambda r: r.seq), tombstones)
+        ref = PackRef(self.state.seq, reference(name, data), len(tombstones))
+        return (*packs, ref), data, (*stones[:left], *(stone.key for stone in tombstones))
 
-    def _live_packs(self) -> tuple[PackRef, ...]:
-        """Packs that still hold a tombstone or a record that counts."""
-        live, low = [], 0
-        numbers = [r.seq for r in self.state.records.values() if _is_call(r)]
-        for pack in self.packs:
-            if pack.tombstones or any(low < number <= pack.last for number in numbers):
-                live.append(pack)
-            low = pack.last
-        return tuple(live)
-
-    def _all_tombstones(self) -> list[Tombstone]:
-        return [
-            Tombstone(call.key, call.number, call.tool, call.fingerprint, call.reason)
-            for call in self.state.by_key.values()
-            if call.state is CallState.TOMBSTONE
-        ]
+    def _stone(self, key: str) -> Tombstone:
+        call = self.state.by_key[key]
+        is_buried = call.state is CallState.TOMBSTONE
+        return replace(tombstone_of(call), what=call.reason) if is_buried else tombstone_of(call)
 
 
-def seal_state(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -> Snapshot:
-    """The same head with its deltas folded into a mid, or a new base, put before it.
-
-    `base_state` is the state that the base holds, read back; `None` asks for a new base.
-    """
-    head, state = snapshot.head, snapshot.state
-    name = object_name(head.run, epoch=head.epoch, seq=head.seq, random=random)
-    base = head.chain.base
-    if base is not None and base_state is not None:
-        delta = encode_delta(base_state, state)
-        if not needs_new_base(base.length, len(delta)):
-            bare = replace(head, chain=Chain(base))
-            data = encode_sealed(Kind.MID, delta, head_copy=encode_head(bare))
-            return _sealed(snapshot, name=name, data=data, base=base)
-    bare = replace(head, chain=Chain())
-    whole = encode_delta(b"", state)
-    data = encode_sealed(Kind.BASE, whole, head_copy=encode_head(bare))
-    return _sealed(snapshot, name=name, data=data, base=None)
-
-
-def _sealed(snapshot: Snapshot, *, name: str, data: bytes, base: ObjectRef | None) -> Snapshot:
-    ref = reference(name, data)
-    chain = Chain(ref) if base is None else Chain(base, ref)
-    head = replace(snapshot.head, chain=chain)
-    return replace(snapshot, head=head, puts=(*snapshot.puts, (name, data)))
-
-
-def call_of(record: Record) -> int:
-    """By what a head says that a record in a pack still counts; 0: it is never in one.
-
-    The number of its call; of an undo its own place in the log, since it outlives its call.
-    """
-    if isinstance(record.event, Undo):
-        return record.seq
-    return record.event.call if isinstance(record.event, CallEvent) else 0
-
-
-def _is_call(record: Record) -> bool:
-    return isinstance(record.event, CallEvent | Undo)
-
-
-def _is_packed(record: Record, covered: int) -> bool:
-    return record.seq <= covered and _is_call(record)
-
-
-def _covered(packs: Sequence[PackRef]) -> int:
-    """Call records up to this sequence number are in packs."""
-    return packs[-1].last if packs else 0
-
-
-def _tail(state: RunState, packs: Sequence[PackRef]) -> list[Record]:
-    covered = _covered(packs)
-    return [record for record in state.records.values() if not _is_packed(record, covered)]
-
-
-def _tail_bytes(tail: Sequence[Record], tombstones: Sequence[Tombstone]) -> int:
-    size = sum(len(stone.key) + len(stone.tool) + 48 for stone in tombstones)
-    return size + sum(len(encode_record(r, inline=False)) for r in tail if _is_call(r))
+def _tail(counting: Sequence[Record], packs: Sequence[PackRef]) -> list[Record]:
+    up_to = packing.covered(packs)
+    return [record for record in counting if not packing.is_packed(record, up_to)]
 
 
 def restore(
@@ -374,17 +317,19 @@ def restore(
     bodies: Mapping[str, bytes],
 ) -> RunLog:
     """The log that a head and the packs and bodies it names describe; its state is not built."""
-    calls = set(head.calls)
-    packed = [record for pack, _ in packs for record in pack if call_of(record) in calls]
+    wanted = {*head.calls, *head.over_numbers}
+    packed = [record for pack, _ in packs for record in pack if number_of(record) in wanted]
     records = sorted((*head.records, *packed), key=lambda record: record.seq)
+    past = Past()
+    live = [_filled(record, bodies) for record in past.restore(head.over, records)]
     buried = [tombstone for _, pack_tombstones in packs for tombstone in pack_tombstones]
-    state = fold(
-        head.run, [_filled(r, bodies) for r in records], tombstones=[*buried, *head.tombstones]
-    )
+    state = fold(head.run, live, tombstones=[*buried, *head.tombstones])
+    state.past = past
     state.tombstones = list(head.tombstones)
     state.seq, state.epoch, state.commands = head.seq, head.epoch, head.commands
     log = RunLog(state)
-    log.chain, log.packs = head.chain, head.packs
+    log.chain, log.packs, log.stones = head.chain, head.packs, tuple(s.key for s in buried)
+    log.kept, log.horizon = head.kept, head.horizon
     log.shipped_seq, log.tag, log.nonce = head.seq, tag, head.nonce
     return log
 

@@ -5,13 +5,13 @@ nothing changes. So `fold(records kept, tombstones) == fold(all records)`.
 
 - Of the kinds that share a place only the newest record is kept, and each older one that put a call
   in doubt, as long as that call is kept: without it the doubt would be forgotten.
-- A signal goes with the checkpoint that consumes it.
-- The records of a call go all at once, with the checkpoint after which it is over.
+- The records of a call go all at once, with the checkpoint after which it is over, and a signal
+  with the one that consumes it: into the past (`core/past.py`), out of which a checkpoint that
+  makes an older one current takes them again.
 - What takes a call back outlives the call's other records: it goes when the run ends.
 """
 
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -23,21 +23,14 @@ from coatcheck_sidecar.core.call_state import (
     with_outcome,
     with_resolved,
     with_restart,
-    with_tombstone,
 )
 from coatcheck_sidecar.core.head import Tombstone
-from coatcheck_sidecar.core.model import (
-    Body,
-    Call,
-    CallClass,
-    CallState,
-    Outcome,
-    OutcomeKind,
-    Status,
-)
+from coatcheck_sidecar.core.model import Body, Call, CallState, Outcome, OutcomeKind, Status
+from coatcheck_sidecar.core.past import Past, buried, tombstone_of
 from coatcheck_sidecar.core.record import (
     BadRecord,
     Birth,
+    CallEvent,
     CallOutcome,
     Checkpoint,
     Claimed,
@@ -53,6 +46,7 @@ from coatcheck_sidecar.core.record import (
     Released,
     Resolved,
     Signalled,
+    number_of,
 )
 from coatcheck_sidecar.core.undo_records import FORWARD, Compensated, Compensating, Undo
 
@@ -61,7 +55,6 @@ COMMANDS_MAX: Final = 64
 stopped waiting."""
 
 UndoEvent = Undo | Compensating
-CallEvent = Intent | Dispatched | CallOutcome | Resolved
 BIRTH: Final = tuple(Birth.__slots__)
 IN_DOUBT: Final = "in_doubt"
 """How the reason of a run begins that is held until its calls in doubt are decided."""
@@ -114,6 +107,7 @@ class RunState:
         """The run is to be taken back, or was."""
         self.tombstones: list[Tombstone] = []
         """Those not in a pack."""
+        self.past = Past()
         self._places: dict[str, int] = {}
         self._undo_at: dict[int, int] = {}
         """By call: the record that says how to take it back."""
@@ -136,7 +130,7 @@ class RunState:
     def bury(self, tombstones: Iterable[Tombstone]) -> None:
         """Take in tombstones read from a head or a pack."""
         for stone in tombstones:
-            self.by_key[stone.key] = _tombstone_call(stone)
+            self.by_key[stone.key] = buried(stone)
 
     def apply(self, record: Record) -> None:
         """Take in the next record; `seq` may jump over records that were left out.
@@ -252,9 +246,8 @@ class RunState:
 
     def _apply_checkpoint(self, seq: int, event: Checkpoint) -> None:
         self.checkpoint, self.checkpoint_seq, self.crashes = event, seq, 0
-        for number in event.consumed:
-            self.signals.pop(number, None)
-            self.records.pop(number, None)
+        if event.rewinds:
+            self._bring_back(event.rewinds)
         over = [
             call
             for call in self.calls.values()
@@ -264,21 +257,34 @@ class RunState:
         ]
         for call in over:
             self._retire(call)
-        gone = {call.number for call in over}
-        kept = self.records
-        self.records = {n: r for n, r in kept.items() if not self._is_over(r, gone=gone, seq=seq)}
+        gone = {call.number: call.state in TOOK_PLACE for call in over}
+        gone |= {at: True for at in event.consumed if self.signals.pop(at, None)}
+        ended = [r for r in self.records.values() if number_of(r) in gone]
+        self.past.keep({r.seq: r for r in ended if gone[number_of(r)]}, end=seq)
+        kept = [r for r in self.records.values() if number_of(r) not in gone]
+        self.records = {r.seq: r for r in kept if not self._is_over(r, seq=seq)}
         for number, doubted in list(self._doubts.items()):
-            doubted -= gone
+            doubted.difference_update(gone)
             self._drop_if_superseded(number)
 
-    def _is_over(self, record: Record, *, gone: AbstractSet[int], seq: int) -> bool:
-        """A checkpoint at `seq` takes these away: settled calls, and commands before it.
+    def _bring_back(self, seq: int) -> None:
+        """The run is set back to its checkpoint at `seq`: what was over since then is not."""
+        for record in self.past.take_back(seq):
+            if isinstance(record.event, Signalled):
+                self.signals[record.seq] = record.event
+            elif isinstance(record.event, CallEvent):
+                self._set(self._folded(record, record.event))
+            self.records[record.seq] = record
+        self.records = dict(sorted(self.records.items()))
+        self.signals = dict(sorted(self.signals.items()))
+        self.tombstones = [s for s in self.tombstones if s.number not in self.calls]
+
+    def _is_over(self, record: Record, *, seq: int) -> bool:
+        """A checkpoint at `seq` takes commands before it away.
 
         A refusal stays while its id is remembered: who sent the command may not have read it yet.
         """
         event = record.event
-        if isinstance(event, CallEvent):
-            return event.call in gone
         if not isinstance(event, Commanded) or record.seq >= seq:
             return False
         return not event.refused or event.command not in self.commands
@@ -294,11 +300,16 @@ class RunState:
         del self.calls[call.number]
         del self.by_key[call.key]
         if call.is_named and call.state in TOOK_PLACE:
-            stone = Tombstone(call.key, call.number, call.tool, call.fingerprint, call.state.value)
+            stone = tombstone_of(call)
             self.tombstones.append(stone)
             self.bury([stone])
 
     def _apply_call(self, record: Record, event: CallEvent) -> None:
+        self._set(self._folded(record, event))
+        if self.status is Status.HELD and self.reason.startswith(IN_DOUBT) and not self.in_doubt:
+            self._set_status(Status.READY)
+
+    def _folded(self, record: Record, event: CallEvent) -> Call:
         call = self.calls.get(event.call)
         match event:
             case Intent():
@@ -324,12 +335,12 @@ class RunState:
                     self._forget_undo(call.number)
             case _:
                 assert_never(event)
-        self._set(call)
-        if self.status is Status.HELD and self.reason.startswith(IN_DOUBT) and not self.in_doubt:
-            self._set_status(Status.READY)
+        return call
 
     def _born(self, record: Record, event: Intent) -> Call:
-        if event.call != record.seq or event.birth.key in self.by_key:
+        former = self.by_key.get(event.birth.key)
+        is_its_own = former is None or former.number == event.call  # its tombstone: it is back
+        if event.call != record.seq or not is_its_own:
             raise BadRecord(
                 f"record {record.seq}: call {event.call} can't be new under key {event.birth.key!r}"
             )
@@ -371,21 +382,6 @@ def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:
         return with_doubt(call, event.reason, at_ms=at_ms)
     kind = event.outcome or OutcomeKind.RESULT
     return with_outcome(call, Outcome(kind, event.body, event.head), at_ms=at_ms)
-
-
-def _tombstone_call(stone: Tombstone) -> Call:
-    call = Call(
-        number=stone.number,
-        key=stone.key,
-        step=0,
-        tool=stone.tool,
-        call_class=CallClass.ONCE,
-        fingerprint=stone.fingerprint,
-        state=CallState.DONE,
-        is_named=True,
-        reason=stone.what,
-    )
-    return with_tombstone(call)
 
 
 def fold(run: str, records: Iterable[Record], *, tombstones: Iterable[Tombstone] = ()) -> RunState:

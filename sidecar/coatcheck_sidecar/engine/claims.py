@@ -8,6 +8,7 @@ from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.delta import BadDelta
 from coatcheck_sidecar.core.head import Head, encode_head
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import (
     Claim,
@@ -21,7 +22,7 @@ from coatcheck_sidecar.core.ownership import (
     summary_of,
 )
 from coatcheck_sidecar.core.record import BadRecord, Claimed, Created, Held, Record
-from coatcheck_sidecar.core.runlog import RunLog, head_name
+from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Wants

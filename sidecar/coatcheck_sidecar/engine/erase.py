@@ -9,7 +9,7 @@ from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.head import BadObject, decode_head
-from coatcheck_sidecar.core.runlog import head_name
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.lines import each
 from coatcheck_sidecar.engine.verify import listed

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from coatcheck_sidecar.core.head import BadObject, Head
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import (
     Heartbeat,
@@ -14,7 +15,6 @@ from coatcheck_sidecar.core.ownership import (
     pod_of,
     summary_of,
 )
-from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.shipper import Doors
 from coatcheck_sidecar.ports import StoreError
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import Call, Status
 from coatcheck_sidecar.core.ownership import RunSummary, summary_of
-from coatcheck_sidecar.core.runlog import call_of
+from coatcheck_sidecar.core.record import CallEvent, number_of
 from coatcheck_sidecar.engine.restore import Restored
 
 Item = TypeVar("Item")
@@ -57,7 +57,9 @@ def merged(head: Head, line: RunLine | None) -> RunLine:
 
 def has_calls(head: Head) -> tuple[str, bool]:
     """The run, and whether its log still has calls, of which some may be in doubt."""
-    return head.run, bool(head.calls) or any(call_of(record) for record in head.records)
+    over = head.over_numbers
+    calls = (r for r in head.records if isinstance(r.event, CallEvent))
+    return head.run, bool(head.calls) or any(number_of(r) not in over for r in calls)
 
 
 def doubts_of(restored: Restored) -> list[Doubt]:

@@ -16,10 +16,11 @@ from coatcheck_sidecar.core.command import Command, decide_command, decode_comma
 from coatcheck_sidecar.core.deadline import moment_ms
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
+from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import RUN_ID, ObjectRef, Status
 from coatcheck_sidecar.core.ownership import Accepts, decode_heartbeat, decode_summary
 from coatcheck_sidecar.core.record import Commanded, Created, Record, bodies_of
-from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog, object_name
+from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.budget import Budget

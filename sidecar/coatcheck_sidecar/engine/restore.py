@@ -17,11 +17,12 @@ from coatcheck_sidecar.core.head import (
     decode_sealed,
     unseal,
 )
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import ObjectRef
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.patch_delta import next_state
 from coatcheck_sidecar.core.record import BadRecord, Claimed, Record
-from coatcheck_sidecar.core.runlog import RunLog, head_name, restore
+from coatcheck_sidecar.core.runlog import RunLog, restore
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.ports import Store
 

@@ -7,7 +7,7 @@ from typing import Final
 from coatcheck_sidecar.core.delta import BadDelta, Chain, decode_delta, needs_new_base
 from coatcheck_sidecar.core.head import BadObject, Kind, check, decode_sealed
 from coatcheck_sidecar.core.model import ObjectRef
-from coatcheck_sidecar.core.runlog import Snapshot, seal_state
+from coatcheck_sidecar.core.snapshot import Snapshot, seal_state
 from coatcheck_sidecar.ports import Store, Stored
 
 SEAL_HERE_BYTES_MAX: Final = 262_144

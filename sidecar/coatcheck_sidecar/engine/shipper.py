@@ -15,18 +15,12 @@ from coatcheck_sidecar.core.head import (
     decode_head,
     encode_head,
 )
+from coatcheck_sidecar.core.layout import NAME_RANDOM_BYTES, head_name
 from coatcheck_sidecar.core.model import ObjectRef, Status
 from coatcheck_sidecar.core.ownership import encode_summary, summary_of
-from coatcheck_sidecar.core.runlog import (
-    NAME_RANDOM_BYTES,
-    RECORD_BYTES,
-    RunLog,
-    Snapshot,
-    Verdict,
-    head_name,
-    judge,
-)
+from coatcheck_sidecar.core.runlog import RECORD_BYTES, RunLog, Verdict, judge
 from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.core.snapshot import Snapshot
 from coatcheck_sidecar.core.undo import BY_AGENT
 from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.lane import Lane

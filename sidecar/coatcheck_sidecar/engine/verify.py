@@ -9,8 +9,8 @@ from typing import Final
 
 from coatcheck_sidecar.core.delta import BadDelta
 from coatcheck_sidecar.core.head import BadObject, Head, check, decode_head
+from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.record import BadRecord
-from coatcheck_sidecar.core.runlog import head_name
 from coatcheck_sidecar.engine.restore import LOOKS_MAX, fold, read_objects
 from coatcheck_sidecar.ports import Listed, Store
 

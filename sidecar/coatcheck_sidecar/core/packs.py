@@ -1,0 +1,56 @@
+"""Call records that are set aside from a head, in packs: which ones, and which packs are merged."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from coatcheck_sidecar.core.head import PackRef, Tombstone
+from coatcheck_sidecar.core.record import CallEvent, Record, encode_record
+from coatcheck_sidecar.core.undo_records import Undo
+
+TAIL_BYTES_MAX: Final = 16_384
+"""Call records and tombstones that a head carries before they are set aside in a pack."""
+PACKS_MAX: Final = 8
+"""A restore reads each, so they stay few."""
+TIER: Final = 2
+"""A pack is merged with what follows once that has grown to half of it: a record is written again
+as often as its pack doubles."""
+
+
+def is_packable(record: Record) -> bool:
+    """It may lie in a pack; all others stay in the head."""
+    return isinstance(record.event, CallEvent | Undo)
+
+
+def covered(packs: Sequence[PackRef]) -> int:
+    """Call records up to this sequence number are in packs."""
+    return packs[-1].last if packs else 0
+
+
+def is_packed(record: Record, up_to: int) -> bool:
+    """It lies in a pack; `up_to` is what they cover."""
+    return record.seq <= up_to and is_packable(record)
+
+
+def tail_bytes(tail: Iterable[Record], tombstones: Sequence[Tombstone]) -> int:
+    """About what of these a pack would take out of a head."""
+    size = sum(len(stone.key) + len(stone.tool) + 48 for stone in tombstones)
+    return size + sum(len(encode_record(r, inline=False)) for r in tail if is_packable(r))
+
+
+def live(packs: Sequence[PackRef], numbers: Iterable[int]) -> tuple[PackRef, ...]:
+    """Packs that still hold a tombstone, or a record (its place is in `numbers`) that counts."""
+    wanted, found, low = sorted(numbers), [], 0
+    for pack in packs:
+        if pack.tombstones or any(low < number <= pack.last for number in wanted):
+            found.append(pack)
+        low = pack.last
+    return tuple(found)
+
+
+def merge_from(packs: Sequence[PackRef], added_bytes: int) -> int:
+    """From which one on the packs become one with what is added, `added_bytes` big."""
+    first, size = len(packs), added_bytes
+    while first and (first >= PACKS_MAX or packs[first - 1].ref.length <= TIER * size):
+        first -= 1
+        size += packs[first].ref.length
+    return first
