@@ -28,7 +28,8 @@ from coatcheck_sidecar.config_sources import (
     near,
     tree,
 )
-from coatcheck_sidecar.core.head import FORMAT
+from coatcheck_sidecar.core.head import FORMAT, FORMAT_BEFORE
+from coatcheck_sidecar.core.retention import KEEP_MAX
 from coatcheck_sidecar.core.space import data_bytes
 from coatcheck_sidecar.engine.settings import ENFORCE, OFF, WARN, Settings
 from coatcheck_sidecar.stores.url import QUERY_KEYS
@@ -130,9 +131,13 @@ _BYTES_OR_0: Final = core_schema.int_schema(ge=0, le=BYTES_CAP)
 _POD_UID: Final = core_schema.str_schema(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _TOKEN: Final = core_schema.str_schema(pattern=r"^[!-~]{16,256}$")
 _URL: Final = core_schema.str_schema(max_length=1024)
-_STORE_FORMAT: Final = core_schema.int_schema(ge=max(1, FORMAT - 1), le=FORMAT)
 _MODE: Final = core_schema.no_info_before_validator_function(_mode, _words(*MODES))
-_FLUSH_BUDGET: Final = core_schema.no_info_before_validator_function(_mode, _words(*FLUSH_BUDGETS))
+_ENGINE: Final[Mapping[str, CoreSchema]] = {
+    "store_format": core_schema.int_schema(ge=FORMAT_BEFORE, le=FORMAT),
+    "flush_budget": core_schema.no_info_before_validator_function(_mode, _words(*FLUSH_BUDGETS)),
+    "keep_checkpoints": core_schema.int_schema(ge=1, le=KEEP_MAX),
+}
+"""Settings of the engine that are no plain number."""
 _MEANT: Final = core_schema.no_info_before_validator_function(
     _commas, core_schema.list_schema(_parsed(_meant), max_length=100)
 )
@@ -179,7 +184,6 @@ class Config(Settings):
     bypass_ok: Annotated[
         tuple["Meant", ...], _MEANT, "connections meant to pass the proxy, as 10.0.0.0/8 or *:5432"
     ] = ()
-    store_format: Annotated[int, _STORE_FORMAT, "format of the objects to write"] = FORMAT
     journal_bytes_max: Annotated[int, _BYTES, "rows that the journal keeps"] = 268_435_456
     """256 MiB of rows not yet shipped: hours of deltas while the store is away."""
     spool_bytes_max: Annotated[int, _BYTES, "big values that the spool keeps"] = 1_073_741_824
@@ -201,6 +205,9 @@ ENGINE_HELP: Final[Mapping[str, str]] = {
     "ship_interval_s": "from one swap of a run's head to the next",
     "pause_max_s": "the longest that a process is assumed to be paused",
     "state_bytes_max": "one checkpoint",
+    "store_format": "format of the heads to write: the one before, while that release runs too",
+    "keep_checkpoints": "checkpoints that a run can be set back to, sealed and not",
+    "collect_s": "how often superseded objects of this pod's runs are deleted",
     "breaker_crashes": "crashes without progress after which a run is held",
     "claim_poll_s": "how often a queue with idle agents is listed",
     "agent_wait_s": "how long a run waits here for a new agent",
@@ -245,8 +252,8 @@ def _schema(setting: Field[Any]) -> CoreSchema:
     if setting.name not in ENGINE:
         given: CoreSchema = _NOTES[setting.name].__metadata__[0]
         return given
-    if setting.name == "flush_budget":
-        return _FLUSH_BUDGET
+    if setting.name in _ENGINE:
+        return _ENGINE[setting.name]
     if setting.type is int and setting.name.endswith("_bytes_max"):
         return _BYTES
     if setting.type is int:

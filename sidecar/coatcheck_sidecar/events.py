@@ -87,6 +87,14 @@ TABLE: Final[Mapping[str, Line]] = {
     ),
     "ship_failed": _count("warning", "ship_failures", help="Puts or swaps without a clear answer."),
     "fenced": _count("warning", "fenced", help="Runs lost to a newer owner."),
+    "repaired": _count("error", "runs_repaired", help="Runs that went on from what was whole."),
+    "collected": Line(
+        "debug",
+        (
+            Count("collected_objects", "Superseded objects deleted.", (), "objects"),
+            Count("collected_bytes", "Bytes of superseded objects deleted.", (), "bytes"),
+        ),
+    ),
     "damaged": _count("error", "damaged_objects", help="Objects found missing or damaged."),
     "set_aside": Line(
         "warning",

@@ -108,7 +108,7 @@ def test_every_mistake_is_told_at_once_with_its_source_and_a_mend(tmp_path: Path
         ({"COATCHECK_MARGIN_S": "30"}, "COATCHECK_MARGIN_S", "grace_s (30) must be more than"),
         ({"COATCHECK_LEASE_S": "inf"}, "COATCHECK_LEASE_S", "finite"),
         ({"COATCHECK_LEASE_S": "0"}, "COATCHECK_LEASE_S", "greater than 0"),
-        ({"COATCHECK_STORE_FORMAT": "2"}, "COATCHECK_STORE_FORMAT", "less than or equal to 1"),
+        ({"COATCHECK_STORE_FORMAT": "3"}, "COATCHECK_STORE_FORMAT", "less than or equal to 2"),
         ({"COATCHECK_POD_UID": "a.b"}, "COATCHECK_POD_UID", "pattern"),
         ({"COATCHECK_ALLOWED_UIDS": "1,-1"}, "COATCHECK_ALLOWED_UIDS", "greater than or equal"),
         ({"COATCHECK_LOG_LEVEL": "INFO"}, "COATCHECK_LOG_LEVEL", "'info'"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from coatcheck_sidecar.core import head as module
 from coatcheck_sidecar.core.delta import Chain
 from coatcheck_sidecar.core.head import (
+    FORMAT,
     BadObject,
     Codec,
     Head,
@@ -147,7 +148,7 @@ def test_every_field_of_a_head_is_of_its_type(name: str, wrong: object) -> None:
     if (name == "calls" and wrong == [1]) or (isinstance(FIELDS[name], str) and name != "status"
                                               and wrong == "text"):  # fmt: skip
         return
-    data = seal(Kind.HEAD, msgpack.packb({**FIELDS, name: wrong}))
+    data = seal(Kind.HEAD, msgpack.packb({**FIELDS, name: wrong}), number=FORMAT)
     if may_be:
         assert decode_head("h", data) == SMALL
         return
@@ -159,18 +160,18 @@ def test_every_field_of_a_head_is_of_its_type(name: str, wrong: object) -> None:
 def test_every_field_of_a_head_must_be_there(name: str) -> None:
     fields = {key: value for key, value in FIELDS.items() if key != name}
     with pytest.raises(BadObject, match=f"^h: not a head: .*{name}"):
-        decode_head("h", seal(Kind.HEAD, msgpack.packb(fields)))
+        decode_head("h", seal(Kind.HEAD, msgpack.packb(fields), number=FORMAT))
 
 
 def test_a_field_of_a_newer_release_is_ignored() -> None:
-    data = seal(Kind.HEAD, msgpack.packb({**FIELDS, "later": [1]}))
+    data = seal(Kind.HEAD, msgpack.packb({**FIELDS, "later": [1]}), number=FORMAT)
     assert decode_head("h", data) == SMALL
 
 
 def test_a_record_that_cannot_be_read_is_named_with_its_head() -> None:
     fields = {**FIELDS, "records": [[14, 3, "undone", 5, {}]]}
     with pytest.raises(BadObject, match=r"h: not a head: record 14 is of kind 'undone'.*upgrade"):
-        decode_head("h", seal(Kind.HEAD, msgpack.packb(fields)))
+        decode_head("h", seal(Kind.HEAD, msgpack.packb(fields), number=FORMAT))
     assert not issubclass(BadRecord, BadObject)
 
 
@@ -187,7 +188,7 @@ ENVELOPES: list[tuple[bytes, str]] = [
     (b"CCK2O\1\1\0" + KEY, r"no magic"),
     (b"CCK1H\1\1\0" + KEY, r"of kind b'H', expected b'O'"),
     (b"CCK1?\1\1\0" + KEY, r"of kind b'\?', expected b'O'"),
-    (b"CCK1O\5\2\0" + KEY, r"written by format 5, which takes a reader of 2; .*upgrade it"),
+    (b"CCK1O\5\3\0" + KEY, r"written by format 5, which takes a reader of 3; .*upgrade it"),
     (b"CCK1O\1\1\1" + KEY, r"of codec 1, expected 0"),
     (b"CCK1O\1\1\x09" + KEY, r"of codec 9, expected 0"),
     (b"CCK1O\1\1\0" + b"k" * 16, r"encrypted with key 6b6b6b6b.*, and there is no key"),

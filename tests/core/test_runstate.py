@@ -7,6 +7,7 @@ from coatcheck_sidecar.core.model import Body, CallClass, CallState, OutcomeKind
 from coatcheck_sidecar.core.record import (
     BadRecord,
     Birth,
+    CallEvent,
     CallOutcome,
     Claimed,
     Commanded,
@@ -23,7 +24,7 @@ from coatcheck_sidecar.core.record import (
     Resolved,
     Signalled,
 )
-from coatcheck_sidecar.core.runstate import COMMANDS_MAX, CallEvent, RunState, fold
+from coatcheck_sidecar.core.runstate import COMMANDS_MAX, RunState, fold
 from coatcheck_sidecar.core.undo_records import Undo
 from tests.core.histories import CHOICES, Log, observed, play
 

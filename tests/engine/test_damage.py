@@ -80,9 +80,11 @@ async def spoil(yard: Yard, name: str, *, how: str, other: str = "") -> None:
         await yard.store.put(name, CHANGES[how](stored.data))
 
 
-@pytest.mark.parametrize("kind", ["base", "mid", "pack", "body"])
+@pytest.mark.parametrize("kind", ["base", "pack"])
 @pytest.mark.parametrize("how", ["missing", "another", *CHANGES])
-async def test_each_object_damaged_each_way(yard: Yard, pod: Pod, kind: str, how: str) -> None:
+async def test_what_a_run_can_not_do_without_holds_it(
+    yard: Yard, pod: Pod, kind: str, how: str
+) -> None:
     names = await a_run_with_everything(yard, pod)
     before = await read_head(yard.store, "r1")
     assert before is not None
@@ -134,17 +136,23 @@ def from_the_future(data: bytes) -> bytes:
     return head + sha256(head + payload).digest() + payload
 
 
-@pytest.mark.parametrize("kind", ["head", "base", "body"])
+@pytest.mark.parametrize("kind", ["head", "base"])
 async def test_a_format_of_the_future_is_refused_by_name(yard: Yard, pod: Pod, kind: str) -> None:
     names = await a_run_with_everything(yard, pod)
     name = {"head": head_name("r1"), **names}[kind]
     stored = await yard.store.get(name)
     assert stored is not None
-    unseal(name, stored.data, kind={"head": Kind.HEAD, "base": Kind.BASE, "body": Kind.BODY}[kind])
+    unseal(name, stored.data, kind={"head": Kind.HEAD, "base": Kind.BASE}[kind])
     await yard.store.put(name, from_the_future(stored.data))
-    with pytest.raises(RefusedError, match="damaged") as caught:
+    with pytest.raises(RefusedError) as caught:
         await pod.agent("r1")
     assert name in caught.value.message
+    if kind == "head":  # nothing is wrong with the run: it waits for a newer release
+        assert (caught.value.code, caught.value.body["retry"]) == ("unavailable", "later")
+        assert "upgrade it" in caught.value.message
+        again = await yard.store.get(name)
+        assert again is not None
+        assert again.data == from_the_future(stored.data)
 
 
 async def test_a_damaged_object_does_not_hold_a_run_whose_owner_is_well(yard: Yard) -> None:

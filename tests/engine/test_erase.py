@@ -27,15 +27,15 @@ async def test_nothing_is_left_of_it_and_all_of_others(yard: Yard, pod: Pod) -> 
         await over(pod, run)
     await yard.store.put("owners/gone.s1/in/r1-00ff", b"to the one")
     await yard.store.put("owners/gone.s1/in/r1-2-00ff", b"to the other")
-    erased = await outside(yard).erase("r1")
+    erased = await outside(yard).upkeep.erase("r1")
     assert (erased.objects >= 2, erased.commands) == (True, 1)
     assert not await yard.store.list("runs/r1/")
     assert [e.name for e in await yard.store.list("owners/gone.s1/")] == [
         "owners/gone.s1/in/r1-2-00ff"
     ]
-    assert not (await outside(yard).verify("r1-2"))[0].faults
+    assert not (await outside(yard).upkeep.verify("r1-2"))[0].faults
     with pytest.raises(Exception, match="there is no run r1"):
-        await outside(yard).erase("r1")
+        await outside(yard).upkeep.erase("r1")
     again = await pod.agent("r1")
     assert (again.step, again.epoch) == (1, 1)
 
@@ -48,7 +48,7 @@ async def test_what_goes_on_is_left_alone(yard: Yard, pod: Pod, how: str) -> Non
         await agent.release()
     before = await yard.store.list("runs/r1/")
     with pytest.raises(Exception, match=rf"is {how}: `coatcheck cancel r1` first"):
-        await outside(yard).erase("r1")
+        await outside(yard).upkeep.erase("r1")
     assert await yard.store.list("runs/r1/") == before
 
 
@@ -67,12 +67,12 @@ async def test_it_is_begun_again_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(yard.store, "delete", fails_late)
         with pytest.raises(StoreError):
-            await outside(yard).erase("r1")
+            await outside(yard).upkeep.erase("r1")
     assert deleted[-1] == head_name("r1")
     wire = await pod.wire()
     with pytest.raises(RefusedError, match="damaged"):  # no agent begins it anew meanwhile
         await wire.open("r1")
-    assert (await outside(yard).erase("r1")).objects == 1
+    assert (await outside(yard).upkeep.erase("r1")).objects == 1
     assert not await yard.store.list("runs/r1/")
 
 
@@ -82,14 +82,14 @@ async def test_what_has_no_head_may_be_being_made(
     await over(pod, "r1")
     await yard.store.delete(head_name("r1"))
     with pytest.raises(Exception, match="may be being made"):
-        await outside(yard).erase("r1")
+        await outside(yard).upkeep.erase("r1")
     monkeypatch.setattr(erase_module, "MADE_S_MAX", 0.0)
-    await outside(yard).erase("r1")
+    await outside(yard).upkeep.erase("r1")
     assert not await yard.store.list("runs/r1/")
 
 
 async def test_a_run_with_a_damaged_head_can_be_erased(yard: Yard, pod: Pod) -> None:
     await over(pod, "r1")
     await spoil(yard, head_name("r1"), how="half")
-    await outside(yard).erase("r1")
+    await outside(yard).upkeep.erase("r1")
     assert not await yard.store.list("runs/r1/")

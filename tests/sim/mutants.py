@@ -53,7 +53,8 @@ def no_nonce_check() -> AbstractContextManager[Any]:
         seen = decode_head(head_name(log.state.run), stored.data)
         if seen.nonce == log.nonce:
             raise StoreError(str(error))
-        written = Written(log.state.seq, log.chain.base, log.chain.mid, log.packs, 0)
+        chain = log.chain
+        written = Written(log.state.seq, chain.base, chain.mid, log.packs, log.kept, 0, log.stones)
         log.written.setdefault(seen.nonce, written)
         self._commit(seen.nonce, stored.tag)
 

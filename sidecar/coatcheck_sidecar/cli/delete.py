@@ -24,7 +24,7 @@ def command(*, run: str, is_sure: bool, is_json: bool, store: str | None) -> Non
     """
     if not is_sure:
         click.confirm(f"erase run {run}, its result and the record of its calls?", abort=True)
-    erased = outside(store, lambda o: o.erase(run))
+    erased = outside(store, lambda o: o.upkeep.erase(run))
     if is_json:
         print_json(erased)
     else:

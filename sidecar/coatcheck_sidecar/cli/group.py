@@ -29,8 +29,10 @@ COMMANDS: Final[Mapping[str, str]] = {
     "cancel": "End a run.",
     "retry": "Let a held run go on.",
     "compensate": "Take back what a run did.",
+    "rewind": "Set a run back to an older checkpoint.",
     "verify": "Hold every object of a run against its digest.",
     "preflight": "Show which runs a new image would pass over.",
+    "gc": "Delete what no run's head names any more.",
     "delete": "Erase a run that is over.",
     "webhook": "Add the sidecar to annotated pods as they are made.",
 }

@@ -36,7 +36,7 @@ def command(
     Reads every head, and writes nothing. The exit status is 1 if there is such a run.
     """
     accepts = Accepts(schema, code_version)
-    found = outside(store, lambda o: o.preflight(accepts, queue=queue))
+    found = outside(store, lambda o: o.upkeep.preflight(accepts, queue=queue))
     if is_json:
         print_json(found)
     else:

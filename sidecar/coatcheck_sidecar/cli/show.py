@@ -42,6 +42,10 @@ def command(*, run: str, with_state: bool, is_json: bool, store: str | None) -> 
     shown["deadline_ms"] = when(shown["deadline_ms"])
     print_table(("", ""), [(k, v) for k, v in shown.items() if v not in (None, "")], empty="")
     columns = ("CALL", "TOOL", "EFFECT", "STATE", "STEP", "ATTEMPT", "FIRST SENT", "WHAT")
+    kept = shown.pop("kept")
+    if kept:
+        rows = [tuple(line.values()) for line in kept]
+        print_table(("CHECKPOINT", "STEP", "SCHEMA", "CODE VERSION"), rows, empty="")
     if calls:
         rows = [_row(call) for call in restored.log.state.calls.values()]
         print_table(columns, rows, empty="")
@@ -64,6 +68,10 @@ def _shown(restored: Restored, *, with_state: bool) -> dict[str, Any]:
         "waits_for": "" if state.parked is None else state.parked.name,
         "payload": None if state.parked is None else unpacked(state.parked.payload.data),
         "result": None if state.result is None else unpacked(state.result.data),
+        "kept": [
+            {name: getattr(each, name) for name in ("seq", "step", "schema", "code_version")}
+            for each in head.kept
+        ],
         "calls": [plain(call) for call in state.calls.values()],
         "undos": [{"state": _undo_state(state, u), **plain(u)} for u in state.undos.values()],
         "signals": [

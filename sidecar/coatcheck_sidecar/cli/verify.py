@@ -16,8 +16,8 @@ from coatcheck_sidecar.engine.verify import Verdict
 
 COLUMNS: Final = ("RUN", "STATUS", "STEP", "OBJECTS", "BYTES", "UNNAMED", "VERDICT")
 MEND: Final = (
-    "A run with such an object is held when somebody opens it, and nothing of it is overwritten. "
-    "Put the object back from the bucket's versions or a replica, then `coatcheck retry RUN`."
+    "Put the object back from the bucket's versions or a replica before somebody opens the run, or "
+    "if it is held: then `coatcheck retry RUN`. No object is overwritten."
 )
 EXAMPLE: Final = """\b
 Example: coatcheck verify invoice-4711
@@ -38,7 +38,7 @@ def command(*, run: str | None, is_all: bool, is_json: bool, store: str | None) 
     """
     if (run is None) is not is_all:
         raise click.UsageError("name a run, or say --all")
-    verdicts = outside(store, lambda o: o.verify(run))
+    verdicts = outside(store, lambda o: o.upkeep.verify(run))
     faults = [fault for verdict in verdicts for fault in verdict.faults]
     if is_json:
         print_json(verdicts)
@@ -46,6 +46,9 @@ def command(*, run: str | None, is_all: bool, is_json: bool, store: str | None) 
         print_table(COLUMNS, [_row(verdict) for verdict in verdicts], empty="no runs")
         for fault in faults:
             click.echo(f"{fault.part}: {fault.why}", err=True)
+        for verdict in verdicts:
+            if verdict.goes_on:
+                click.echo(f"{verdict.run}: when it is opened, {verdict.goes_on}", err=True)
         if faults:
             click.echo(MEND, err=True)
     if faults:

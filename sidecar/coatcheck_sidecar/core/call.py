@@ -168,10 +168,12 @@ def decide(
 
 def _new(event: Asked, now: _Now) -> Decision:
     draft, may_go = event.draft, True
-    is_loose = draft.call_class is CallClass.KEYED and event.level is not Level.REMOTE
-    if event.gap_ms and is_loose:  # what is in the head before it leaves is never missing
-        draft = aged(draft, since_ms=event.gap_ms, now_ms=now.now_ms)
+    is_loose = event.gap_ms and event.level is not Level.REMOTE  # in the head it is never missing
+    if draft.call_class is CallClass.KEYED and (is_loose or event.is_blind):
+        since_ms = 0 if event.is_blind else event.gap_ms
+        draft = aged(draft, since_ms=since_ms, now_ms=now.now_ms)
         may_go = may_begin(draft, rules=now.rules)
+    may_go = may_go and not (event.is_blind and draft.call_class.is_guarded)
     opening = () if draft.call_class is CallClass.READ else (WriteIntent(draft),)
     if may_go:
         sent = _send(draft, event, now=now)

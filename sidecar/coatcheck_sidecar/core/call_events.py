@@ -98,13 +98,15 @@ class Asked:
 
     `draft` is the call as asked now, with the asker's epoch. With `wait_s` over 0 it must wait
     its turn (queue, approval). `gap_ms`: the run was taken over from another pod, and records of
-    this step may be lost that were written from then on (store time); 0: none is.
+    this step may be lost that were written from then on (store time); 0: none is. `is_blind`: so
+    may records of any age.
     """
 
     draft: Call
     level: Level = Level.NODE
     wait_s: float = 0.0
     gap_ms: int = 0
+    is_blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)

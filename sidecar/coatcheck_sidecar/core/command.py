@@ -16,7 +16,7 @@ from coatcheck_sidecar.core.call_events import Resolved as ResolveCall
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
 from coatcheck_sidecar.core.model import NO_BODY, RUN_ID, Body, Outcome, OutcomeKind, Status
-from coatcheck_sidecar.core.record import Commanded, Event, Failed, Signalled
+from coatcheck_sidecar.core.record import Commanded, Event, Failed, Held, Signalled
 from coatcheck_sidecar.core.recorded import decode_head
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.undo import irreversible, successor
@@ -25,9 +25,11 @@ from coatcheck_sidecar.core.writes import event_of, undo_event
 
 SIGNALS_MAX: Final = 256
 """Signals a run keeps unread; a head stays small, and a run that reads none is stuck."""
-WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry", "compensate"})
+WHATS: Final = frozenset({"signal", "resolve", "cancel", "retry", "compensate", "rewind"})
 TEXT_MAX: Final = 1_000
 """Characters of each text of a command: it stays in the head until a checkpoint, or longer."""
+REWIND: Final = "rewind"
+"""How the reason of a run begins that was stopped to be set back."""
 THENS: Final = frozenset({"", END, RESUBMIT})
 VERDICTS: Final = frozenset({"", *Resolution})
 
@@ -39,11 +41,13 @@ class Command:
     id: str
     run: str
     what: str
-    """`signal`, `resolve`, `cancel`, `retry` or `compensate`."""
+    """`signal`, `resolve`, `cancel`, `retry`, `compensate` or `rewind`."""
     by: str
     why: str = ""
     name: str = ""
-    """Of a signal."""
+    """Of a signal; of a rewind: the code version whose newest checkpoint is meant."""
+    to: int = 0
+    """Of a rewind: the checkpoint's place in the log; 0: it is named by its code version."""
     call: int = 0
     """Of a resolve: the call's number."""
     verdict: str = ""
@@ -63,8 +67,9 @@ class Command:
 def encode_command(command: Command) -> bytes:
     """The object put into an owner's inbox."""
     fields = {name: getattr(command, name) for name in Command.__slots__}
-    if not command.head:
-        del fields["head"]
+    for name in ("head", "to"):
+        if not fields[name]:
+            del fields[name]
     return seal(Kind.COMMAND, msgpack.packb(fields))
 
 
@@ -95,7 +100,7 @@ def decode_command(name: str, data: bytes) -> Command:
 def _is_typed(command: Command) -> bool:
     """Whoever can write to the store can put anything there: an owner must not stumble over it."""
     kinds = {
-        **dict.fromkeys(("call", "attempt", "at_ms"), (int,)),
+        **dict.fromkeys(("call", "attempt", "at_ms", "to"), (int,)),
         "force": (bool,),
         "value": (bytes, type(None)),
         "head": (bytes,),
@@ -122,6 +127,8 @@ def decide_command(state: RunState, command: Command, *, now_ms: int, rules: Rul
             return [_done(command), Failed(error=why, is_cancelled=True)]
         case "compensate":
             return [_compensate(state, command)]
+        case "rewind":
+            return _stop(state, command)
         case _:
             return [_retry(state, command)]
 
@@ -173,6 +180,13 @@ def _retry(state: RunState, command: Command) -> Event:
         numbers = [call.number for call in state.in_doubt]
         return _refused(command, f"calls {numbers} are in doubt: resolve them first")
     return _done(command)
+
+
+def _stop(state: RunState, command: Command) -> list[Event]:
+    """Its owner gives the run up for a rewind, and nobody takes it up before that is done."""
+    if state.compensating is not None:
+        return [_refused(command, f"run {state.run} is being taken back")]
+    return [_done(command), Held(reason=f"{REWIND}: by {command.by}")]
 
 
 def _compensate(state: RunState, command: Command) -> Event:

@@ -28,6 +28,7 @@ from coatcheck_sidecar.core.model import ObjectRef, Status
 from coatcheck_sidecar.core.plain import plain_of, take, take_all, take_plain
 from coatcheck_sidecar.core.record import (
     DIGEST_BYTES,
+    Checkpoint,
     Created,
     Record,
     bodies_of,
@@ -41,10 +42,13 @@ from coatcheck_sidecar.core.record import (
 T = TypeVar("T")
 
 MAGIC: Final = b"CCK1"
-FORMAT: Final = 1
-"""What this release writes, and the newest that it reads."""
-OLDEST_READER: Final = 1
-"""The oldest format whose readers understand what this release writes."""
+FORMAT: Final = 2
+"""The newest format that this release writes and reads; it reads all older ones."""
+FORMAT_BEFORE: Final = 1
+"""The oldest that it still writes: heads that name no older checkpoints. All other objects are as
+they were, and any reader's."""
+SINCE_2: Final = ("kept", "over", "horizon", "floor")
+"""Of a head. A writer of format 1 would drop what they name: heads with them are not for it."""
 NO_KEY: Final = bytes(16)
 HEADER_BYTES: Final = 24
 
@@ -76,6 +80,10 @@ CODECS: Final = {Kind.BASE: Codec.ZSTD, Kind.MID: Codec.ZSTD_AGAINST_BASE}
 
 class BadObject(ValueError):  # noqa: N818 - named for what was read
     """An object is damaged, not ours, or from the future; the message names it."""
+
+
+class FromFuture(BadObject):
+    """An object is whole, and of a newer format than this release reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,8 @@ class Head:
     """Records that a checkpoint up to this one was the end of are gone."""
     floor: int = 0
     """Objects of this epoch with a lower seq in their name are here, or never will be."""
+    format: int = FORMAT
+    """Which one it is written in."""
 
     @property
     def created(self) -> Created:
@@ -192,10 +202,10 @@ class Head:
         return refs
 
 
-def seal(kind: Kind, payload: bytes) -> bytes:
-    """An object's bytes."""
+def seal(kind: Kind, payload: bytes, *, number: int = FORMAT_BEFORE) -> bytes:
+    """An object's bytes, in the format `number`, which takes a reader of it."""
     codec = CODECS.get(kind, Codec.NONE)
-    header = MAGIC + kind.value + bytes((FORMAT, OLDEST_READER, codec.value)) + NO_KEY
+    header = MAGIC + kind.value + bytes((number, number, codec.value)) + NO_KEY
     return b"".join((header, _digest(header, payload), payload))
 
 
@@ -211,7 +221,7 @@ def unseal(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, Codec]:
     if header[4:5] != kind.value:
         raise BadObject(f"{name}: of kind {header[4:5]!r}, expected {kind.value!r}")
     if header[6] > FORMAT:
-        raise BadObject(
+        raise FromFuture(
             f"{name}: written by format {header[5]}, which takes a reader of {header[6]}; "
             f"this release reads up to {FORMAT}: upgrade it"
         )
@@ -277,15 +287,21 @@ def encode_head(head: Head) -> bytes:
         "kept": [_pack_kept(kept) for kept in head.kept],
         "over": [[over.seq, list(over.numbers)] for over in head.over],
     }
-    return seal(Kind.HEAD, msgpack.packb(fields))
+    del fields["format"]
+    if head.format < FORMAT:
+        fields = {name: value for name, value in fields.items() if name not in SINCE_2}
+    return seal(Kind.HEAD, msgpack.packb(fields), number=head.format)
 
 
 def decode_head(name: str, data: bytes) -> Head:
     """Inverse of `encode_head`; raises `BadObject`, naming the object."""
-    return decode_object(name, data, kind=Kind.HEAD, read=_head_of)
+    return decode_object(name, data, kind=Kind.HEAD, read=lambda raw: _head_of(raw, data[5]))
 
 
-def _head_of(raw: Any) -> Head:
+def _head_of(raw: Any, number: int) -> Head:
+    raw = {**raw, "format": number}
+    if number < FORMAT:
+        raw = _lifted(raw)
     return Head(
         **take_plain(Head, raw),
         status=Status(raw["status"]),
@@ -304,6 +320,17 @@ def _head_of(raw: Any) -> Head:
         kept=tuple(_kept_of(item) for item in raw["kept"]),
         over=tuple(_over_of(item) for item in raw["over"]),
     )
+
+
+def _lifted(raw: dict[str, Any]) -> dict[str, Any]:
+    """A head of format 1 with what it does not say: only its newest checkpoint is kept."""
+    records = [from_fields(fields) for fields in raw["records"]]
+    newest = [
+        [record.seq, record.event.step, record.event.schema, record.event.code_version, None, None]
+        for record in records
+        if isinstance(record.event, Checkpoint)
+    ]
+    return {**raw, "kept": newest, "over": [], "horizon": raw["seq"], "floor": raw["seq"] + 1}
 
 
 def _pack_kept(kept: Kept) -> list[Any]:

@@ -22,7 +22,7 @@ from coatcheck_sidecar.core.record import (
     with_ref,
 )
 
-BYTES_MAX: Final = 4_194_304
+BYTES_MAX: Final = 1_048_576
 """Of records that may count again: a restore reads them, and an owner has them in memory."""
 SIGNALS_BYTES_MAX: Final = 32_768
 """Of signals among them, which the head carries."""

@@ -14,6 +14,8 @@ from coatcheck_sidecar.core.head import Head, Kept
 
 KEEP: Final = 3
 """Checkpoints kept of either kind."""
+KEEP_MAX: Final = 32
+"""What a head can name beside all else in it."""
 VERSIONS_MAX: Final = 3
 """Code versions of which the newest sealed checkpoint is kept, however old it is."""
 
@@ -28,23 +30,16 @@ class NotKept:
 def retained(kept: Sequence[Kept], *, most: int) -> tuple[tuple[Kept, ...], int]:
     """What stays of `kept`, by seq; and the horizon: records that ended up to there are dropped.
 
-    The horizon is the oldest of the newest `most` of either kind. A run set back to before it may
-    meet calls whose records are gone.
+    The horizon is the oldest of the newest `most` of either kind, and of the one that shares no
+    object with them. A run set back to before it may meet calls whose records are gone.
     """
-    newest = [*_sealed(kept)[-most:], *[each for each in kept if not each.is_sealed][-most:]]
-    chosen = {each.seq for each in newest}
-    sealed = _sealed(kept)
-    if sealed:
-        others = [each.seq for each in sealed if each.base != sealed[-1].base]
-        chosen |= set(others[-1:])
-        versions = {each.code_version: each.seq for each in sealed}
-        chosen |= set(sorted(versions.values())[-VERSIONS_MAX:])
+    sealed = [each for each in kept if each.is_sealed]
+    newest = [*sealed[-most:], *[each for each in kept if not each.is_sealed][-most:]]
+    newest += [each for each in sealed if each.base != sealed[-1].base][-1:]
+    versions = sorted({each.code_version: each.seq for each in sealed}.values())
+    chosen = {*(each.seq for each in newest), *versions[-VERSIONS_MAX:]}
     horizon = min((each.seq for each in newest), default=0)
     return tuple(each for each in kept if each.seq in chosen), horizon
-
-
-def _sealed(kept: Sequence[Kept]) -> list[Kept]:
-    return [each for each in kept if each.is_sealed]
 
 
 def chain_of(kept: Kept, chain: Chain) -> Chain:

@@ -18,7 +18,15 @@ from typing import Final
 
 from coatcheck_sidecar.core import packs as packing
 from coatcheck_sidecar.core.delta import Chain, Delta
-from coatcheck_sidecar.core.head import Head, Kept, PackRef, Tombstone, encode_pack, reference
+from coatcheck_sidecar.core.head import (
+    FORMAT,
+    Head,
+    Kept,
+    PackRef,
+    Tombstone,
+    encode_pack,
+    reference,
+)
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import CallState, ObjectRef
 from coatcheck_sidecar.core.pages import Paged
@@ -94,6 +102,8 @@ class RunLog:
         self.packs: tuple[PackRef, ...] = ()
         self.stones: tuple[str, ...] = ()
         """Keys of the tombstones in them, in their order."""
+        self.format = FORMAT
+        """Of the heads to write; what it can't say is written in the newest all the same."""
         self.keep = KEEP
         """How many checkpoints of either kind the run can be set back to."""
         self.kept: tuple[Kept, ...] = ()
@@ -176,6 +186,11 @@ class RunLog:
         else:
             self.state.past.attach(seq, ref)
 
+    def unpack(self) -> None:
+        """Name no pack any more: what they held, as it stands now, goes into a new one."""
+        self.state.tombstones[:0] = [self._stone(key) for key in dict.fromkeys(self.stones)]
+        self.packs, self.stones = (), ()
+
     def draft(self, state: NewState) -> Draft:
         """What `commit` of this state will add; may run in a thread, between two commits."""
         return draft(self.checkpoint, state)
@@ -245,6 +260,7 @@ class RunLog:
             over=state.past.over(),
             horizon=self.horizon,
             floor=min(self.uploading, default=state.seq + 1),
+            format=FORMAT if state.checkpoint.blind else self.format,
         )
         return Snapshot(head, self.checkpoint_bytes, puts, buried, stones)
 
@@ -253,6 +269,8 @@ class RunLog:
         past = self.state.past
         if self.state.status.is_final:
             self.kept, self.horizon = self.kept[-1:], self.state.seq
+        elif self.format < FORMAT:
+            self.kept, self.horizon = self.kept[-1:], self.state.checkpoint_seq
         else:
             self.kept, horizon = retained(self.kept, most=self.keep)
             self.horizon = max(self.horizon, horizon, past.horizon())

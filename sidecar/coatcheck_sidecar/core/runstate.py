@@ -3,8 +3,8 @@
 The fold law, on which every head's size rests: a record that no longer matters is left out, and
 nothing changes. So `fold(records kept, tombstones) == fold(all records)`.
 
-- Of the kinds that share a place only the newest record is kept, and each older one that put a call
-  in doubt, as long as that call is kept: without it the doubt would be forgotten.
+- Of the kinds that share a place only the newest record is kept, and each older one that put a
+  call in doubt, as long as that call is kept.
 - The records of a call go all at once, with the checkpoint after which it is over, and a signal
   with the one that consumes it: into the past (`core/past.py`), out of which a checkpoint that
   makes an older one current takes them again.
@@ -51,8 +51,7 @@ from coatcheck_sidecar.core.record import (
 from coatcheck_sidecar.core.undo_records import FORWARD, Compensated, Compensating, Undo
 
 COMMANDS_MAX: Final = 64
-"""Ids remembered so that a command is carried out once; one is forgotten long after its caller
-stopped waiting."""
+"""Ids remembered so that a command is carried out once, long after its caller stopped waiting."""
 
 UndoEvent = Undo | Compensating
 BIRTH: Final = tuple(Birth.__slots__)
@@ -60,6 +59,8 @@ IN_DOUBT: Final = "in_doubt"
 """How the reason of a run begins that is held until its calls in doubt are decided."""
 TOOK_PLACE: Final = frozenset({CallState.DONE, CallState.COMPENSATED})
 """Calls that must never be made again under their key."""
+LETS_GO_ON: Final = {"retry": (Status.HELD,), "rewind": (Status.HELD, Status.PARKED)}
+"""Commands that forget a run's crashes, and the statuses that they end."""
 StatusEvent = Claimed | Parked | Released | Held | Finished | Failed | Compensated
 RunEvent = Created | Checkpoint | Signalled | Commanded | StatusEvent
 PLACE: Final[dict[type, str]] = {
@@ -172,9 +173,9 @@ class RunState:
                 if self.parked is not None and self.parked.name == event.name:
                     self._set_status(Status.READY)
             case Commanded():
-                if event.what == "retry" and not event.refused:
+                if event.what in LETS_GO_ON and not event.refused:
                     self.crashes = 0
-                    if self.status is Status.HELD:
+                    if self.status in LETS_GO_ON[event.what]:
                         self._set_status(Status.READY)
             case _:
                 self._apply_status(record, event)
@@ -266,6 +267,12 @@ class RunState:
         for number, doubted in list(self._doubts.items()):
             doubted.difference_update(gone)
             self._drop_if_superseded(number)
+
+    def replace(self, record: Record) -> None:
+        """Say something else of a call whose answer is lost; the record is one that is kept."""
+        self.records[record.seq] = record
+        if isinstance(record.event, CallEvent):
+            self._set(self._folded(record, record.event))
 
     def _bring_back(self, seq: int) -> None:
         """The run is set back to its checkpoint at `seq`: what was over since then is not."""

@@ -204,7 +204,9 @@ class Calls:
             call = self._known(draft.key)
             if draft.epoch != self._state.epoch:
                 draft = replace(draft, epoch=self._state.epoch)
-            decision = self._decide(call, Asked(draft, level, gap_ms=self._state.gap_ms))
+            is_blind = draft.step <= self._state.checkpoint.blind
+            asked = Asked(draft, level, gap_ms=self._state.gap_ms, is_blind=is_blind)
+            decision = self._decide(call, asked)
             refuse_start(self._keeper, decision, draft=call or draft)
             is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)
             answer = await self._perform(decision, draft.key)

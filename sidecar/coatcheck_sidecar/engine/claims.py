@@ -7,8 +7,7 @@ from typing import Final
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core import deadline
 from coatcheck_sidecar.core.delta import BadDelta
-from coatcheck_sidecar.core.head import Head, encode_head
-from coatcheck_sidecar.core.layout import head_name
+from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import Body, Level, Status
 from coatcheck_sidecar.core.ownership import (
     Claim,
@@ -21,11 +20,13 @@ from coatcheck_sidecar.core.ownership import (
     pod_of,
     summary_of,
 )
-from coatcheck_sidecar.core.record import BadRecord, Claimed, Created, Held, Record
+from coatcheck_sidecar.core.record import BadRecord, Claimed, Created, Record
+from coatcheck_sidecar.core.rewind import is_set_back_since
 from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState, StatusEvent
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.agent import Wants
+from coatcheck_sidecar.engine.fallback import hold, repair
 from coatcheck_sidecar.engine.fleet import Fleet
 from coatcheck_sidecar.engine.inherited import note_inherited, place_of
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -38,12 +39,14 @@ from coatcheck_sidecar.engine.restore import (
     read_head,
     read_run,
 )
-from coatcheck_sidecar.engine.shipper import MARKED, NONCE_BYTES, Doors, fenced, marker_name
+from coatcheck_sidecar.engine.shipper import MARKED, Doors, fenced, marker_name
 from coatcheck_sidecar.engine.tasks import TaskSet
-from coatcheck_sidecar.ports import StoreError, StoreRefused
+from coatcheck_sidecar.ports import StoreError
 
 LOOK_AGAIN_SHARE: Final = 0.1
 """Of a lease: how often a run that somebody waits for is judged anew."""
+REPAIRS_MAX: Final = 3
+"""In one claim: an answer that is lost may be seen only once an older checkpoint is current."""
 CLOSED: Final = {
     Status.PARKED: (ErrorCode.PARKED, Retry.LATER, "send it with `coatcheck signal`"),
     Status.HELD: (
@@ -161,7 +164,9 @@ class Claimer:
             case Later():
                 return decision
 
-    async def _read(self, run: str) -> "Restored | OwnedBy | Later | None":
+    async def _read(
+        self, run: str, *, repairs_max: int = REPAIRS_MAX
+    ) -> "Restored | OwnedBy | Later | None":
         """The run; only its head, where that says that it is not to be had."""
         bytes_max = self._doors.settings.state_bytes_max
         began_s = self._doors.clock.monotonic()
@@ -180,7 +185,9 @@ class Claimer:
         try:
             restored = await read_run(self._doors.store, run, bytes_max=bytes_max, found=found)
         except Damaged as error:
-            raise await self._hold(error) from error
+            if repairs_max and await self._repaired(error):
+                return await self._read(run, repairs_max=repairs_max - 1)
+            raise await hold(self._doors, error, now_ms=self.now_ms()) from error
         if restored is not None:
             seconds = self._doors.clock.monotonic() - began_s
             self._doors.observer.note(
@@ -214,8 +221,10 @@ class Claimer:
     ) -> "Keeper | Later":
         head, log = restored.head, restored.log
         last = log.state.claimed
-        if wants.resume_epoch is not None and wants.incarnation != last.incarnation:
-            raise fenced(head.run, wants.resume_epoch)
+        if wants.resume_epoch is not None:
+            is_back = is_set_back_since(log.state, wants.resume_epoch)
+            if is_back or wants.incarnation != last.incarnation:
+                raise fenced(head.run, wants.resume_epoch)
         is_same_agent = wants.resume_epoch is not None or not wants.incarnation
         refused = wants.accepts.refusal(summary_of(head))
         if refused and not is_same_agent:
@@ -320,29 +329,16 @@ class Claimer:
         except StoreError as error:
             self._doors.observer.note("look_failed", error=str(error))
 
-    async def _hold(self, damage: Damaged) -> Refusal:
-        """Nothing more is done with a run whose only copy of something is damaged."""
+    async def _repaired(self, damage: Damaged) -> bool:
+        """Leave behind what is damaged; false where the run can't go on without it."""
         head = damage.head
         self._doors.observer.note("damaged", run=head.run, error=str(damage))
-        if not head.status.is_final and head.status is not Status.HELD:
-            at = head.seq + 1
-            held = Record(at, head.epoch + 1, self.now_ms(), Held(reason=f"damaged: {damage}"))
-            head = replace(
-                head,
-                epoch=head.epoch + 1,
-                seq=at,
-                nonce=self._doors.clock.random_bytes(NONCE_BYTES),
-                status=Status.HELD,
-                reason=f"damaged: {damage}",
-                records=(*head.records, held),
-            )
-            try:
-                await self._doors.store.swap(
-                    head_name(head.run), encode_head(head), expected=damage.tag
-                )
-            except StoreRefused:
-                self._doors.observer.note("look_failed", error=f"{head.run} moved on")
-        return Refusal(ErrorCode.DAMAGED, f"run {head.run} is held: {damage}", run=head.run)
+        if not await self._fleet.is_free(head):
+            return True  # its owner is well after all
+        try:
+            return await repair(self._doors, damage, by=self.me, now_ms=self.now_ms())
+        except Refusal:  # another owner was quicker
+            return True
 
     def _claimed(self, wants: Wants, *, cause: str, crashes: int, since: int = 2) -> Claimed:
         return Claimed(

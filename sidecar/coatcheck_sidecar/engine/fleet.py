@@ -152,6 +152,12 @@ class Fleet:
             await self._look_at(heartbeat_name(owner))
         return self.is_lapsed(owner, run)
 
+    async def is_free(self, head: Head) -> bool:
+        """Nobody else owns the run whose head was just read; raises `StoreError`."""
+        if head.status is not Status.OWNED or pod_of(head.owner) == pod_of(self.me):
+            return True
+        return await self.is_still_lapsed(head.owner, head.run)
+
     def _runs_of(self, owner: str) -> tuple[RunSummary, ...]:
         beat = self._owners[owner].beat
         return () if beat is None else beat.runs

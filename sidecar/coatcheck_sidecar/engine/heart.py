@@ -9,7 +9,7 @@ from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject
 from coatcheck_sidecar.core.model import Level
 from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat
-from coatcheck_sidecar.core.record import Commanded, Event, Failed
+from coatcheck_sidecar.core.record import Commanded, Event, Failed, Held
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.undo_records import Compensating
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
@@ -149,7 +149,7 @@ class Heart:
         if command.id not in state.commands:
             events = decide_command(state, command, now_ms=self._now_ms(), rules=rules)
         try:
-            if events and isinstance(events[-1], Failed):
+            if events and isinstance(events[-1], Failed | Held):
                 await keeper.cancel(*events, by=command.by)
             elif events:
                 with keeper.writing(command.call):

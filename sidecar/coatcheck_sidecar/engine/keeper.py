@@ -151,11 +151,9 @@ class Keeper:
             await self.doors.budget.pay(self.shipper, seq)
         await self._again(seq, level)  # a drain may have begun meanwhile
 
-    async def write(self, *events: Event, level: Level) -> list[Record]:
+    async def write(self, *events: Event, level: Level) -> None:
         """Append and wait."""
-        records = self.append(*events)
-        await self.durable(records, level)
-        return records
+        await self.durable(self.append(*events), level)
 
     def write_later(self, records: Sequence[Record]) -> None:
         """Keep records without waiting for them."""
@@ -211,6 +209,7 @@ class Keeper:
             code_version=self.agent.code_version if self.agent else "",
             length=len(state.data),
             consumed=signals,
+            blind=at.checkpoint.blind if step < at.checkpoint.blind else 0,
             delta=Body(draft.delta),
             **boundary.took(at.checkpoint, self._age_s),
         )
@@ -280,8 +279,8 @@ class Keeper:
         return await self.let_go(Held(reason=reason))
 
     async def cancel(self, *events: Event, by: str) -> int:
-        """End the run by an operator's word; `events` end with its `failed`."""
-        self.cancelled_by = f"cancelled by {by}"
+        """End this ownership by an operator's word; `events` end with `failed`, or `held`."""
+        self.cancelled_by = f"stopped by {by}"
         self.push(Push.FENCED, {"epoch": self.log.state.epoch})
         return await self.let_go(events[-1], before=self.append(*events[:-1]))
 

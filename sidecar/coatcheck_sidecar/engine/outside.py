@@ -17,24 +17,24 @@ from coatcheck_sidecar.core.deadline import moment_ms
 from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
 from coatcheck_sidecar.core.layout import object_name
-from coatcheck_sidecar.core.model import RUN_ID, ObjectRef, Status
-from coatcheck_sidecar.core.ownership import Accepts, decode_heartbeat, decode_summary
+from coatcheck_sidecar.core.model import ObjectRef, Status
+from coatcheck_sidecar.core.ownership import decode_heartbeat, decode_summary
 from coatcheck_sidecar.core.record import Commanded, Created, Record, bodies_of
+from coatcheck_sidecar.core.retention import NotKept
 from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, RunLog
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.budget import Budget
 from coatcheck_sidecar.engine.calls import KEY_MARGIN_S
-from coatcheck_sidecar.engine.erase import Erased, erase
 from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
 from coatcheck_sidecar.engine.lookout import Lookout
-from coatcheck_sidecar.engine.preflight import Preflight, preflight
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
+from coatcheck_sidecar.engine.rewind import look_up, rewind
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import MARKED, Doors, Shipper, marker_name
-from coatcheck_sidecar.engine.verify import Verdict, verify_run
+from coatcheck_sidecar.engine.upkeep import Upkeep, check_run
 from coatcheck_sidecar.ports import Clock, Listed, Store, StoreError
 
 READS_MAX: Final = 16
@@ -78,6 +78,7 @@ class Outside:
         self.on_placed: Callable[[], None] = lambda: None
         """Told after a command was put into an owner's inbox."""
         self.lookout = Lookout(store, clock)
+        self.upkeep = Upkeep(store, state_bytes_max=self._settings.state_bytes_max)
         self._trouble = _Trouble()
         gate = asyncio.Semaphore(self._settings.puts_max)
         background = Lane(self._settings.puts_max)
@@ -94,7 +95,7 @@ class Outside:
             if known is None or known.summary.epoch <= line.summary.epoch:
                 found[line.summary.run] = line
         if is_all:
-            names = await self._all_runs(limit)
+            names = await self.upkeep.all_runs(limit)
             heads = await each(names, self._read_head, at_once=READS_MAX)
             for head in heads:
                 if head is not None:
@@ -103,36 +104,11 @@ class Outside:
 
     async def show(self, run: str) -> Restored:
         """A run whole; raises `Refusal` (not found, damaged), `Damaged`."""
-        _check_run(run)
+        check_run(run)
         found = await read_run(self._store, run, bytes_max=self._settings.state_bytes_max)
         if found is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run} in {self._store.url}")
         return found
-
-    async def verify(self, run: str | None) -> list[Verdict]:
-        """Every object of a run, or of all, against its digest; raises `Refusal` (not found)."""
-        if run is not None:
-            _check_run(run)
-        names = [run] if run is not None else await self._all_runs(RUNS_MAX)
-        bytes_max = self._settings.state_bytes_max
-        found = await each(
-            names,
-            lambda name: verify_run(self._store, name, bytes_max=bytes_max),
-            at_once=RUNS_READ_MAX,
-        )
-        if run is not None and found == [None]:
-            raise Refusal(ErrorCode.NOT_FOUND, f"there is no run {run} in {self._store.url}")
-        return [verdict for verdict in found if verdict is not None]
-
-    async def preflight(self, accepts: Accepts, *, queue: str | None) -> Preflight:
-        """Which runs an agent that accepts this would go on with."""
-        names = await self._all_runs(RUNS_MAX)
-        return await preflight(self._store, names, accepts=accepts, queue=queue)
-
-    async def erase(self, run: str) -> Erased:
-        """Erase a run that is over; raises `Refusal` (not found, conflict, unavailable)."""
-        _check_run(run)
-        return await erase(self._store, run)
 
     async def of_heads(
         self, what: Callable[[Head], Answer], *, limit: int = LINES_MAX
@@ -143,7 +119,7 @@ class Outside:
             head = await self._read_head(run)
             return [] if head is None else [what(head)]
 
-        runs = await self._all_runs(limit + 1)
+        runs = await self.upkeep.all_runs(limit + 1)
         found = await each(runs[:limit], read, at_once=READS_MAX)
         return [answer for one in found for answer in one], len(runs) > limit
 
@@ -202,18 +178,6 @@ class Outside:
                 break
         return entries if limit is None else entries[:limit]
 
-    async def _all_runs(self, limit: int) -> list[str]:
-        """Names of runs, those without a head too; past their objects, which may be many."""
-        runs: dict[str, None] = {}
-        after = ""
-        while len(runs) < limit:
-            page = await self._store.list("runs/", after=after, limit=PAGE)
-            runs |= dict.fromkeys(entry.name.split("/")[1] for entry in page)
-            if len(page) < PAGE:
-                break
-            after = f"runs/{page[-1].name.split('/')[1]}/z"
-        return list(runs)[:limit]
-
     async def _read_head(self, run: str) -> Head | None:
         with suppress(Refusal):
             found = await read_head(self._store, run)
@@ -239,7 +203,7 @@ class Outside:
 
         Raises `Refusal` (conflict) if the run there has another input or queue.
         """
-        _check_run(run)
+        check_run(run)
         async with self._limit(timeout_s, f"run {run} was not made"):
             while await read_head(self._store, run) is None:
                 log, now_ms = RunLog(RunState(run)), await self._store.now_ms()
@@ -260,7 +224,7 @@ class Outside:
 
     async def command(self, command: Command, *, timeout_s: float = TIMEOUT_S) -> Done:
         """Have a command carried out, wherever the run is; raises `Refusal`, `Damaged`."""
-        _check_run(command.run)
+        check_run(command.run)
         if command.what == "resolve" and not command.at_ms:
             command = await self._dated(command)
         try:
@@ -276,6 +240,22 @@ class Outside:
             with suppress(StoreError):
                 await self._store.delete(name)
         return done
+
+    async def rewind(self, command: Command, *, timeout_s: float = TIMEOUT_S) -> Done:
+        """Stop a run, set it back, and let it go on; raises `Refusal`, `Damaged`."""
+        check_run(command.run)
+        found = await read_head(self._store, command.run)
+        if found is not None:
+            bytes_max = self._settings.state_bytes_max
+            older = await look_up(self._store, found[0], command=command, bytes_max=bytes_max)
+            if isinstance(older, NotKept):
+                return Done(command.id, older.why, found[0].status)
+        done = await self.command(command, timeout_s=timeout_s)
+        if done.refused:
+            return done
+        restored, now_ms = await self.show(command.run), await self._store.now_ms()
+        refused = await rewind(self._doors, restored, command=command, now_ms=now_ms)
+        return Done(command.id, refused, restored.log.state.status)
 
     async def _dated(self, command: Command) -> Command:
         """A decision speaks of what was sent until now: it may be carried out much later."""
@@ -384,12 +364,3 @@ def _refused(head: Head, command: str) -> str:
 def _said(created: Created) -> tuple[object, ...]:
     data = None if created.input is None else created.input.data
     return (data, created.queue, created.schema, created.code_version, created.pinned)
-
-
-def _check_run(run: str) -> None:
-    if not RUN_ID.fullmatch(run):
-        raise Refusal(
-            ErrorCode.PROTOCOL_ERROR,
-            f"{run!r:.140} is no run's name: letters, digits, dot, dash and underscore, "
-            "128 at most, a letter or digit first",
-        )

@@ -1,14 +1,15 @@
 """Brings a run back in two round trips: its head, then all that the head names, at once."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from coatcheck.wire import ErrorCode
+from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.delta import BadDelta, Chain, decode_delta
 from coatcheck_sidecar.core.head import (
     BadObject,
+    FromFuture,
     Head,
     Kind,
     check,
@@ -57,6 +58,8 @@ async def read_head(store: Store, run: str) -> tuple[Head, str] | None:
         return None
     try:
         head = decode_head(head_name(run), stored.data)
+    except FromFuture as error:
+        raise Refusal(ErrorCode.UNAVAILABLE, str(error), retry=Retry.LATER, run=run) from error
     except BadObject as error:
         raise damaged(run, str(error)) from error
     if head.run != run:
@@ -123,14 +126,18 @@ def fold(head: Head, objects: dict[str, bytes], *, tag: str, bytes_max: int) -> 
     `objects` are all that the head names, and used up.
     """
     packs = [decode_pack(pack.ref.name, objects.pop(pack.ref.name)) for pack in head.packs]
-    state = _checkpoint(head.chain, objects, bytes_max=bytes_max)
-    bodies = {name: unseal(name, data, kind=Kind.BODY)[0] for name, data in objects.items()}
-    log = restore(head, tag=tag, packs=packs, bodies=bodies)
+    state = checkpoint_of(head.chain, objects, bytes_max=bytes_max)
+    log = restore(head, tag=tag, packs=packs, bodies=opened_bodies(objects))
     log.checkpoint = state
     return log
 
 
-def _checkpoint(chain: Chain, objects: dict[str, bytes], *, bytes_max: int) -> Paged:
+def opened_bodies(objects: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What is in these objects; raises `BadObject`."""
+    return {name: unseal(name, data, kind=Kind.BODY)[0] for name, data in objects.items()}
+
+
+def checkpoint_of(chain: Chain, objects: dict[str, bytes], *, bytes_max: int) -> Paged:
     """The state at the end of the chain; takes base and mid out of `objects`."""
     state = b""
     for ref, kind in ((chain.base, Kind.BASE), (chain.mid, Kind.MID)):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from coatcheck.wire import STATE_BYTES_MAX
+from coatcheck_sidecar.core.head import FORMAT
+from coatcheck_sidecar.core.retention import KEEP
 
 ENFORCE: Final = "enforce"
 WARN: Final = "warn"
@@ -23,6 +25,9 @@ class Settings:
     pause_max_s: float = 10.0
     """The longest that a process is paused between its clock check and its write."""
     state_bytes_max: int = STATE_BYTES_MAX
+    store_format: int = FORMAT
+    keep_checkpoints: int = KEEP
+    """Checkpoints, of those sealed and of those not, that a run can be set back to."""
     breaker_crashes: int = 5
     claim_poll_s: float = 2.5
     """How often a queue with idle agents is listed."""
@@ -44,5 +49,7 @@ class Settings:
     """It waits (`enforce`), a metric and a log line tell of it (`warn`), or nobody looks."""
     budget_probe_s: float = 60.0
     """How long nothing big may go over the link before it is measured by a probe."""
+    collect_s: float = 3_600.0
+    """How often an owner deletes what its runs' heads name no more."""
     scan_heads: int = 5
     """Heads read each heartbeat in search of ready runs whose marker was lost."""

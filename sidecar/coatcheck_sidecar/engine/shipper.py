@@ -80,6 +80,10 @@ class Shipper:
     def __init__(self, log: RunLog, doors: Doors) -> None:
         """Ships nothing before `run` (a loop) or `ship_all` (until all is shipped)."""
         self.log = log
+        self.log.keep, self.log.format = (
+            doors.settings.keep_checkpoints,
+            doors.settings.store_format,
+        )
         self.doors = doors
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
@@ -253,7 +257,9 @@ class Shipper:
         nonce = doors.clock.random_bytes(NONCE_BYTES)
         weight, deltas_bytes = log.unshipped_bytes, log.unshipped_deltas_bytes
         snapshot = log.snapshot(nonce=nonce, random=doors.clock.random_bytes(NAME_RANDOM_BYTES))
-        if must_seal(snapshot.head.chain, is_draining=self.is_draining):
+        chain = snapshot.head.chain
+        is_wanted = log.must_seal and bool(chain.deltas)
+        if is_wanted or must_seal(chain, is_draining=self.is_draining):
             snapshot = await self._seal(snapshot)
         puts = list(snapshot.puts)
         if snapshot.head.status in MARKED:

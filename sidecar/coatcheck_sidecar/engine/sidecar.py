@@ -30,6 +30,7 @@ from coatcheck_sidecar.engine.restore import Restored, read_run
 from coatcheck_sidecar.engine.scan import scan_heads
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.shipper import Doors, fenced
+from coatcheck_sidecar.engine.sweep import sweep
 from coatcheck_sidecar.engine.tasks import TaskSet, happens
 from coatcheck_sidecar.engine.undo import Undoing
 from coatcheck_sidecar.ports import Clock, Journal, Observer, Store, StoreError
@@ -160,6 +161,7 @@ class Sidecar:
         self.tasks.start(self.budget.probe(self.doors.store, self.me), name="probe link")
         self.tasks.start(self.undoing.run(), name="undo")
         self.tasks.start(self.backlog.run(), name="backlog")
+        self.tasks.start(sweep(self.doors, self._owned), name="collect")
         for run in list(self._claimer.tails):
             self.tasks.start(self._adopt(run), name=f"adopt {run}")
         self.is_started = True

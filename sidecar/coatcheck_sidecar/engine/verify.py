@@ -7,10 +7,11 @@ owner that goes on drops objects that a moment before were named.
 from dataclasses import dataclass
 from typing import Final
 
-from coatcheck_sidecar.core.delta import BadDelta
+from coatcheck_sidecar.core.delta import BadDelta, Chain
 from coatcheck_sidecar.core.head import BadObject, Head, check, decode_head
 from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.record import BadRecord
+from coatcheck_sidecar.engine.fallback import good_of
 from coatcheck_sidecar.engine.restore import LOOKS_MAX, fold, read_objects
 from coatcheck_sidecar.ports import Listed, Store
 
@@ -43,6 +44,8 @@ class Verdict:
     unnamed: int = 0
     """Objects in the run's folder that its head does not name: superseded, or on their way."""
     faults: tuple[Fault, ...] = ()
+    goes_on: str = ""
+    """Of a damaged run: what an opening of it does."""
 
 
 async def verify_run(store: Store, run: str, *, bytes_max: int) -> Verdict | None:
@@ -73,16 +76,19 @@ async def _judge(
     except BadObject as error:
         fault = Fault(place, "head", str(error))
         return Verdict(run, unnamed=len(names - {place}), faults=(fault,))
-    read = await read_objects(store, head.named_objects())
+    kept = [ref for k in head.kept for ref in (k.base, k.mid) if ref is not None]
+    refs = {ref.name: ref for ref in (*head.named_objects(), *kept)}
+    read = await read_objects(store, refs.values())
     faults, objects = [], {}
     for ref, found in read:
         try:
             objects[ref.name] = check(ref, found)
         except BadObject as error:
             faults.append(Fault(ref.name, _part(head, ref.name), str(error)))
-    if not faults:
+    wanted = {ref.name for ref in head.named_objects()}
+    if wanted <= objects.keys():
         try:
-            fold(head, dict(objects), tag="", bytes_max=bytes_max)
+            fold(head, {name: objects[name] for name in wanted}, tag="", bytes_max=bytes_max)
         except (BadObject, BadDelta, BadRecord) as error:
             faults.append(Fault(place, "log", str(error)))
     return Verdict(
@@ -91,9 +97,20 @@ async def _judge(
         step=head.step,
         objects=1 + len(read),
         bytes=len(data) + sum(len(found) for _, found in read if found is not None),
-        unnamed=len(names - {place} - {ref.name for ref, _ in read}),
+        unnamed=len(names - {place} - refs.keys()),
         faults=tuple(faults),
+        goes_on=await _goes_on(store, head, bytes_max=bytes_max) if faults else "",
     )
+
+
+async def _goes_on(store: Store, head: Head, *, bytes_max: int) -> str:
+    if head.status.is_final:
+        return "it is over"
+    good = await good_of(store, head, tag="", bytes_max=bytes_max)
+    if good is None:
+        return "it is held"
+    step = good.kept.step if good.kept is not None else 0
+    return f"it goes on from its checkpoint of step {step}"
 
 
 def _head(run: str, data: bytes) -> Head:
@@ -104,9 +121,12 @@ def _head(run: str, data: bytes) -> Head:
 
 
 def _part(head: Head, name: str) -> str:
-    chain = {"base": head.chain.base, "mid": head.chain.mid}
-    found = next((part for part, ref in chain.items() if ref is not None and ref.name == name), "")
-    return found or ("pack" if any(pack.ref.name == name for pack in head.packs) else "body")
+    chains = [head.chain, *(Chain(kept.base, kept.mid) for kept in head.kept)]
+    if any(chain.base is not None and chain.base.name == name for chain in chains):
+        return "base"
+    if any(chain.mid is not None and chain.mid.name == name for chain in chains):
+        return "mid"
+    return "pack" if any(pack.ref.name == name for pack in head.packs) else "body"
 
 
 async def listed(store: Store, prefix: str) -> list[Listed]:

@@ -1,6 +1,6 @@
-"""One object of each kind in format 1, with fixed values, and a reader of their bytes for people.
+"""One object of each kind in each format, with fixed values; a reader of their bytes for people.
 
-`python -m tests.core.format1` writes vectors that are missing and the dumps in `docs/format.md`. A
+`python -m tests.core.formats` writes vectors that are missing and the dumps in `docs/format.md`. A
 vector that is there is never written again: it is what a released format looks like.
 """
 
@@ -9,7 +9,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,9 @@ from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delt
 from coatcheck_sidecar.core.head import (
     MAGIC,
     Head,
+    Kept,
     Kind,
+    Over,
     PackRef,
     Tombstone,
     decode_head,
@@ -67,7 +69,7 @@ from coatcheck_sidecar.core.record import (
 from coatcheck_sidecar.core.undo_records import Compensated, Compensating, Undo
 
 ROOT: Final = Path(__file__).parents[2]
-VECTORS: Final = ROOT / "tests" / "vectors" / "format1"
+VECTORS: Final = ROOT / "tests" / "vectors"
 DOC: Final = ROOT / "docs" / "format.md"
 STATES: Final = (b'{"n":0}', b'{"n":0,"text":"' + b"ab" * 700 + b'"}')
 BIG_STATE: Final = bytes(range(256)) * 300
@@ -198,6 +200,20 @@ HEAD: Final = Head(
     bodies=(ref("1-6-00", 5_056),),
     blobs=(ref("1-6-04", 8_388_608),),
     commands=("c1", "c2", "c3"),
+    format=1,
+)
+REWOUND: Final = Checkpoint(step=1, step_high=4, schema=2, code_version="a1f", rewinds=3, blind=4)
+HEAD2: Final = replace(
+    HEAD,
+    records=(*RECORDS[:2], Record(17, 2, 1_767_225_600_017, REWOUND)),
+    kept=(
+        Kept(3, 1, 2, "a1f", ref("1-3-01", 900), ref("1-3-02", 300)),
+        Kept(17, 1, 2, "a1f"),
+    ),
+    over=(Over(9, (4,)),),
+    horizon=3,
+    floor=18,
+    format=2,
 )
 SUMMARY: Final = RunSummary(
     run="demo", epoch=2, status="ready", queue="bills", step=1, in_doubt=1, schema=2,
@@ -211,7 +227,12 @@ COMMAND: Final = Command(
 
 
 def _sealed(kind: Kind, before: bytes, state: bytes) -> bytes:
-    return encode_sealed(kind, encode_delta(before, state), head_copy=encode_head(SMALL_HEAD))
+    copy = encode_head(replace(SMALL_HEAD, format=1))
+    return encode_sealed(kind, encode_delta(before, state), head_copy=copy)
+
+
+def _head(head: Head) -> tuple[Callable[[], bytes], Callable[[bytes], object]]:
+    return lambda: encode_head(head), lambda data: decode_head("vector", data)
 
 
 def _opened(kind: Kind, before: bytes) -> Callable[[bytes], object]:
@@ -235,26 +256,40 @@ def _patched(delta: bytes) -> object:
 
 
 OBJECTS: Final[dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]]] = {
-    "head": (lambda: encode_head(HEAD), lambda data: decode_head("vector", data)),
-    "head-small": (lambda: encode_head(SMALL_HEAD), lambda data: decode_head("vector", data)),
-    "base": (lambda: _sealed(Kind.BASE, b"", STATES[0]), _opened(Kind.BASE, b"")),
-    "mid": (lambda: _sealed(Kind.MID, *STATES), _opened(Kind.MID, STATES[0])),
-    "pack": (lambda: encode_pack(RECORDS[3:7], TOMBSTONES), lambda d: decode_pack("vector", d)),
-    "body": (lambda: seal(Kind.BODY, b"hello"), lambda d: unseal("vector", d, kind=Kind.BODY)[0]),
-    "marker": (lambda: encode_summary(SUMMARY), lambda data: decode_summary("vector", data)),
-    "heartbeat": (
+    "format1/head": _head(HEAD),
+    "format1/head-small": _head(replace(SMALL_HEAD, format=1)),
+    "format2/head": _head(HEAD2),
+    "format2/head-small": _head(SMALL_HEAD),
+    "format1/base": (lambda: _sealed(Kind.BASE, b"", STATES[0]), _opened(Kind.BASE, b"")),
+    "format1/mid": (lambda: _sealed(Kind.MID, *STATES), _opened(Kind.MID, STATES[0])),
+    "format1/pack": (
+        lambda: encode_pack(RECORDS[3:7], TOMBSTONES),
+        lambda d: decode_pack("vector", d),
+    ),
+    "format1/body": (
+        lambda: seal(Kind.BODY, b"hello"),
+        lambda d: unseal("vector", d, kind=Kind.BODY)[0],
+    ),
+    "format1/marker": (
+        lambda: encode_summary(SUMMARY),
+        lambda data: decode_summary("vector", data),
+    ),
+    "format1/heartbeat": (
         lambda: encode_heartbeat(Heartbeat("3f2a.s1", 7, "10.0.0.7:7071", True, (SUMMARY,))),
         lambda data: decode_heartbeat("vector", data),
     ),
-    "command": (lambda: encode_command(COMMAND), lambda data: decode_command("vector", data)),
-    "patch-delta": (_patch_delta, _patched),
-    "journal-row": (
+    "format1/command": (
+        lambda: encode_command(COMMAND),
+        lambda data: decode_command("vector", data),
+    ),
+    "format1/patch-delta": (_patch_delta, _patched),
+    "format1/journal-row": (
         lambda: encode_record(Record(3, 1, 5, Checkpoint(step=1, step_high=1, delta=Body(b"z")))),
         decode_record,
     ),
-}  # fmt: skip
+}
 """By name: how this release writes the object, and how it reads it."""
-DUMPED: Final = ("body", "head-small", "patch-delta")
+DUMPED: Final = ("format1/body", "format2/head-small", "format1/patch-delta")
 
 
 def jsonable(value: Any) -> Any:
@@ -357,9 +392,9 @@ def with_dumps(text: str) -> str:
 
 
 def main() -> None:
-    VECTORS.mkdir(parents=True, exist_ok=True)
     for name, (write, read) in OBJECTS.items():
         path = VECTORS / f"{name}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_bytes(write())
             said = json.dumps(jsonable(read(path.read_bytes())), indent=1)
