@@ -15,6 +15,8 @@ EVENTS: dict[str, dict[str, object]] = {
     "ship_failed": {"run": "r", "error": "reset"},
     "fenced": {"run": "r", "epoch": 3},
     "damaged": {"run": "r", "error": "digest"},
+    "repaired": {"run": "r", "step": 3, "error": "runs/r/o/1-2-00: missing"},
+    "collected": {"run": "r", "objects": 4, "bytes": 3_000},
     "set_aside": {"run": "r", "records": 4, "reason": "diverged"},
     "row_damaged": {"run": "r", "seq": 3, "error": "digest"},
     "spool_failed": {"run": "r", "error": "full"},

@@ -154,6 +154,20 @@ def test_cancel_ends_the_run_whatever_it_does() -> None:
         assert state.reason == "cancelled by ann: typo"
 
 
+REWIND = Command(id="c9", run="run", what="rewind", by="ann", to=3)
+
+
+def test_a_run_is_stopped_to_be_set_back_and_nobody_takes_it_up_meanwhile() -> None:
+    for state in (state_of(Created()), state_of(Created(), Parked(name="x"))):
+        events = decide(state, REWIND)
+        assert [type(event) for event in events] == [Commanded, Held]
+        assert then(state, REWIND).status is Status.HELD
+        assert state.reason == "rewind: by ann"
+    back = state_of(Created(), Compensating(by="ada"))
+    assert "is being taken back" in refusal(back, REWIND)
+    assert "is finished" in refusal(state_of(Created(), Finished()), REWIND)
+
+
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [

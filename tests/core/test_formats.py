@@ -8,6 +8,7 @@ import pytest
 from coatcheck_sidecar.core import head as layout
 from coatcheck_sidecar.core.head import Kind
 from coatcheck_sidecar.core.record import KINDS
+from tests.core.dumps import dump
 from tests.core.formats import (
     DOC,
     DUMPED,
@@ -15,7 +16,6 @@ from tests.core.formats import (
     HEAD2,
     OBJECTS,
     VECTORS,
-    dump,
     jsonable,
     with_dumps,
 )

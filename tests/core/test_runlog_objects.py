@@ -1,13 +1,15 @@
 from coatcheck_sidecar.core.head import encode_head, reference
 from coatcheck_sidecar.core.model import Body
-from coatcheck_sidecar.core.packs import PACKS_MAX, TAIL_BYTES_MAX
+from coatcheck_sidecar.core.packs import PACKS_MAX, TAIL_BYTES_MAX, is_packable
 from coatcheck_sidecar.core.record import (
     CallOutcome,
+    Checkpoint,
     Claimed,
     Finished,
     Intent,
     Parked,
     Signalled,
+    encode_record,
 )
 from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX, Verdict, restore
 from tests.core.shipping import Shipping, assert_restores, call, checkpoint, done, owned
@@ -38,9 +40,9 @@ def test_a_pack_goes_when_nothing_in_it_counts_any_more() -> None:
     assert (head.packs, head.calls, head.tombstones) == ((), (), ())
 
 
-def test_past_eight_packs_all_become_one_and_keep_their_tombstones() -> None:
+def test_packs_are_merged_by_tiers_and_keep_their_tombstones() -> None:
     run = owned()
-    seen = set()
+    most, packed = 0, set()
     for step in range(24):
         numbers = [call(run, key=f"k{step}-{n}", size=900) for n in range(20)]
         for number in numbers[1:]:
@@ -49,11 +51,13 @@ def test_past_eight_packs_all_become_one_and_keep_their_tombstones() -> None:
         run.append(CallOutcome(call=numbers[0], attempt=1, what="in_doubt"))
         checkpoint(run)
         head = run.ship()
-        seen.add(len(head.packs))
+        most = max(most, len(head.packs))
+        packed |= {pack.ref for pack in head.packs}
         assert_restores(run)
-    assert max(seen) == PACKS_MAX
-    assert min(seen) < max(seen)
-    assert len(run.tombstones()) == 24 * 19
+    assert 1 < most <= PACKS_MAX
+    assert len({stone.key for stone in run.tombstones()}) == 24 * 19
+    calls = [encode_record(r, inline=False) for r in run.records if is_packable(r)]
+    assert sum(ref.length for ref in packed) < 3 * sum(map(len, calls))
 
 
 def test_a_tombstone_alone_keeps_its_pack() -> None:
@@ -131,3 +135,28 @@ def test_a_body_that_was_not_read_stays_a_name() -> None:
     (signal,) = log.state.signals.values()
     assert signal.value.data is None
     assert signal.value.ref == head.named_objects()[0]
+
+
+def test_a_head_of_format_1_names_only_its_newest_checkpoint() -> None:
+    run = owned()
+    run.log.format = 1
+    for _ in range(3):
+        number = call(run, key=f"k{run.seq}")
+        done(run, number)
+        checkpoint(run)
+    head = run.ship()
+    assert (head.format, head.over, head.horizon, head.floor) == (1, (), head.seq, head.seq + 1)
+    assert [kept.seq for kept in head.kept] == [run.state.checkpoint_seq]
+    assert run.log.state.past.records == {}
+    run.log.format = 2
+    checkpoint(run)
+    head = run.ship()
+    assert (head.format, [kept.step for kept in head.kept]) == (2, [3, 4])
+
+
+def test_what_format_1_can_not_say_is_written_in_the_newest() -> None:
+    run = owned()
+    run.log.format = 1
+    checkpoint(run)
+    run.append(Checkpoint(step=1, step_high=1, rewinds=1, blind=1))
+    assert run.ship().format == 2

@@ -130,7 +130,7 @@ class HttpJudge:
     def gave(self, serving: Serving) -> None:
         """What the agent has by now looks like a whole answer: it is recorded, if it is kept."""
         reading, wanted, binding = serving.reading, serving.wanted, serving.binding
-        if wanted is None or binding is None or decision(reading) == "held":
+        if wanted is None or binding is None or decision(reading) in ("held", "refused"):
             return
         if not wanted.is_recorded or not _is_kept(reading, wanted):
             return

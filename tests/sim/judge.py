@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from unittest.mock import patch
 
 from coatcheck.errors import Conflict, Damaged, ProtocolError, ReplayDivergence
-from coatcheck_sidecar.core.head import Head, decode_head
+from coatcheck_sidecar.core.collection import named
+from coatcheck_sidecar.core.head import Head, decode_head, decode_pack
 from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.ownership import pod_of
-from coatcheck_sidecar.core.record import CallOutcome, Dispatched, Record, Resolved, Signalled
+from coatcheck_sidecar.core.record import (
+    CallOutcome,
+    Checkpoint,
+    Dispatched,
+    Record,
+    Resolved,
+    Signalled,
+)
 from coatcheck_sidecar.core.runlog import RunLog
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.snapshot import Snapshot
@@ -70,6 +78,8 @@ class RunWatch:
     """Upstream keys whose final outcome a head held."""
     signals: set[tuple[str, str]] = field(default_factory=set)
     steps: dict[int, list[tuple[int, Kept]]] = field(default_factory=dict)
+    rewinds: list[tuple[int, int]] = field(default_factory=list)
+    """Epoch and step of each time that it was set back."""
     answers: dict[str, Kept] = field(default_factory=dict)
 
 
@@ -97,7 +107,7 @@ class Judge:
         self._store = store
         self._fault = on_fault
         self._lines: dict[bytes, tuple[dict[int, Record], bytes]] = {}
-        store.on_swap = self.swapped
+        store.on_swap, store.on_delete = self.swapped, self.deleted
 
     def watch(self, run: str) -> RunWatch:
         return self.runs.setdefault(run, RunWatch())
@@ -187,9 +197,12 @@ class Judge:
             return
         for difference in differences(restored, shadow):
             self._fault(f"{what}: {difference}")
+        shadow.past.forget(head.horizon)
 
     def _note_record(self, watch: RunWatch, shadow: RunState, record: Record) -> None:
         event = record.event
+        if isinstance(event, Checkpoint) and event.rewinds:
+            watch.rewinds.append((record.epoch, event.step))
         if isinstance(event, Signalled):
             if (event.name, event.by) in watch.signals:
                 self._fault(f"{shadow.run} was signalled {event.name} twice")
@@ -210,6 +223,22 @@ class Judge:
         elif event.what == "done":
             watch.done.add(key)
 
+    def deleted(self, name: str, by: str) -> None:
+        """An object is gone: the head that stands must not lead to it."""
+        if "/o/" not in name:
+            return
+        head = self.watch(name.split("/")[1]).head
+        if head is None:
+            self._fault(f"{by} deletes {name} of a run without a head")
+            return
+        packed = [
+            record
+            for pack in head.packs
+            for record in decode_pack(pack.ref.name, self._store.peek(pack.ref.name) or b"")[0]
+        ]
+        if name in named(head, packed):
+            self._fault(f"{by} deletes {name}, which the head of {head.run} leads to")
+
     # Agents
 
     def excuse(self, run: str, act: str) -> None:
@@ -222,8 +251,11 @@ class Judge:
         log = state["log"]
         for step, acks in self.watch(run).steps.items():
             for token, kept in acks:
-                if self._survives(run, kept, epoch=epoch) and (
-                    len(log) < step or log[step - 1][0] != token
+                is_past = any(e > kept.epoch and step > at for e, at in self.watch(run).rewinds)
+                if (
+                    not is_past
+                    and self._survives(run, kept, epoch=epoch)
+                    and (len(log) < step or log[step - 1][0] != token)
                 ):
                     self._fault(
                         f"{run} opened in epoch {epoch} by {pod.uid} without step {step}, which "
@@ -238,7 +270,9 @@ class Judge:
         kept = Kept(level, epoch, pod, pod.losses(level))
         watch.steps.setdefault(step, []).append((token, kept))
         self.on_told(pod)
-        if level == "remote" and (watch.head is None or watch.head.step < step):
+        is_past = any(at_epoch > epoch and step > at for at_epoch, at in watch.rewinds)
+        is_there = watch.head is not None and watch.head.step >= step
+        if level == "remote" and not (is_past or is_there):
             self._fault(f"step {step} of {run} was acknowledged as remote, and no head has it")
 
     def finished(self, run: str, epoch: int) -> None:

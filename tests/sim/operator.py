@@ -2,7 +2,7 @@
 
 import asyncio
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
@@ -112,6 +112,17 @@ class Operator:
         await asyncio.sleep(self._random.uniform(2.0, 40.0))
         await self._bring(Command(id=self._id(), run=run, what="cancel", by="somebody"))
 
+    async def rewind(self, run: str) -> None:
+        """Set a run back to some checkpoint that is kept, twice perhaps."""
+        for _ in range(self._random.randint(1, 2)):
+            await asyncio.sleep(self._random.uniform(0.5, 8.0))
+            head = self._world.judge.watch(run).head
+            if head is None or not head.kept:
+                continue
+            to = self._random.choice(head.kept).seq
+            command = Command(id=self._id(), run=run, what="rewind", by="somebody", to=to)
+            await self._bring(command, self._outside.rewind)
+
     async def compensate(self, run: str) -> None:
         """Have what a run did taken back; the same command until it is known to have come."""
         await asyncio.sleep(self._random.uniform(*AT_S))
@@ -127,9 +138,9 @@ class Operator:
         self._world.saga_judge.asked_for.add(command.id)
         return command
 
-    async def _bring(self, command: Command) -> bool:
+    async def _bring(self, command: Command, how: Any = None) -> bool:
         try:
-            done = await self._outside.command(command, timeout_s=PATIENCE_S)
+            done = await (how or self._outside.command)(command, timeout_s=PATIENCE_S)
         except (Refusal, StoreError, Damaged) as error:
             self._world.note("command failed", run=command.run, what=command.what, why=str(error))
             return False

@@ -60,6 +60,7 @@ class SharedStore:
         self.kept = MemoryStore(now_ms=lambda: EPOCH_MS + int(loop.now_s * 1000))
         self.weather = weather
         self.on_swap: OnSwap = lambda name, data, writer: None
+        self.on_delete: Callable[[str, str], None] = lambda name, by: None
         self._loop = loop
         self._random = random
         self._nobody = Context()
@@ -125,6 +126,11 @@ class SharedStore:
         self.on_swap(name, data, writer)
         return tag
 
+    async def delete(self, name: str, *, by: str) -> None:
+        """The memory store's, and word of it before."""
+        self.on_delete(name, by)
+        await self.kept.delete(name)
+
 
 def _tell(answer: "asyncio.Future[Any]", value: Any, error: Exception | None) -> None:
     if answer.done():
@@ -166,7 +172,8 @@ class ReachedStore:
         )
 
     async def delete(self, name: str) -> None:
-        await self._shared.ask(lambda: self._shared.kept.delete(name))
+        by = this_process().name
+        await self._shared.ask(lambda: self._shared.delete(name, by=by))
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Listed]:
         return await self._shared.ask(

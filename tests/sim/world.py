@@ -45,6 +45,10 @@ SETTINGS: Final = Settings(
 )
 LEASES_S: Final = (3.0, 3.0, 8.0)
 """The longer one outlasts what a tool's "no" needs to settle, so that it alone must protect."""
+COLLECTS_S: Final = (0.3, 2.0, 1e6)
+"""How often owners collect: some all the time, some never."""
+REWOUND: Final = 0.4
+"""The share of runs that somebody sets back."""
 KINDS_OF: Final = (KINDS, HTTP_KINDS, KINDS + HTTP_KINDS)
 """Of the calls of a seed's agents."""
 MOSTLY_JSON: Final = ("plain", "chunked") * 4 + ("events",)
@@ -54,8 +58,10 @@ CALM_S_MAX: Final = 240.0
 SMALL: Final = {
     "coatcheck_sidecar.engine.uploads.BODY_BYTES_MAX": 150,
     "coatcheck_sidecar.engine.outside.BODY_BYTES_MAX": 150,
-    "coatcheck_sidecar.core.runlog.TAIL_BYTES_MAX": 700,
-    "coatcheck_sidecar.core.runlog.PACKS_MAX": 2,
+    "coatcheck_sidecar.core.packs.TAIL_BYTES_MAX": 700,
+    "coatcheck_sidecar.core.packs.PACKS_MAX": 2,
+    "coatcheck_sidecar.core.past.BYTES_MAX": 3_000,
+    "coatcheck_sidecar.core.past.SIGNALS_BYTES_MAX": 300,
     "coatcheck_sidecar.core.delta.HEAD_DELTAS_BYTES_MAX": 300,
 }
 """Limits so low that short runs have packs, bodies, mids and new bases."""
@@ -100,7 +106,12 @@ class World:
         self.random = Random(seed)
         self.loop = VirtualLoop()  # type: ignore[abstract]  # what is missing is not asked of it
         lease_s = self.random.choice(LEASES_S)
-        self.settings = replace(SETTINGS, lease_s=lease_s, agent_wait_s=lease_s)
+        collect_s = self.random.choice(COLLECTS_S)
+        self.settings = replace(
+            SETTINGS, lease_s=lease_s, agent_wait_s=lease_s, collect_s=collect_s
+        )
+        self.formats = self.random.choice(((2,), (2,), (1, 2)))
+        """Of the heads that sidecars write, each in its life."""
         self.fault = ""
         self.trace: list[tuple[float, str, dict[str, object]]] = []
         self.is_calm = False
@@ -196,7 +207,7 @@ class World:
             journal=PodJournal(pod.disk, self.loop, self.random),
             spool=pod.spool,
             clock=pod.clock,
-            settings=self.settings,
+            settings=replace(self.settings, store_format=self.random.choice(self.formats)),
             observer=_Observer(self, process.name),
         )
         pod.front = Front(
@@ -302,6 +313,8 @@ class World:
                     self.loop.start(person, operator.signal(plan.run, step.signal, token))
             if random.random() < 0.08:
                 self.loop.start(person, operator.cancel(plan.run))
+            if random.random() < REWOUND:
+                self.loop.start(person, operator.rewind(plan.run))
             if self.saga.is_on and self.saga.random.random() < TAKEN_BACK:
                 self.loop.start(person, operator.compensate(plan.run))
 
@@ -374,6 +387,7 @@ def virtual_machine(*, is_small: bool) -> Iterator[None]:
         ):
             stack.enter_context(patch.object(module, name, value))
         stack.enter_context(patch("coatcheck_sidecar.engine.calls.KEY_MARGIN_S", KEY_MARGIN_S))
+        stack.enter_context(patch("coatcheck_sidecar.engine.sweep.GRACE_S", 0.0))
         for target, limit in SMALL.items() if is_small else ():
             stack.enter_context(patch(target, limit))
         yield

@@ -268,23 +268,20 @@ class RunState:
             doubted.difference_update(gone)
             self._drop_if_superseded(number)
 
-    def replace(self, record: Record) -> None:
+    def amend(self, record: Record, event: CallEvent) -> None:
         """Say something else of a call whose answer is lost; the record is one that is kept."""
-        self.records[record.seq] = record
-        if isinstance(record.event, CallEvent):
-            self._set(self._folded(record, record.event))
+        self.records[record.seq] = replace(record, event=event)
+        self._set(self._folded(record, event))
 
     def _bring_back(self, seq: int) -> None:
         """The run is set back to its checkpoint at `seq`: what was over since then is not."""
-        for record in self.past.take_back(seq):
-            if isinstance(record.event, Signalled):
-                self.signals[record.seq] = record.event
-            elif isinstance(record.event, CallEvent):
+        back = self.past.take_back(seq)
+        for record in back:
+            if isinstance(record.event, CallEvent):
                 self._set(self._folded(record, record.event))
-            self.records[record.seq] = record
-        self.records = dict(sorted(self.records.items()))
-        self.signals = dict(sorted(self.signals.items()))
-        self.tombstones = [s for s in self.tombstones if s.number not in self.calls]
+        signals = {r.seq: r.event for r in back if isinstance(r.event, Signalled)}
+        self.signals = dict(sorted((self.signals | signals).items()))
+        self.records = dict(sorted((self.records | {r.seq: r for r in back}).items()))
 
     def _is_over(self, record: Record, *, seq: int) -> bool:
         """A checkpoint at `seq` takes commands before it away.

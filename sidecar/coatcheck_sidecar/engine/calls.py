@@ -112,8 +112,8 @@ class Calls:
     ) -> None:
         """The same agent is back on a new connection: calls of its epoch stand as it says.
 
-        One that it does not name never reached it. `answered` are the calls of its step whose
-        answer it has, `is_known` says that this process heard all its askings.
+        One that it does not name never reached it. `answered` are calls of its step whose answer
+        it has, `is_known` says that this process heard all its askings.
         """
         await self.adopt()
         for call in list(self._state.calls.values()):
@@ -204,8 +204,10 @@ class Calls:
             call = self._known(draft.key)
             if draft.epoch != self._state.epoch:
                 draft = replace(draft, epoch=self._state.epoch)
-            is_blind = draft.step <= self._state.checkpoint.blind
-            asked = Asked(draft, level, gap_ms=self._state.gap_ms, is_blind=is_blind)
+            at = self._state
+            asked = Asked(
+                draft, level, gap_ms=at.gap_ms, is_blind=draft.step <= at.checkpoint.blind
+            )
             decision = self._decide(call, asked)
             refuse_start(self._keeper, decision, draft=call or draft)
             is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)
@@ -220,11 +222,8 @@ class Calls:
                     note("call", run=self._keeper.run, tool=draft.tool, decision=said)
                 return answer
             if clock.monotonic() > until_s:
-                raise Refusal(
-                    ErrorCode.IN_FLIGHT,
-                    f"an equal call to {draft.tool} is still in flight",
-                    retry=Retry.LATER,
-                )
+                why = f"an equal call to {draft.tool} is still in flight"
+                raise Refusal(ErrorCode.IN_FLIGHT, why, retry=Retry.LATER)
 
     def _known(self, key: str) -> Call | None:
         return self._reads.by_key.get(key) or self._state.by_key.get(key)

@@ -92,7 +92,7 @@ def _forget_answers(log: RunLog, whole: Mapping[str, bytes]) -> bool:
         if not isinstance(record.event, CallOutcome):
             return False
         event = replace(record.event, outcome=OutcomeKind.NOT_RETAINED, body=NO_BODY)
-        log.state.replace(replace(record, event=event))
+        log.state.amend(record, event)
         log.unpack()  # a pack may name it
     return True
 
