@@ -154,7 +154,7 @@ def test_cancel_ends_the_run_whatever_it_does() -> None:
         assert state.reason == "cancelled by ann: typo"
 
 
-REWIND = Command(id="c9", run="run", what="rewind", by="ann", to=3)
+REWIND = Command(id="c1", run="run", what="rewind", by="ann", to=3)
 
 
 def test_a_run_is_stopped_to_be_set_back_and_nobody_takes_it_up_meanwhile() -> None:

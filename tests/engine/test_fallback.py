@@ -51,7 +51,8 @@ async def test_the_newest_checkpoint_that_is_whole_is_current_again(
     assert chain.base is not None
     assert chain.mid is not None
     spoilt = chain.base if part == "base" else chain.mid
-    others = [k.base.name for k in found[0].kept if k.base not in (chain.base, None) and k.base]
+    bases = [kept.base for kept in found[0].kept if kept.base is not None]
+    others = [base.name for base in bases if base != chain.base]
     await spoil(yard, spoilt.name, how=how, other=others[0])
     (verdict,) = await Outside(yard.store, SystemClock()).upkeep.verify("r1")
     assert [fault.name for fault in verdict.faults] == [spoilt.name]

@@ -18,6 +18,7 @@ from coatcheck_sidecar.core.command import Command
 EXAMPLE: Final = """\b
 Example: coatcheck rewind invoice-4711 --code-version 1.4.2 --why "1.5.0 forgets the customer"
 Example: coatcheck rewind invoice-4711 --to 118
+Example: coatcheck rewind invoice-4711 --rebuild
 """
 
 
@@ -26,6 +27,8 @@ Example: coatcheck rewind invoice-4711 --to 118
 @click.option("--to", type=click.IntRange(min=1),
               help="The checkpoint's place in the log; `coatcheck show` lists them.")  # fmt: skip
 @click.option("--code-version", help="The newest checkpoint by this release of the agent.")
+@click.option("--rebuild", "is_rebuild", is_flag=True,
+              help="Its head is damaged: make one of the newest copy there is, held.")  # fmt: skip
 @command_options
 @json_option
 @store_option
@@ -34,6 +37,7 @@ def command(
     run: str,
     to: int | None,
     code_version: str | None,
+    is_rebuild: bool,
     by: str,
     why: str,
     timeout_s: float,
@@ -44,8 +48,16 @@ def command(
 
     An agent at work is stopped. A step that is done again gets the answers that are recorded.
     """
-    if (to is None) == (code_version is None):
-        raise click.UsageError("name the checkpoint by --to or by --code-version")
+    if (to is not None) + (code_version is not None) + is_rebuild != 1:
+        raise click.UsageError("say one of --to, --code-version and --rebuild")
+    if is_rebuild:
+        found = outside(store, lambda o: o.rebuild(run, by=by))
+        if is_json:
+            print_json(found)
+            return
+        click.echo(f"{run}: held at step {found.step}; calls after it may have taken place")
+        click.echo(f"`coatcheck retry {run}` lets it go on" + _aside(found.aside))
+        return
     order = Command(
         id=new_id(), run=run, what="rewind", by=by, why=why, to=to or 0, name=code_version or ""
     )
@@ -58,3 +70,7 @@ def command(
         click.echo(f"{run}: done; it is {done.status}")
     if done.refused:
         raise click.exceptions.Exit(EX_REFUSED)
+
+
+def _aside(name: str) -> str:
+    return f"; the damaged head is in {name}" if name else ""

@@ -204,10 +204,8 @@ class Calls:
             call = self._known(draft.key)
             if draft.epoch != self._state.epoch:
                 draft = replace(draft, epoch=self._state.epoch)
-            at = self._state
-            asked = Asked(
-                draft, level, gap_ms=at.gap_ms, is_blind=draft.step <= at.checkpoint.blind
-            )
+            gap_ms, blind = self._state.gap_ms, self._state.checkpoint.blind
+            asked = Asked(draft, level, gap_ms=gap_ms, is_blind=draft.step <= blind)
             decision = self._decide(call, asked)
             refuse_start(self._keeper, decision, draft=call or draft)
             is_joined = is_joined or any(isinstance(e, Join) for e in decision.effects)

@@ -30,6 +30,7 @@ from coatcheck_sidecar.engine.fleet import inbox_prefix
 from coatcheck_sidecar.engine.lane import Lane
 from coatcheck_sidecar.engine.lines import Doubt, RunLine, doubts_of, each, has_calls, merged
 from coatcheck_sidecar.engine.lookout import Lookout
+from coatcheck_sidecar.engine.rebuild import Rebuilt, rebuild
 from coatcheck_sidecar.engine.restore import Damaged, Restored, read_head, read_run
 from coatcheck_sidecar.engine.rewind import look_up, rewind
 from coatcheck_sidecar.engine.settings import Settings
@@ -256,6 +257,11 @@ class Outside:
         restored, now_ms = await self.show(command.run), await self._store.now_ms()
         refused = await rewind(self._doors, restored, command=command, now_ms=now_ms)
         return Done(command.id, refused, restored.log.state.status)
+
+    async def rebuild(self, run: str, *, by: str) -> Rebuilt:
+        """Make a damaged head anew; raises `Refusal` (not found, conflict, damaged)."""
+        check_run(run)
+        return await rebuild(self._doors, run, by=by, now_ms=await self._store.now_ms())
 
     async def _dated(self, command: Command) -> Command:
         """A decision speaks of what was sent until now: it may be carried out much later."""
