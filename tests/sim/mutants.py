@@ -35,6 +35,7 @@ from coatcheck_sidecar.stores.memory import MemoryStore
 from tests.sim.__main__ import HASH_SEED
 from tests.sim.chaos import run_seed, sweep_up
 from tests.sim.http_mutants import HTTP_MUTANTS, Mutant
+from tests.sim.keeping_mutants import KEEPING_MUTANTS
 from tests.sim.saga_mutants import SAGA_MUTANTS
 
 SEEDS_MAX: Final = 400
@@ -268,6 +269,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     commands_forgotten,
     *HTTP_MUTANTS,
     *SAGA_MUTANTS,
+    *KEEPING_MUTANTS,
 )
 
 
