@@ -28,7 +28,7 @@ from coatcheck_sidecar.config_sources import (
     near,
     tree,
 )
-from coatcheck_sidecar.core.head import FORMAT, FORMAT_BEFORE
+from coatcheck_sidecar.core.objects import FORMAT, FORMAT_BEFORE
 from coatcheck_sidecar.core.retention import KEEP_MAX
 from coatcheck_sidecar.core.space import data_bytes
 from coatcheck_sidecar.engine.settings import ENFORCE, OFF, WARN, Settings

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from coatcheck_sidecar.core.head import MAGIC, Kind
+from coatcheck_sidecar.core.objects import MAGIC, Kind
 
 ENVELOPE: Final = (
     (4, "magic"), (1, "kind"), (1, "format that wrote it"), (1, "oldest format that reads it"),

@@ -18,7 +18,6 @@ from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delt
 from coatcheck_sidecar.core.head import (
     Head,
     Kept,
-    Kind,
     Over,
     PackRef,
     Tombstone,
@@ -28,10 +27,9 @@ from coatcheck_sidecar.core.head import (
     encode_head,
     encode_pack,
     encode_sealed,
-    seal,
-    unseal,
 )
 from coatcheck_sidecar.core.model import Body, CallClass, ObjectRef, OutcomeKind, Status
+from coatcheck_sidecar.core.objects import Kind, seal, unseal
 from coatcheck_sidecar.core.ownership import (
     Heartbeat,
     RunSummary,

@@ -11,19 +11,15 @@ from coatcheck_sidecar.core import delta, packs, patch_delta
 from coatcheck_sidecar.core.delta import decode_delta
 from coatcheck_sidecar.core.head import (
     Head,
-    Kind,
     Tombstone,
-    check,
     decode_head,
     decode_pack,
     decode_sealed,
     encode_head,
-    reference,
-    seal,
-    unseal,
 )
 from coatcheck_sidecar.core.layout import head_name, object_name
 from coatcheck_sidecar.core.model import Body, CallClass, CallState, Status
+from coatcheck_sidecar.core.objects import Kind, check, reference, seal, unseal
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.patch_delta import NewState, next_state
 from coatcheck_sidecar.core.record import (

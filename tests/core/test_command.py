@@ -11,8 +11,8 @@ from coatcheck_sidecar.core.command import (
     encode_command,
 )
 from coatcheck_sidecar.core.doubt import Rules
-from coatcheck_sidecar.core.head import BadObject, Kind, seal
 from coatcheck_sidecar.core.model import Body, CallClass, CallState, Outcome, OutcomeKind, Status
+from coatcheck_sidecar.core.objects import BadObject, Kind, seal
 from coatcheck_sidecar.core.record import (
     Birth,
     CallOutcome,

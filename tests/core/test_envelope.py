@@ -20,7 +20,7 @@ from coatcheck_sidecar.core.envelope import (
     unread,
     why_unread,
 )
-from coatcheck_sidecar.core.head import MAGIC, BadObject, Kind, check, reference, unseal
+from coatcheck_sidecar.core.objects import MAGIC, BadObject, Kind, check, reference, unseal
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "envelopes.json").read_text())
 KEY = bytes(range(32))

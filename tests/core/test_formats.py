@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from coatcheck_sidecar.core import head as layout
-from coatcheck_sidecar.core.head import Kind
+from coatcheck_sidecar.core import objects
+from coatcheck_sidecar.core.objects import Kind
 from coatcheck_sidecar.core.record import KINDS
 from tests.core.dumps import dump
 from tests.core.formats import (
@@ -58,7 +58,7 @@ def test_the_vectors_hold_every_kind_of_object_and_of_record() -> None:
 def test_the_whole_head_has_every_field_filled() -> None:
     empty = [name for name, value in jsonable(HEAD2).items() if value in ("", 0, [], None, False)]
     assert not empty
-    assert (layout.FORMAT_BEFORE, layout.FORMAT) == (1, 2)
+    assert (objects.FORMAT_BEFORE, objects.FORMAT) == (1, 2)
 
 
 @pytest.mark.parametrize("name", DUMPED)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coatcheck_sidecar.core.head import BadObject, Head, Kind, seal
+from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import FINAL, Status
+from coatcheck_sidecar.core.objects import BadObject, Kind, seal
 from coatcheck_sidecar.core.ownership import (
     Accepts,
     Claimable,

@@ -39,9 +39,11 @@ def test_calls_and_undos_lie_in_packs_up_to_the_last() -> None:
 
 def test_only_what_a_pack_would_take_is_weighed() -> None:
     stone = Tombstone("key", 1, "tool", bytes(32), "done")
-    small = tail_bytes([at(1, Claimed(owner="o" * 1_000))], [])
+    small = tail_bytes([at(1, Claimed(owner="o" * 1_000))], [], encoded={})
     assert small == 0
-    assert tail_bytes([at(1, Dispatched(call=1, attempt=1))], [stone]) > 48
+    sent = at(1, Dispatched(call=1, attempt=1))
+    assert tail_bytes([sent], [stone], encoded={}) > 48
+    assert tail_bytes([sent], [], encoded={1: bytes(500)}) == 500
 
 
 def test_a_pack_stays_for_its_tombstones_or_a_record_that_counts() -> None:
@@ -49,6 +51,7 @@ def test_a_pack_stays_for_its_tombstones_or_a_record_that_counts() -> None:
     assert live(packs, [11]) == (packs[1], packs[2])
     assert live(packs, [5, 13]) == (packs[0], packs[1], packs[3])
     assert live(packs, []) == (packs[1],)
+    assert live(packs, [], since=12) == (packs[1], packs[2], packs[3])
 
 
 @given(st.lists(st.integers(200, 20_000), min_size=1, max_size=400))

@@ -6,15 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coatcheck_sidecar.core.delta import BadDelta
-from coatcheck_sidecar.core.head import (
-    Head,
-    Kind,
-    decode_head,
-    decode_sealed,
-    encode_head,
-)
+from coatcheck_sidecar.core.head import Head, decode_head, decode_sealed, encode_head
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import NO_BODY, Body, CallState, Status
+from coatcheck_sidecar.core.objects import Kind
 from coatcheck_sidecar.core.patch_delta import NewState
 from coatcheck_sidecar.core.record import (
     Checkpoint,

@@ -1,5 +1,6 @@
-from coatcheck_sidecar.core.head import encode_head, reference
+from coatcheck_sidecar.core.head import encode_head
 from coatcheck_sidecar.core.model import Body
+from coatcheck_sidecar.core.objects import reference
 from coatcheck_sidecar.core.packs import PACKS_MAX, TAIL_BYTES_MAX, is_packable
 from coatcheck_sidecar.core.record import (
     CallOutcome,

@@ -1,4 +1,5 @@
-from coatcheck_sidecar.core.head import Kept, Kind, decode_head, decode_sealed
+from coatcheck_sidecar.core.head import Kept, decode_head, decode_sealed
+from coatcheck_sidecar.core.objects import Kind
 from coatcheck_sidecar.core.snapshot import seal_state
 from tests.core.shipping import checkpoint, owned
 

@@ -6,9 +6,10 @@ from hashlib import sha256
 
 import pytest
 
-from coatcheck_sidecar.core.head import Head, Kind, unseal
+from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.objects import Kind, unseal
 from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.engine.scan import scan_some
 from coatcheck_sidecar.stores.memory_journal import MemoryJournal

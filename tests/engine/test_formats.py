@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from coatcheck_sidecar.core import head as head_module
+from coatcheck_sidecar.core import objects
 from coatcheck_sidecar.engine.restore import read_head
 from tests.engine.harness import FAST, RefusedError, Yard
 from tests.engine.test_damage import noise
@@ -52,7 +52,7 @@ async def test_who_reads_only_the_older_format_leaves_a_newer_head_alone_and_say
     await agent.release()
     before = await read_head(yard.store, "r1")
     with monkeypatch.context() as patch:
-        patch.setattr(head_module, "FORMAT", 1)
+        patch.setattr(objects, "FORMAT", 1)
         old = await yard.pod("pod1.s1", settings=replace(FAST, store_format=1))
         wire = await old.wire()
         with pytest.raises(RefusedError, match=r"takes a reader of 2.*upgrade it") as caught:

@@ -7,16 +7,9 @@ from typing import Any
 
 from coatcheck.wire import STATE_BYTES_MAX
 from coatcheck_sidecar.core.delta import BadDelta, decode_delta
-from coatcheck_sidecar.core.head import (
-    BadObject,
-    Head,
-    Kind,
-    check,
-    decode_pack,
-    decode_sealed,
-    unseal,
-)
+from coatcheck_sidecar.core.head import Head, decode_pack, decode_sealed
 from coatcheck_sidecar.core.model import Body, Call
+from coatcheck_sidecar.core.objects import BadObject, Kind, check, unseal
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.patch_delta import next_state
 from coatcheck_sidecar.core.record import BadRecord

@@ -14,8 +14,8 @@ from coatcheck_sidecar.core.call import decide
 from coatcheck_sidecar.core.call_events import Reason, Resolution
 from coatcheck_sidecar.core.call_events import Resolved as ResolveCall
 from coatcheck_sidecar.core.doubt import Rules
-from coatcheck_sidecar.core.head import BadObject, Kind, seal, unseal
 from coatcheck_sidecar.core.model import NO_BODY, RUN_ID, Body, Outcome, OutcomeKind, Status
+from coatcheck_sidecar.core.objects import BadObject, Kind, seal, unseal
 from coatcheck_sidecar.core.record import Commanded, Event, Failed, Held, Signalled
 from coatcheck_sidecar.core.recorded import decode_head
 from coatcheck_sidecar.core.runstate import RunState

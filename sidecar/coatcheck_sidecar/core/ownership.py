@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import msgpack
 
-from coatcheck_sidecar.core.head import Head, Kind, decode_object, seal
+from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.objects import Kind, decode_object, seal
 from coatcheck_sidecar.core.plain import plain_of, take_plain
 from coatcheck_sidecar.core.runstate import RunState
 from coatcheck_sidecar.core.undo import next_by

@@ -1,6 +1,6 @@
 """Call records that are set aside from a head, in packs: which ones, and which packs are merged."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from coatcheck_sidecar.core.head import PackRef, Tombstone
@@ -31,17 +31,26 @@ def is_packed(record: Record, up_to: int) -> bool:
     return record.seq <= up_to and is_packable(record)
 
 
-def tail_bytes(tail: Iterable[Record], tombstones: Sequence[Tombstone]) -> int:
-    """About what of these a pack would take out of a head."""
+def tail_bytes(
+    tail: Iterable[Record], tombstones: Sequence[Tombstone], *, encoded: Mapping[int, bytes]
+) -> int:
+    """About what of these a pack would take out of a head; `encoded` has some of them already."""
     size = sum(len(stone.key) + len(stone.tool) + 48 for stone in tombstones)
-    return size + sum(len(encode_record(r, inline=False)) for r in tail if is_packable(r))
+    for record in tail:
+        if is_packable(record):
+            size += len(encoded.get(record.seq) or encode_record(record, inline=False))
+    return size
 
 
-def live(packs: Sequence[PackRef], numbers: Iterable[int]) -> tuple[PackRef, ...]:
-    """Packs that still hold a tombstone, or a record (its place is in `numbers`) that counts."""
-    wanted, found, low = sorted(numbers), [], 0
+def live(packs: Sequence[PackRef], places: Sequence[int], *, since: int = 0) -> tuple[PackRef, ...]:
+    """Packs that still hold a tombstone, or a record that counts: at `places`, or from `since` on.
+
+    With 0 for `since` there are none of the latter.
+    """
+    found, low = [], 0
     for pack in packs:
-        if pack.tombstones or any(low < number <= pack.last for number in wanted):
+        is_recent = 0 < since <= pack.last
+        if pack.tombstones or is_recent or any(low < place <= pack.last for place in places):
             found.append(pack)
         low = pack.last
     return tuple(found)

@@ -18,17 +18,10 @@ from typing import Final
 
 from coatcheck_sidecar.core import packs as packing
 from coatcheck_sidecar.core.delta import Chain, Delta
-from coatcheck_sidecar.core.head import (
-    FORMAT,
-    Head,
-    Kept,
-    PackRef,
-    Tombstone,
-    encode_pack,
-    reference,
-)
+from coatcheck_sidecar.core.head import Head, Kept, PackRef, Tombstone, encode_pack
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import CallState, ObjectRef
+from coatcheck_sidecar.core.objects import FORMAT, reference
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.past import Past, tombstone_of
 from coatcheck_sidecar.core.patch_delta import Draft, NewState, draft, draft_bytes, next_state
@@ -190,6 +183,7 @@ class RunLog:
         """Name no pack any more: what they held, as it stands now, goes into a new one."""
         self.state.tombstones[:0] = [self._stone(key) for key in dict.fromkeys(self.stones)]
         self.packs, self.stones = (), ()
+        self.state.past.unpacked()
 
     def draft(self, state: NewState) -> Draft:
         """What `commit` of this state will add; may run in a thread, between two commits."""
@@ -217,20 +211,19 @@ class RunLog:
 
     def snapshot(self, *, nonce: bytes, random: bytes) -> Snapshot:
         """The next head: everything up to now. Objects in `puts` go before it."""
-        state = self.state
+        state, past = self.state, self.state.past
         self._retain()
-        past = state.past.records
-        counting = [*state.records.values(), *past.values()]
-        numbers = (r.seq for r in counting if packing.is_packable(r))
-        packs = packing.live(self.packs, numbers)
+        places = [r.seq for r in state.records.values() if packing.is_packable(r)]
+        packs = packing.live(self.packs, places, since=past.oldest)
         puts: tuple[tuple[str, bytes], ...] = ()
         tombstones, buried, stones = tuple(state.tombstones), 0, self.stones
-        tail = _tail(counting, packs)
-        if packing.tail_bytes(tail, tombstones) > packing.TAIL_BYTES_MAX:
+        tail = self._tail(packs)
+        weight = packing.tail_bytes(tail, tombstones, encoded=past.encoded)
+        if weight > packing.TAIL_BYTES_MAX:
             name = object_name(state.run, epoch=state.epoch, seq=state.seq, random=random)
-            packs, data, stones = self._pack(packs, counting, name=name)
+            packs, data, stones = self._pack(packs, name=name)
             puts, tombstones, buried = ((name, data),), (), len(tombstones)
-            tail = _tail(counting, packs)
+            tail = self._tail(packs)
         up_to = packing.covered(packs)
         packed = [r for r in state.records.values() if packing.is_packed(r, up_to)]
         head = Head(
@@ -262,7 +255,16 @@ class RunLog:
             floor=min(self.uploading, default=state.seq + 1),
             format=FORMAT if state.checkpoint.blind else self.format,
         )
-        return Snapshot(head, self.checkpoint_bytes, puts, buried, stones)
+        return Snapshot(
+            head, self.checkpoint_bytes, puts, buried=buried, stones=stones, encoded=past.encoded
+        )
+
+    def _tail(self, packs: Sequence[PackRef]) -> list[Record]:
+        """What the head carries itself: records that count, or may again, and are in no pack."""
+        up_to, past = packing.covered(packs), self.state.past
+        over = (past.records[at] for at in past.encoded)
+        records = (*over, *self.state.records.values())
+        return [record for record in records if not packing.is_packed(record, up_to)]
 
     def _retain(self) -> None:
         """Forget checkpoints that are too many, and what only they needed; all, once it is over."""
@@ -299,32 +301,31 @@ class RunLog:
             newer = (kept for kept in self.kept if kept.seq > done.kept[-1].seq)
             self.kept, self.must_seal = (*done.kept, *newer), False
         self.packs, self.stones = done.packs, done.stones
+        self.state.past.packed(packing.covered(self.packs))
         del self.state.tombstones[: done.buried]
 
     def _pack(
-        self, packs: tuple[PackRef, ...], counting: Sequence[Record], *, name: str
+        self, packs: tuple[PackRef, ...], *, name: str
     ) -> tuple[tuple[PackRef, ...], bytes, tuple[str, ...]]:
         """One more pack, with the tail's calls and what was in the packs that it takes over."""
-        tombstones: list[Tombstone] = self.state.tombstones
-        tail = _tail(counting, packs)
-        first = packing.merge_from(packs, packing.tail_bytes(tail, tombstones))
+        state = self.state
+        tombstones, encoded = state.tombstones, state.past.encoded
+        added = packing.tail_bytes(self._tail(packs), tombstones, encoded=encoded)
+        first = packing.merge_from(packs, added)
         stones, left = self.stones, sum(pack.tombstones for pack in packs[:first])
         taken = [self._stone(key) for key in dict.fromkeys(stones[left:])]
         packs, tombstones = packs[:first], [*taken, *tombstones]
-        records = [r for r in _tail(counting, packs) if packing.is_packable(r)]
+        up_to = packing.covered(packs)
+        counting = (*state.records.values(), *state.past.records.values())
+        records = [r for r in counting if r.seq > up_to and packing.is_packable(r)]
         data = encode_pack(sorted(records, key=lambda r: r.seq), tombstones)
-        ref = PackRef(self.state.seq, reference(name, data), len(tombstones))
+        ref = PackRef(state.seq, reference(name, data), len(tombstones))
         return (*packs, ref), data, (*stones[:left], *(stone.key for stone in tombstones))
 
     def _stone(self, key: str) -> Tombstone:
         call = self.state.by_key[key]
         is_buried = call.state is CallState.TOMBSTONE
         return replace(tombstone_of(call), what=call.reason) if is_buried else tombstone_of(call)
-
-
-def _tail(counting: Sequence[Record], packs: Sequence[PackRef]) -> list[Record]:
-    up_to = packing.covered(packs)
-    return [record for record in counting if not packing.is_packed(record, up_to)]
 
 
 def restore(
@@ -343,6 +344,7 @@ def restore(
     buried = [tombstone for _, pack_tombstones in packs for tombstone in pack_tombstones]
     state = fold(head.run, live, tombstones=[*buried, *head.tombstones])
     state.past = past
+    past.packed(packing.covered(head.packs))
     state.tombstones = list(head.tombstones)
     state.seq, state.epoch, state.commands = head.seq, head.epoch, head.commands
     log = RunLog(state)

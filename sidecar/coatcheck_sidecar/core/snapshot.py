@@ -1,11 +1,13 @@
 """The next head of a run, frozen, and how its deltas are folded into sealed objects."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from coatcheck_sidecar.core.delta import Chain, encode_delta, needs_new_base
-from coatcheck_sidecar.core.head import Head, Kind, encode_head, encode_sealed, reference
+from coatcheck_sidecar.core.head import Head, encode_head, encode_sealed
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import ObjectRef
+from coatcheck_sidecar.core.objects import Kind, reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +18,13 @@ class Snapshot:
     state: bytes
     """The state of the last checkpoint, for sealing."""
     puts: tuple[tuple[str, bytes], ...] = ()
+    _: KW_ONLY
     buried: int = 0
     """How many tombstones a new pack among `puts` takes over from the log."""
     stones: tuple[str, ...] = ()
     """Keys of the tombstones in packs, in their order."""
+    encoded: Mapping[int, bytes] = field(default_factory=dict)
+    """Some records of the head, as they lie in it."""
 
 
 def seal_state(snapshot: Snapshot, *, base_state: bytes | None, random: bytes) -> Snapshot:

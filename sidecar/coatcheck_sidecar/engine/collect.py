@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from coatcheck_sidecar.core.collection import dead, named
-from coatcheck_sidecar.core.head import BadObject, check, decode_pack
+from coatcheck_sidecar.core.head import decode_pack
 from coatcheck_sidecar.core.layout import objects_prefix
+from coatcheck_sidecar.core.objects import BadObject, check
 from coatcheck_sidecar.core.record import Record
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.lines import each

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
-from coatcheck_sidecar.core.head import BadObject, decode_head
+from coatcheck_sidecar.core.head import decode_head
 from coatcheck_sidecar.core.layout import head_name
+from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.lines import each
 from coatcheck_sidecar.engine.verify import listed

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 from coatcheck.wire import ErrorCode
 from coatcheck_sidecar.core.delta import BadDelta, Chain
-from coatcheck_sidecar.core.head import BadObject, Head, Kept, check, decode_pack, encode_head
+from coatcheck_sidecar.core.head import Head, Kept, decode_pack, encode_head
 from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import NO_BODY, OutcomeKind, Status
+from coatcheck_sidecar.core.objects import BadObject, check
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.record import (
     BadRecord,

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from coatcheck_sidecar.core.head import BadObject, Head
+from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.ownership import (
     Heartbeat,
     RunSummary,

@@ -6,8 +6,8 @@ from typing import Final
 
 from coatcheck_sidecar.core.command import Command, decide_command, decode_command
 from coatcheck_sidecar.core.doubt import Rules
-from coatcheck_sidecar.core.head import BadObject
 from coatcheck_sidecar.core.model import Level
+from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.ownership import Heartbeat, encode_heartbeat
 from coatcheck_sidecar.core.record import Commanded, Event, Failed, Held
 from coatcheck_sidecar.core.session import Refusal

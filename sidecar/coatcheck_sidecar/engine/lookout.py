@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from coatcheck_sidecar.core.head import BadObject
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.ownership import RunSummary, decode_heartbeat, decode_summary
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.core.waiting import (

@@ -15,9 +15,10 @@ from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.command import Command, decide_command, decode_command, encode_command
 from coatcheck_sidecar.core.deadline import moment_ms
 from coatcheck_sidecar.core.doubt import Rules
-from coatcheck_sidecar.core.head import BadObject, Head, Kind, reference, seal
+from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import ObjectRef, Status
+from coatcheck_sidecar.core.objects import BadObject, Kind, reference, seal
 from coatcheck_sidecar.core.ownership import decode_heartbeat, decode_summary
 from coatcheck_sidecar.core.record import Commanded, Created, Record, bodies_of
 from coatcheck_sidecar.core.retention import NotKept

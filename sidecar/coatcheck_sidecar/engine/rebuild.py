@@ -12,18 +12,10 @@ from typing import Final
 
 from coatcheck.wire import ErrorCode
 from coatcheck_sidecar.core.delta import BadDelta, Chain
-from coatcheck_sidecar.core.head import (
-    BadObject,
-    Head,
-    Kept,
-    Kind,
-    check,
-    decode_head,
-    decode_sealed,
-    reference,
-)
+from coatcheck_sidecar.core.head import Head, Kept, decode_head, decode_sealed
 from coatcheck_sidecar.core.layout import head_name, made_at, objects_prefix
 from coatcheck_sidecar.core.model import ObjectRef
+from coatcheck_sidecar.core.objects import BadObject, Kind, check, reference
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.record import BadRecord, Checkpoint, Commanded, Held
 from coatcheck_sidecar.core.rewind import set_back

@@ -7,19 +7,10 @@ from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
 from coatcheck_sidecar.core.delta import BadDelta, Chain, decode_delta
-from coatcheck_sidecar.core.head import (
-    BadObject,
-    FromFuture,
-    Head,
-    Kind,
-    check,
-    decode_head,
-    decode_pack,
-    decode_sealed,
-    unseal,
-)
+from coatcheck_sidecar.core.head import Head, decode_head, decode_pack, decode_sealed
 from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import ObjectRef
+from coatcheck_sidecar.core.objects import BadObject, FromFuture, Kind, check, unseal
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.patch_delta import next_state
 from coatcheck_sidecar.core.record import BadRecord, Claimed, Record

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.delta import BadDelta
-from coatcheck_sidecar.core.head import BadObject, Head, Kept
+from coatcheck_sidecar.core.head import Head, Kept
+from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.record import Commanded
 from coatcheck_sidecar.core.retention import NotKept, find
 from coatcheck_sidecar.core.rewind import set_back

@@ -5,8 +5,9 @@ from functools import partial
 from typing import Final
 
 from coatcheck_sidecar.core.delta import BadDelta, Chain, decode_delta, needs_new_base
-from coatcheck_sidecar.core.head import BadObject, Kind, check, decode_sealed
+from coatcheck_sidecar.core.head import decode_sealed
 from coatcheck_sidecar.core.model import ObjectRef
+from coatcheck_sidecar.core.objects import BadObject, Kind, check
 from coatcheck_sidecar.core.snapshot import Snapshot, seal_state
 from coatcheck_sidecar.ports import Store, Stored
 

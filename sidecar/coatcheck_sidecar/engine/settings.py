@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coatcheck.wire import STATE_BYTES_MAX
-from coatcheck_sidecar.core.head import FORMAT
+from coatcheck_sidecar.core.objects import FORMAT
 from coatcheck_sidecar.core.retention import KEEP
 
 ENFORCE: Final = "enforce"

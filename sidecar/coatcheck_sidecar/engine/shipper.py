@@ -9,14 +9,10 @@ from typing import Final
 from coatcheck.wire import ErrorCode
 from coatcheck_sidecar.core.budget import Sent, Unsent
 from coatcheck_sidecar.core.delta import HEAD_DELTAS_BYTES_MAX
-from coatcheck_sidecar.core.head import (
-    BadObject,
-    Head,
-    decode_head,
-    encode_head,
-)
+from coatcheck_sidecar.core.head import Head, decode_head, encode_head
 from coatcheck_sidecar.core.layout import NAME_RANDOM_BYTES, head_name
 from coatcheck_sidecar.core.model import ObjectRef, Status
+from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.ownership import encode_summary, summary_of
 from coatcheck_sidecar.core.runlog import RECORD_BYTES, RunLog, Verdict, judge
 from coatcheck_sidecar.core.session import Refusal
@@ -265,7 +261,7 @@ class Shipper:
         if snapshot.head.status in MARKED:
             marker = encode_summary(summary_of(snapshot.head, in_doubt=len(log.state.in_doubt)))
             puts.append((marker_name(snapshot.head), marker))
-        data = encode_head(snapshot.head)
+        data = encode_head(snapshot.head, encoded=snapshot.encoded)
         put_bytes = len(data) + sum(len(body) for _, body in puts)
         has_sealed = snapshot.head.chain.deltas == ()
         with self._sending(Sent(put_bytes, weight, deltas_bytes, has_sealed), len(data)):

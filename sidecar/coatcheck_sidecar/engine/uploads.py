@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from coatcheck_sidecar.core.head import Kind, reference, seal
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import ObjectRef
+from coatcheck_sidecar.core.objects import Kind, reference, seal
 from coatcheck_sidecar.core.record import Record, bodies_of
 from coatcheck_sidecar.core.runlog import BODY_BYTES_MAX
 from coatcheck_sidecar.engine.shipper import Shipper

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from coatcheck_sidecar.core.delta import BadDelta, Chain
-from coatcheck_sidecar.core.head import BadObject, Head, check, decode_head
+from coatcheck_sidecar.core.head import Head, decode_head
 from coatcheck_sidecar.core.layout import head_name
+from coatcheck_sidecar.core.objects import BadObject, check
 from coatcheck_sidecar.core.record import BadRecord
 from coatcheck_sidecar.engine.fallback import good_of
 from coatcheck_sidecar.engine.restore import LOOKS_MAX, fold, read_objects
