@@ -10,9 +10,7 @@ from typing import Final
 EXIT_UNAVAILABLE: Final = 69
 """EX_UNAVAILABLE of sysexits.h: a program that is needed is not there."""
 
-MISSING: Final = """\
-coatcheck: the command needs the sidecar's parts, and {name!r} is not installed.
-Install them with: pip install 'coatcheck[sidecar]'"""
+MISSING: Final = "coatcheck: {name!r} is not installed: pip install 'coatcheck[sidecar]' has it"
 
 
 def main() -> int | None:

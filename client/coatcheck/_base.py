@@ -10,6 +10,7 @@ from coatcheck._codec import encode
 from coatcheck._ops import UNSET, ToolOp
 from coatcheck._session import UNOPENED, Ask, Session
 from coatcheck._tool import HERE, Durability, Here, refuse_unknown
+from coatcheck.http.runs import HasBlobs
 from coatcheck.wire import Request, Retry
 
 SOCKET_PATH: Final = "/run/coatcheck/agent.sock"
@@ -30,6 +31,9 @@ class ClaimOptions(TypedDict, total=False):
 
     schema: Required[int]
     """Version of the state's shape; a run whose state has another is refused."""
+    migrate: Mapping[int, Callable[[Any], Any]]
+    """By schema: what lifts a state of it to the next, up to `schema`. Done anew at each opening,
+    until a step is committed."""
     code_version: str
     """Opaque, such as a git hash; else `COATCHECK_CODE_VERSION`."""
     address: str
@@ -84,8 +88,11 @@ def _opening(options: Mapping[str, Any]) -> Ask:
     given = {name: value for name, value in options.items() if value is not None}
     implied = {"wait_s": CLAIM_WAIT_S, "code_version": os.environ.get("COATCHECK_CODE_VERSION", "")}
     body = {**implied, **given, "queue": _named("queue", given.get("queue", "default"))}
-    value = body.pop("input", None)
-    return Ask(Request.OPEN, body, None if value is None else encode(value, "input"))
+    lifts, value = body.pop("migrate", {}), body.pop("input", None)
+    body["schema_from"] = oldest = body["schema"] - len(lifts)
+    if sorted(lifts) != [*range(oldest, body["schema"])]:
+        raise ValueError(f"migrate takes {sorted(lifts)}; up to {body['schema'] - 1}, without gaps")
+    return Ask(Request.OPEN, body, None if value is None else encode(value, "input"), lifts=lifts)
 
 
 def asking_of(run: str) -> Ask:
@@ -116,7 +123,7 @@ class StepBase(Generic[Done]):
         return self._run._end(self._run._commit(self.number, state, level=durability))
 
 
-class RunBase(Generic[Done]):
+class RunBase(HasBlobs, Generic[Done]):
     """What is known of a run, and what is done with it."""
 
     _driver: Callable[[Session, str], Any]

@@ -88,10 +88,8 @@ class Desk:
         """
         frames: list[bytes] = []
         try:
-            for frame in self._reader.feed(data):
-                message = self._assembler.add(frame)
-                if message is not None:
-                    frames += self._take(message)
+            for message in filter(None, map(self._assembler.add, self._reader.feed(data))):
+                frames += self._take(message)
         except wire.WireError as error:
             raise errors.ProtocolError(f"the sidecar sent what is no frame: {error}") from error
         if self._session.is_draining or self._session.fenced is not None:
@@ -168,8 +166,7 @@ class Desk:
     def _end(self) -> None:
         """The run came to its end meanwhile: by what was asked for here, or by somebody else."""
         run, status = self._session.run, self._session.status
-        waiting = self._waiting.items()
-        done = [number for number, (ask, _) in waiting if ENDS.get(ask.type) == status]
+        done = [n for n, (ask, _) in self._waiting.items() if ENDS.get(ask.type) == status]
         for number in done:
             self._take(wire.Message(wire.Reply.OK, number, {}, None))
         error = errors.Fenced(f"run {run} is {status}; nobody goes on with it", run=run)

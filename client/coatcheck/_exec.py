@@ -38,8 +38,8 @@ def main() -> int:
         parser.error(f"there is no command {options.command[0]}")
     try:
         asked = _base.claiming_of(options.queue, STATELESS) if options.queue else None
-        run = Run(asked or _base.opening_of(options.run, STATELESS))
-        return asyncio.run(_kept(run, options.command))
+        asked = asked or _base.opening_of(options.run, STATELESS)
+        return asyncio.run(_kept(Run(asked), options.command))
     except (CoatcheckError, StepOver, ValueError) as error:
         parser.exit(EXIT_UNAVAILABLE, f"coatcheck exec: {error}\n")
 
@@ -67,8 +67,7 @@ async def _kept(run: Run, command: Sequence[str]) -> int:
             if run.is_finished:
                 return 0
             run._session.check()
-            environ = {**os.environ, **run._environ()}
-            agent = await asyncio.create_subprocess_exec(*command, env=environ)
+            agent = await asyncio.create_subprocess_exec(*command, env=os.environ | run._environ())
             code = await agent.wait()
             status = code if code >= 0 else SIGNALLED - code
             if status and not is_told:

@@ -74,7 +74,10 @@ def open_run(session: Session) -> ToolOp[tuple[Any, Any, RunResult]]:
         session.base = (seq, data)
     if reply.body.get("undoing"):
         yield from take_back(session)
-    return _codec.decode(data), _codec.decode(given), stands
+    state, target = _codec.decode(data), session.opening.body["schema"]
+    for schema in range(reply.body.get("schema", target), target) if data is not None else ():
+        state = session.opening.lifts[schema](state)
+    return state, _codec.decode(given), stands
 
 
 def _stands(reply: Message, status: str) -> RunResult:

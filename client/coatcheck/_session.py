@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -34,6 +34,8 @@ class Ask(NamedTuple):
     whole: "Ask | None" = None
     within_s: float | None = None
     """The reply is waited for no longer than this; then `TimeoutError` is raised."""
+    lifts: Mapping[int, Callable[[Any], Any]] = {}
+    """Of an opening: what lifts a state of an older schema to the next."""
 
 
 Op = Generator[Ask, Message, Value]
@@ -114,8 +116,7 @@ class Session:
     def greeted(self, limits: dict[str, int]) -> None:
         """Note what a sidecar takes at most."""
         self.state_bytes_max = limits.get("state_bytes", wire.STATE_BYTES_MAX)
-        requests = limits.get("requests", wire.REQUESTS_MAX)
-        self.calls_max = max(1, requests // CALL_REQUESTS_SHARE)
+        self.calls_max = max(1, limits.get("requests", wire.REQUESTS_MAX) // CALL_REQUESTS_SHARE)
         """How many `call` requests may wait for their reply at once."""
 
     def opened(self, reply: Message) -> None:
@@ -168,9 +169,8 @@ class Session:
         """Note what the sidecar says unasked. What needs no answer from here is ignored."""
         self.is_draining |= message.type == Push.DRAIN
         if message.type == Push.FENCED:
-            epoch = message.body.get("epoch")
-            text = f"run {self.run} has a newer owner, of epoch {epoch}"
-            self.fenced = errors.Fenced(text, run=self.run, epoch=epoch)
+            text = f"run {self.run} has a newer owner, of epoch {message.body.get('epoch')}"
+            self.fenced = errors.Fenced(text, **{"run": self.run, **message.body})
 
 
 def field(message: Message, name: str, *, kind: type[Value]) -> Value:

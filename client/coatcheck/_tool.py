@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, get_args
 
 from coatcheck import _clock
@@ -213,8 +213,7 @@ class Invoke:
         """Make the key known to `current_key`."""
         is_named = self._said.get("decision") == "go" and "key" in self.call.tool
         key: str | None = self._said.get("upstream_key")
-        here = Here(self._session, self.call.step, key, is_named)
-        self._token: Token[Here | None] = HERE.set(here)
+        self._token = HERE.set(Here(self._session, self.call.step, key, is_named))
 
     def __exit__(self, *exc_info: object) -> None:
         """Forget it."""

@@ -20,6 +20,7 @@ from coatcheck_sidecar.engine.undo_request import UndoRequests
 from coatcheck_sidecar.engine.wanted import Performs
 from coatcheck_sidecar.engine.watch import Watch
 from coatcheck_sidecar.ports import Store
+from coatcheck_sidecar.servers.blobs import BlobRoute
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.forward import ForwardProxy
 from coatcheck_sidecar.servers.mcp import McpProxy
@@ -73,7 +74,7 @@ async def listen_for_agents(
     proxy.busy = api.agents.busy
     mcp = McpProxy(exchange, upstream_of, observer=observer)
     stack.push_async_callback(mcp.close)
-    proxy.mcp = mcp.handle
+    proxy.mcp, proxy.blobs = mcp.handle, BlobRoute(bytes_max=config.blob_bytes_max).answer
     proxy.names_all = config.mode == "observe"
     if config.forward is not None:
         forward = ForwardProxy(

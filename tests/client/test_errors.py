@@ -88,11 +88,12 @@ def test_what_is_not_said_comes_from_the_environment(monkeypatch: pytest.MonkeyP
 def test_options_are_told_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COATCHECK_CODE_VERSION", "abc")
     opening = _base.opening_of("r", {"schema": 2, "pinned": True, "input": [1], "wait_s": 0})
-    body = {"run": "r", "schema": 2, "pinned": True, "create": True, "wait_s": 0}
+    body = {"run": "r", "schema": 2, "schema_from": 2, "pinned": True, "create": True, "wait_s": 0}
     assert opening.body == {**body, "queue": "default", "code_version": "abc"}
     assert opening.attachment == b"\x91\x01"
     claiming = _base.claiming_of("q", {"schema": 1, "code_version": "d"})
     body = {"queue": "q", "schema": 1, "code_version": "d", "create": False, "wait_s": 60.0}
+    body["schema_from"] = 1
     assert claiming.body == body
 
 

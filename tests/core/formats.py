@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from coatcheck_sidecar.core.blob_records import Blob, Dropped
 from coatcheck_sidecar.core.command import Command, decode_command, encode_command
 from coatcheck_sidecar.core.delta import Chain, Delta, decode_delta, encode_delta
 from coatcheck_sidecar.core.head import (
@@ -156,6 +157,10 @@ EVENTS: Final[tuple[Event, ...]] = (
     Compensating(then="resubmit", by="ada", why="wrong customer", command="c4"),
     Compensated(undone=2, successor="demo-2"),
 )
+SINCE_2: Final[tuple[Event, ...]] = (
+    Blob(digest=hashlib.sha256(b"big").digest(), length=8_388_608, parts=Body(b"\x90")),
+    Dropped(digest=hashlib.sha256(b"old").digest()),
+)
 RECORDS: Final = tuple(
     Record(seq, 1 + seq // 8, 1_767_225_600_000 + seq, event)
     for seq, event in enumerate(EVENTS, start=1)
@@ -202,7 +207,12 @@ HEAD: Final = Head(
 REWOUND: Final = Checkpoint(step=1, step_high=4, schema=2, code_version="a1f", rewinds=3, blind=4)
 HEAD2: Final = replace(
     HEAD,
-    records=(*RECORDS[:2], Record(17, 2, 1_767_225_600_017, REWOUND)),
+    records=(
+        *RECORDS[:2],
+        Record(17, 2, 1_767_225_600_017, REWOUND),
+        Record(18, 2, 1_767_225_600_018, SINCE_2[0]),
+        Record(19, 2, 1_767_225_600_019, SINCE_2[1]),
+    ),
     kept=(
         Kept(3, 1, 2, "a1f", ref("1-3-01", 900), ref("1-3-02", 300)),
         Kept(17, 1, 2, "a1f"),
@@ -266,6 +276,10 @@ OBJECTS: Final[dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]]]
     "format1/body": (
         lambda: seal(Kind.BODY, b"hello"),
         lambda d: unseal("vector", d, kind=Kind.BODY)[0],
+    ),
+    "format2/part": (
+        lambda: seal(Kind.PART, b"hello"),
+        lambda data: unseal("vector", data, kind=Kind.PART)[0],
     ),
     "format1/marker": (
         lambda: encode_summary(SUMMARY),

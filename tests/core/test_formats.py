@@ -15,6 +15,7 @@ from tests.core.formats import (
     EVENTS,
     HEAD2,
     OBJECTS,
+    SINCE_2,
     VECTORS,
     jsonable,
     with_dumps,
@@ -50,7 +51,7 @@ def test_this_release_writes_the_very_bytes(name: str) -> None:
 def test_the_vectors_hold_every_kind_of_object_and_of_record() -> None:
     kinds = {(VECTORS / f"{name}.bin").read_bytes()[4:5] for name in OBJECTS}
     assert kinds >= {kind.value for kind in Kind}
-    assert [event.kind for event in EVENTS] == list(KINDS)
+    assert [event.kind for event in (*EVENTS, *SINCE_2)] == list(KINDS)
     there = {f"{path.parent.name}/{path.stem}" for path in VECTORS.glob("format*/*")}
     assert there == set(OBJECTS)
 
@@ -77,7 +78,7 @@ def test_the_page_shows_the_bytes_of_this_release() -> None:
 
 def test_the_page_names_every_kind_and_field() -> None:
     page = DOC.read_text()
-    words = {field for event in EVENTS for field in jsonable(event) if field != "kind"}
+    words = {field for event in (*EVENTS, *SINCE_2) for field in jsonable(event) if field != "kind"}
     words |= set(KINDS) | set(jsonable(HEAD2))
     for word in sorted(words):
         assert f"`{word}`" in page, word

@@ -22,6 +22,7 @@ from coatcheck_sidecar.engine.mcp_upstream import aware
 from coatcheck_sidecar.engine.settings import Settings
 from coatcheck_sidecar.engine.undo_request import UndoRequests
 from coatcheck_sidecar.ports import Journal
+from coatcheck_sidecar.servers.blobs import BlobRoute
 from coatcheck_sidecar.servers.bodies import Bodies
 from coatcheck_sidecar.servers.mcp import McpProxy
 from coatcheck_sidecar.servers.proxy import Listener, Proxy
@@ -30,6 +31,7 @@ from coatcheck_sidecar.upstreams.http import HttpUpstreams
 from tests.engine.harness import FAST, Pod, Wire, Yard
 
 SECRET = b"s" * 32
+BLOB_BYTES_MAX = 64 << 20
 NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 
 
@@ -246,6 +248,7 @@ async def near(
     mcp = McpProxy(exchange, upstream_of, observer=pod.notes)
     stack.push_async_callback(mcp.close)
     proxy.mcp = mcp.handle
+    proxy.blobs = BlobRoute(bytes_max=BLOB_BYTES_MAX).answer
     listener = Listener(proxy, reserved)
     await listener.start()
     stack.push_async_callback(listener.close)

@@ -10,7 +10,7 @@ from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.ports import Stored
 from tests.engine.harness import Link, Wire, Yard, link
 
-STEPS = 300
+STEPS = 10_000
 CALLS = 4
 HEAD_BYTES_MAX = 256 * 1024
 WORDS = ("the", "invoice", "of", "March", "was", "paid", "late", "and", "nobody", "asked", "why")

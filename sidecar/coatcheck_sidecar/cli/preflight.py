@@ -24,18 +24,26 @@ Example: coatcheck preflight --code-version 1.5.0 --schema 2 --store s3://bucket
 @click.command(epilog=EXAMPLE)
 @click.option("--schema", required=True, type=click.IntRange(min=0),
               help="What the new image's agents say to open_run.")  # fmt: skip
+@click.option("--migrate-from", type=click.IntRange(min=0),
+              help="The oldest schema that they migrate.")  # fmt: skip
 @click.option("--code-version", default="", help="Likewise; pinned runs go by it.")
 @click.option("--queue", help="Only runs of this queue, and those that can't be read.")
 @json_option
 @store_option
 def command(
-    *, schema: int, code_version: str, queue: str | None, is_json: bool, store: str | None
+    *,
+    schema: int,
+    migrate_from: int | None,
+    code_version: str,
+    queue: str | None,
+    is_json: bool,
+    store: str | None,
 ) -> None:
     """Show which runs an agent that is not deployed yet would pass over, and why.
 
     Reads every head, and writes nothing. The exit status is 1 if there is such a run.
     """
-    accepts = Accepts(schema, code_version)
+    accepts = Accepts(schema, code_version, migrate_from)
     found = outside(store, lambda o: o.upkeep.preflight(accepts, queue=queue))
     if is_json:
         print_json(found)

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from coatcheck_sidecar.core.call_events import Reason, Resolution
 from coatcheck_sidecar.core.model import Body, Call, CallState, Outcome, OutcomeKind
+from coatcheck_sidecar.core.record import CallOutcome
 
 
 def with_dispatched(call: Call, *, attempt: int, epoch: int, at_ms: int) -> Call:
@@ -86,3 +87,13 @@ def with_tombstone(call: Call) -> Call:
     """Forget the answer of a settled call, keep its key, fingerprint and kind of outcome."""
     kept = None if call.outcome is None else Outcome(call.outcome.kind, Body(None))
     return replace(call, state=CallState.TOMBSTONE, outcome=kept, summary="")
+
+
+def with_recorded(call: Call, event: CallOutcome, *, at_ms: int) -> Call:
+    """Fold `outcome` of any kind."""
+    if event.what == "not_applied":
+        return with_not_applied(call, event.reason)
+    if event.what == "in_doubt":
+        return with_doubt(call, event.reason, at_ms=at_ms)
+    kind = event.outcome or OutcomeKind.RESULT
+    return with_outcome(call, Outcome(kind, event.body, event.head), at_ms=at_ms)

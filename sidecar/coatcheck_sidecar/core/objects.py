@@ -3,8 +3,8 @@
 Every object describes itself. Its first 56 bytes:
 
     0   4  magic "CCK1"
-    4   1  kind: H head, B base, M mid, P pack, O body of a record, R ready marker, A heartbeat,
-           C command
+    4   1  kind: H head, B base, M mid, P pack, O body of a record, V part of a blob, R ready
+           marker, A heartbeat, C command
     5   1  format version that wrote it
     6   1  oldest format version that can read it
     7   1  codec of the payload: 0 none, 1 zstd, 2 zstd against the base
@@ -45,6 +45,7 @@ class Kind(Enum):
     MID = b"M"
     PACK = b"P"
     BODY = b"O"
+    PART = b"V"
     MARKER = b"R"
     HEARTBEAT = b"A"
     COMMAND = b"C"

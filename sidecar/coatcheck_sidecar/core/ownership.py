@@ -226,6 +226,8 @@ class Accepts:
 
     schema: int
     code_version: str = ""
+    schema_from: int | None = None
+    """The oldest that it lifts to its own; only its own if `None`."""
 
     def refusal(self, summary: RunSummary) -> str:
         """Why not, or an empty string."""
@@ -234,10 +236,12 @@ class Accepts:
                 f"run {summary.run} is pinned to code version {summary.code_version!r}, "
                 f"this agent is {self.code_version!r}"
             )
-        if summary.step > 0 and summary.schema != self.schema:
+        oldest = self.schema if self.schema_from is None else self.schema_from
+        if summary.step > 0 and not oldest <= summary.schema <= self.schema:
+            taken = f"{self.schema}" if oldest == self.schema else f"{oldest} to {self.schema}"
             return (
                 f"the state of run {summary.run} has schema {summary.schema}, this agent takes "
-                f"{self.schema}: deploy one that takes it, or rewind the run"
+                f"{taken}: deploy one that takes it, or rewind the run"
             )
         return ""
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from coatcheck_sidecar.core.blob_records import Blob
 from coatcheck_sidecar.core.head import PackRef, Tombstone
 from coatcheck_sidecar.core.record import CallEvent, Record, encode_record
 from coatcheck_sidecar.core.undo_records import Undo
@@ -18,7 +19,7 @@ as often as its pack doubles."""
 
 def is_packable(record: Record) -> bool:
     """It may lie in a pack; all others stay in the head."""
-    return isinstance(record.event, CallEvent | Undo)
+    return isinstance(record.event, CallEvent | Undo | Blob)
 
 
 def covered(packs: Sequence[PackRef]) -> int:

@@ -12,7 +12,7 @@ from typing import Final
 
 from coatcheck_sidecar.core.call_state import with_tombstone
 from coatcheck_sidecar.core.head import Over, Tombstone
-from coatcheck_sidecar.core.model import Call, CallClass, CallState, ObjectRef
+from coatcheck_sidecar.core.model import Body, Call, CallClass, CallState, ObjectRef
 from coatcheck_sidecar.core.packs import is_packed
 from coatcheck_sidecar.core.record import (
     Record,
@@ -21,7 +21,6 @@ from coatcheck_sidecar.core.record import (
     encode_record,
     number_of,
     with_body,
-    with_ref,
 )
 
 BYTES_MAX: Final = 131_072
@@ -143,7 +142,7 @@ class Past:
     def attach(self, at: int, ref: ObjectRef) -> None:
         """The body of the record at `at`, if it is one of these, lies in the store now."""
         if at in self.records:
-            self.records[at] = light = _light(with_ref(self.records[at], ref))
+            self.records[at] = light = with_body(self.records[at], Body(None, ref))
             if at in self.encoded:
                 self.encoded[at] = encode_record(light, inline=False)
 

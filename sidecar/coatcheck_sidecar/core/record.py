@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 import msgpack
 
+from coatcheck_sidecar.core.blob_records import Blob, Dropped
 from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, ObjectRef, OutcomeKind
 from coatcheck_sidecar.core.plain import take, take_all
 from coatcheck_sidecar.core.undo_records import Compensated, Compensating, Undo
@@ -225,7 +226,7 @@ class Failed:
 Event = (
     Created | Claimed | Checkpoint | Intent | Dispatched | CallOutcome | Resolved
     | Parked | Signalled | Commanded | Released | Held | Finished | Failed
-    | Undo | Compensating | Compensated
+    | Undo | Compensating | Compensated | Blob | Dropped
 )  # fmt: skip
 
 CallEvent = Intent | Dispatched | CallOutcome | Resolved
@@ -238,6 +239,7 @@ BODY_FIELDS: Final[dict[type, str]] = {
     Signalled: "value",
     Finished: "result",
     Undo: "body",
+    Blob: "parts",
 }
 """Where a record has its body; a checkpoint's delta is none, see there."""
 KINDS: Final[dict[str, type]] = {cls.kind: cls for cls in get_args(Event)}
@@ -270,12 +272,6 @@ def with_body(record: Record, body: Body) -> Record:
     """The same record with its one body replaced."""
     changed: Any = {BODY_FIELDS[type(record.event)]: body}
     return replace(record, event=replace(record.event, **changed))
-
-
-def with_ref(record: Record, ref: ObjectRef) -> Record:
-    """The same record, whose one body now lies in the store too."""
-    (body,) = bodies_of(record)
-    return with_body(record, replace(body, ref=ref))
 
 
 def pack_body(body: Body, *, inline: bool) -> Any:

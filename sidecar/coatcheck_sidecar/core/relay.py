@@ -19,7 +19,8 @@ Headers = tuple[tuple[str, str], ...]
 TARGET_CHARS_MAX: Final = 8_000
 """RFC 9112, section 3: servers should take this much, and many take no more."""
 TOKEN: Final = re.compile(r"[0-9a-f]{32}")
-TOOL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TOOL: Final = re.compile(r"[A-Za-z0-9~][A-Za-z0-9._-]{0,63}")
+"""As it is configured, or with a tilde first: a place of the sidecar's own."""
 TARGET: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")
 """Visible ASCII without `#`: a fragment is no part of a request."""
 ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")

@@ -33,7 +33,6 @@ from coatcheck_sidecar.core.record import (
     bodies_of,
     number_of,
     with_body,
-    with_ref,
 )
 from coatcheck_sidecar.core.retention import KEEP, retained
 from coatcheck_sidecar.core.runstate import RunState, fold
@@ -101,8 +100,8 @@ class RunLog:
         """How many checkpoints of either kind the run can be set back to."""
         self.kept: tuple[Kept, ...] = ()
         self.horizon = 0
-        self.uploading: set[int] = set()
-        """What is on its way to an object, by the seq in its name."""
+        self.uploading: dict[str, int] = {}
+        """What is on its way to objects that no record names yet: the seq in their names."""
         self.must_seal = False
         """Other code goes on from here: what it began with is kept."""
         self.checkpoint = Paged(b"")
@@ -175,7 +174,8 @@ class RunLog:
         """Say where the body of record `seq` lies in the store, before the next snapshot."""
         kept = self.state.records.get(seq)
         if kept is not None:
-            self.state.records[seq] = with_ref(kept, ref)
+            (body,) = bodies_of(kept)
+            self.state.records[seq] = with_body(kept, replace(body, ref=ref))
         else:
             self.state.past.attach(seq, ref)
 
@@ -252,8 +252,8 @@ class RunLog:
             kept=self.kept,
             over=state.past.over(),
             horizon=self.horizon,
-            floor=min(self.uploading, default=state.seq + 1),
-            format=FORMAT if state.checkpoint.blind else self.format,
+            floor=min(self.uploading.values(), default=state.seq + 1),
+            format=FORMAT if state.checkpoint.blind or state.blobs else self.format,
         )
         return Snapshot(
             head, self.checkpoint_bytes, puts, buried=buried, stones=stones, encoded=past.encoded

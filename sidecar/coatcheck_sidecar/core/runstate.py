@@ -8,19 +8,18 @@ nothing changes. So `fold(records kept, tombstones) == fold(all records)`.
 - The records of a call go all at once, with the checkpoint after which it is over, and a signal
   with the one that consumes it: into the past (`core/past.py`), out of which a checkpoint that
   makes an older one current takes them again.
-- What takes a call back outlives the call's other records: it goes when the run ends.
+- What takes a call back, and a blob that is not dropped, go when the run ends.
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, assert_never
 
+from coatcheck_sidecar.core.blob_records import Blob, Dropped
 from coatcheck_sidecar.core.call_events import Resolution
 from coatcheck_sidecar.core.call_state import (
     with_dispatched,
-    with_doubt,
-    with_not_applied,
-    with_outcome,
+    with_recorded,
     with_resolved,
     with_restart,
 )
@@ -48,7 +47,7 @@ from coatcheck_sidecar.core.record import (
     Signalled,
     number_of,
 )
-from coatcheck_sidecar.core.undo_records import FORWARD, Compensated, Compensating, Undo
+from coatcheck_sidecar.core.undo_records import FORWARD, Compensated, Compensating, Undo, said_of
 
 COMMANDS_MAX: Final = 64
 """Ids remembered so that a command is carried out once, long after its caller stopped waiting."""
@@ -102,6 +101,8 @@ class RunState:
         self.unsettled: dict[int, Call] = {}
         """Of `calls` those that `is_unsettled`, looked for at every new call."""
         self.records: dict[int, Record] = {}
+        self.blobs: dict[bytes, int] = {}
+        """By digest: the record that says where it lies."""
         self.undos: dict[int, Undo] = {}
         """By call, in the order in which the calls were done: what takes them back."""
         self.compensating: Compensating | None = None
@@ -150,6 +151,11 @@ class RunState:
             self._apply_call(record, event)
         elif isinstance(event, UndoEvent):
             self._apply_undo(record, event)
+        elif isinstance(event, Blob | Dropped):
+            self.records.pop(self.blobs.pop(event.digest, 0), None)
+            if isinstance(event, Dropped):
+                return
+            self.blobs[event.digest] = record.seq
         else:
             self._apply_run(record, event)
         self.records[record.seq] = record
@@ -228,8 +234,14 @@ class RunState:
             case _:
                 assert_never(event)
         if self.status.is_final:
-            for call in list(self.undos):
-                self._forget_undo(call)
+            self._end()
+
+    def _end(self) -> None:
+        for call in list(self.undos):
+            self._forget_undo(call)
+        for seq in self.blobs.values():
+            self.records.pop(seq, None)
+        self.blobs = {}
 
     def _set_status(self, status: Status, reason: str = "") -> None:
         """Whatever only an earlier status had to say is over."""
@@ -325,7 +337,7 @@ class RunState:
                     call, attempt=event.attempt, epoch=record.epoch, at_ms=record.at_ms
                 )
             case CallOutcome():
-                call = _with_outcome(call, event, at_ms=record.at_ms)
+                call = with_recorded(call, event, at_ms=record.at_ms)
                 self.crashes = 0 if event.what == "done" else self.crashes
             case Resolved():
                 call = with_resolved(
@@ -370,22 +382,6 @@ class RunState:
             doubts = (c for c in self.calls.values() if c.state is CallState.IN_DOUBT)
             found |= {call.number: call for call in doubts if call.is_decidable}
         return [found[number] for number in sorted(found)]
-
-
-def said_of(event: Compensated) -> str:
-    """How a run ended that was taken back."""
-    calls = "1 call" if event.undone == 1 else f"{event.undone} calls"
-    then = f"; {event.successor} was made in its place" if event.successor else ""
-    return f"{calls} taken back{then}"
-
-
-def _with_outcome(call: Call, event: CallOutcome, *, at_ms: int) -> Call:
-    if event.what == "not_applied":
-        return with_not_applied(call, event.reason)
-    if event.what == "in_doubt":
-        return with_doubt(call, event.reason, at_ms=at_ms)
-    kind = event.outcome or OutcomeKind.RESULT
-    return with_outcome(call, Outcome(kind, event.body, event.head), at_ms=at_ms)
 
 
 def fold(run: str, records: Iterable[Record], *, tombstones: Iterable[Tombstone] = ()) -> RunState:

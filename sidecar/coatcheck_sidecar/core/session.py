@@ -97,6 +97,7 @@ FIELDS: Final[dict[Request, dict[str, Field]]] = {
         "run": _may(TEXT),
         "queue": Field(TEXT),
         "schema": Field(INT),
+        "schema_from": _may(INT),
         "code_version": _may(TEXT),
         "pinned": _may(FLAG),
         "create": Field(FLAG),

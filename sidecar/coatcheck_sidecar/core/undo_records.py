@@ -56,3 +56,10 @@ class Compensated:
     undone: int = 0
     successor: str = ""
     """The run that was made in its place."""
+
+
+def said_of(event: Compensated) -> str:
+    """How a run ended that was taken back."""
+    calls = "1 call" if event.undone == 1 else f"{event.undone} calls"
+    then = f"; {event.successor} was made in its place" if event.successor else ""
+    return f"{calls} taken back{then}"

@@ -27,6 +27,8 @@ class Wants:
     run: str | None
     queue: str = "default"
     schema: int = 1
+    schema_from: int | None = None
+    """The oldest that the agent lifts to its own; only its own if absent."""
     code_version: str = ""
     pinned: bool = False
     can_create: bool = True
@@ -47,7 +49,7 @@ class Wants:
     @property
     def accepts(self) -> Accepts:
         """What the agent can go on with."""
-        return Accepts(self.schema, self.code_version)
+        return Accepts(self.schema, self.code_version, self.schema_from)
 
 
 class Agent:

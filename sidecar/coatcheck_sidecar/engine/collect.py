@@ -10,7 +10,7 @@ from coatcheck_sidecar.core.objects import BadObject, check
 from coatcheck_sidecar.core.record import Record
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.lines import each
-from coatcheck_sidecar.engine.restore import read_head, read_objects
+from coatcheck_sidecar.engine.restore import parts_in, read_head, read_objects
 from coatcheck_sidecar.engine.verify import listed
 from coatcheck_sidecar.ports import Store
 
@@ -54,9 +54,11 @@ async def collect(
         packed: list[Record] = []
         for ref, data in await read_objects(store, [pack.ref for pack in head.packs]):
             packed += decode_pack(ref.name, check(ref, data))[0]
+        parts = await parts_in(store, head, packed=packed)
     except (BadObject, Refusal) as error:
         return Collected(run, len(entries), 0, 0, str(error))
-    names = set(dead(head, named(head, packed), listed=(entry.name for entry in entries)))
+    alive = named(head, packed) | {ref.name for ref in parts}
+    names = set(dead(head, alive, listed=(entry.name for entry in entries)))
     before_ms = await store.now_ms() - grace_s * 1000
     gone = [e for e in entries if e.name in names and e.modified_ms <= before_ms]
     if not is_dry:

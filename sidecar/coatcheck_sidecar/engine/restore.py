@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from coatcheck.wire import ErrorCode, Retry
+from coatcheck_sidecar.core.blob import parts_of
+from coatcheck_sidecar.core.blob_records import Blob
 from coatcheck_sidecar.core.delta import BadDelta, Chain, decode_delta
 from coatcheck_sidecar.core.head import Head, decode_head, decode_pack, decode_sealed
 from coatcheck_sidecar.core.layout import head_name
@@ -109,6 +111,21 @@ async def read_objects(
         return ref, None if stored is None else stored.data
 
     return await asyncio.gather(*(read(ref) for ref in refs))
+
+
+async def parts_in(store: Store, head: Head, *, packed: Iterable[Record]) -> list[ObjectRef]:
+    """The parts of all blobs that a run has; raises `BadObject`, `StoreError`."""
+    live = {*head.calls}
+    found: list[ObjectRef] = []
+    for record in (*head.records, *(r for r in packed if r.seq in live)):
+        if not isinstance(record.event, Blob):
+            continue
+        data, ref = record.event.parts.data, record.event.parts.ref
+        if data is None and ref is not None:
+            ((_, body),) = await read_objects(store, [ref])
+            data = unseal(ref.name, check(ref, body), kind=Kind.BODY)[0]
+        found += parts_of(record.event, data)
+    return found
 
 
 def fold(head: Head, objects: dict[str, bytes], *, tag: str, bytes_max: int) -> RunLog:

@@ -4,18 +4,23 @@ It reads, and writes nothing. What is found damaged is looked at again if the he
 owner that goes on drops objects that a moment before were named.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from coatcheck_sidecar.core.delta import BadDelta, Chain
-from coatcheck_sidecar.core.head import Head, decode_head
+from coatcheck_sidecar.core.head import Head, decode_head, decode_pack
 from coatcheck_sidecar.core.layout import head_name
+from coatcheck_sidecar.core.model import ObjectRef
 from coatcheck_sidecar.core.objects import BadObject, check
 from coatcheck_sidecar.core.record import BadRecord
 from coatcheck_sidecar.engine.fallback import good_of
-from coatcheck_sidecar.engine.restore import LOOKS_MAX, fold, read_objects
+from coatcheck_sidecar.engine.lines import each
+from coatcheck_sidecar.engine.restore import LOOKS_MAX, fold, parts_in, read_objects
 from coatcheck_sidecar.ports import Listed, Store
 
+PARTS_READ_MAX: Final = 4
+"""Of blobs at once: each has 4 MiB."""
 PAGE: Final = 1_000
 """Names in one answer of a store."""
 
@@ -26,7 +31,8 @@ class Fault:
 
     name: str
     part: str
-    """`head`, `base`, `mid`, `pack` or `body`; `log`: all are whole, and together make no log."""
+    """`head`, `base`, `mid`, `pack`, `body`, `part` of a blob; `log`: all are whole, and together
+    make no log."""
     why: str
 
 
@@ -92,16 +98,41 @@ async def _judge(
             fold(head, {name: objects[name] for name in wanted}, tag="", bytes_max=bytes_max)
         except (BadObject, BadDelta, BadRecord) as error:
             faults.append(Fault(place, "log", str(error)))
+    parts = await _parts(store, head, whole=objects)
+    found_parts = await each(parts, lambda ref: _held(store, ref), at_once=PARTS_READ_MAX)
+    faults += [fault for fault in found_parts if fault is not None]
+    part_names = {ref.name for ref in parts}
     return Verdict(
         run,
         status=head.status.value,
         step=head.step,
-        objects=1 + len(read),
-        bytes=len(data) + sum(len(found) for _, found in read if found is not None),
-        unnamed=len(names - {place} - refs.keys()),
+        objects=1 + len(read) + len(parts),
+        bytes=len(data)
+        + sum(len(found) for _, found in read if found is not None)
+        + sum(ref.length for ref in parts),
+        unnamed=len(names - {place} - refs.keys() - part_names),
         faults=tuple(faults),
         goes_on=await _goes_on(store, head, bytes_max=bytes_max) if faults else "",
     )
+
+
+async def _parts(store: Store, head: Head, *, whole: dict[str, bytes]) -> list[ObjectRef]:
+    """Of all blobs whose list of parts can be read: a fault of it is told of already."""
+    packs = [pack.ref.name for pack in head.packs if pack.ref.name in whole]
+    packed = [record for name in packs for record in decode_pack(name, whole[name])[0]]
+    with suppress(BadObject):
+        return await parts_in(store, head, packed=packed)
+    return []
+
+
+async def _held(store: Store, ref: ObjectRef) -> Fault | None:
+    """Read and let go: a blob may be bigger than what there is of memory."""
+    stored = await store.get(ref.name)
+    try:
+        check(ref, None if stored is None else stored.data)
+    except BadObject as error:
+        return Fault(ref.name, "part", str(error))
+    return None
 
 
 async def _goes_on(store: Store, head: Head, *, bytes_max: int) -> str:

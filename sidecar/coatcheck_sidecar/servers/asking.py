@@ -18,6 +18,7 @@ ANSWERS: Final = {"call": "result", "probed": "result", "undo": "result", "wait"
 """What the attachment of an answer is called."""
 PLAIN_OPENING: Final = (
     "schema",
+    "schema_from",
     "queue",
     "create",
     "wait_s",

@@ -49,6 +49,9 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 McpRoute = Callable[[web.BaseRequest, Binding, Tool, Target], Awaitable[web.StreamResponse]]
 """Answers a request to a tool that is an MCP server, to the end."""
+BlobRoute = Callable[[web.BaseRequest, Binding, Target], Awaitable[web.StreamResponse]]
+BLOBS: Final = "~blobs"
+"""In the place of a tool's name, of which none can be called so."""
 Busy = Callable[[str], AbstractContextManager[object]]
 Work = Callable[[web.BaseRequest, HttpReply], Awaitable[web.StreamResponse]]
 
@@ -79,6 +82,7 @@ class Proxy:
         self.busy: Busy = lambda _token: nullcontext()
         """Entered while an agent, by its token, calls a tool."""
         self.mcp: McpRoute | None = None
+        self.blobs: BlobRoute | None = None
 
     def server(self) -> web.Server:
         """For a runner. An agent that hangs up cancels its handler."""
@@ -142,6 +146,9 @@ class Proxy:
         binding = self._bindings.find(target.token)
         if binding is None:
             raise _no_token(self._bindings.ended_by(target.token))
+        if target.tool == BLOBS and self.blobs is not None:
+            with self.busy(target.token):
+                return await self.blobs(request, binding, target)
         tool = self._tools.get(target.tool)
         if tool is None:
             names = ", ".join(sorted(self._tools)) or "none"

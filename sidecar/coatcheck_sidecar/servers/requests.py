@@ -150,6 +150,7 @@ class Requests:
             run=body.get("run"),
             queue=body["queue"],
             schema=body["schema"],
+            schema_from=body.get("schema_from"),
             code_version=body.get("code_version") or "",
             pinned=bool(body.get("pinned")),
             can_create=body["create"],

@@ -73,6 +73,7 @@ RESUME: Final = shape(
 )
 OPENING: Final[dict[str, Schema]] = {
     "schema": {**COUNT, "default": 1},
+    "schema_from": COUNT,
     "wait_s": {**SECONDS, "default": 0},
     "code_version": TEXT,
     "pinned": FLAG,
