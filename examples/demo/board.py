@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coatcheck_sidecar.core.head import decode_head
-from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.ports import Store, StoreError
 
 READS_MAX: Final = 8

@@ -185,7 +185,7 @@ class Config(Settings):
         tuple["Meant", ...], _MEANT, "connections meant to pass the proxy, as 10.0.0.0/8 or *:5432"
     ] = ()
     blob_bytes_max: Annotated[int, _BYTES, "one blob"] = 1_073_741_824
-    """1 GiB: 256 parts."""
+    """1 GiB: 512 parts."""
     journal_bytes_max: Annotated[int, _BYTES, "rows that the journal keeps"] = 268_435_456
     """256 MiB of rows not yet shipped: hours of deltas while the store is away."""
     spool_bytes_max: Annotated[int, _BYTES, "big values that the spool keeps"] = 1_073_741_824

@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
@@ -75,10 +74,12 @@ def _opened(source: Source) -> io.BufferedReader | io.BytesIO:
 def _written(answer: http.client.HTTPResponse, name: str, *, to: Path) -> None:
     aside = to.with_name(f".{to.name}.{name[:8]}")
     try:
-        with aside.open("w+b") as file:
-            shutil.copyfileobj(answer, file, CHUNK_BYTES)
-            file.seek(0)
-            _whole(name, hashlib.file_digest(file, "sha256").hexdigest())
+        digest = hashlib.sha256()
+        with aside.open("wb") as file:
+            while chunk := answer.read(CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+        _whole(name, digest.hexdigest())
         aside.replace(to)
     finally:
         with suppress(FileNotFoundError):

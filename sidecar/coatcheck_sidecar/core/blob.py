@@ -12,8 +12,8 @@ from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.plain import take_all
 from coatcheck_sidecar.core.record import pack_ref, unpack_ref
 
-PART_BYTES: Final = 4_194_304
-"""Four of them on their way are 16 MiB, three times over: as they came, sealed, and being sent."""
+PART_BYTES: Final = 2_097_152
+"""Four of them on their way are 8 MiB, some times over: as they came, sealed, and being sent."""
 BLOBS_MAX: Final = 256
 """Of one run at once: each is a record of its log."""
 NAME: Final = re.compile("[0-9a-f]{64}")

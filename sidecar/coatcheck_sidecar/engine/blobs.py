@@ -22,7 +22,7 @@ from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.keeper import Keeper
 from coatcheck_sidecar.engine.restore import damaged
 from coatcheck_sidecar.engine.tasks import TaskSet
-from coatcheck_sidecar.ports import StoreError
+from coatcheck_sidecar.ports import Stored, StoreError
 
 PARTS_MAX: Final = 4
 """Of one blob on their way at once."""
@@ -58,6 +58,11 @@ async def _landed(coming: Coming, sent: Sent) -> None:
     coming.parts.append(await sent.task)
     coming.received = min(coming.length, len(coming.parts) * PART_BYTES)
     coming.digest = sent.digest
+
+
+def _opened(ref: ObjectRef, stored: Stored | None) -> bytes:
+    data = check(ref, None if stored is None else stored.data)
+    return unseal(ref.name, data, kind=Kind.PART)[0]
 
 
 def _is_there(task: asyncio.Task[ObjectRef]) -> bool:
@@ -158,7 +163,8 @@ class Blobs:
                 buffer += piece
                 left -= len(piece)
                 while len(buffer) >= PART_BYTES or (buffer and not left):
-                    part = bytes(buffer[:PART_BYTES])
+                    with memoryview(buffer) as view:
+                        part = bytes(view[:PART_BYTES])
                     del buffer[:PART_BYTES]
                     self._check_goes_on()
                     running = running.copy()
@@ -226,8 +232,7 @@ class Blobs:
         try:
             async with self._doors.gate:
                 stored = await self._doors.store.get(ref.name)
-            data = check(ref, None if stored is None else stored.data)
-            return unseal(ref.name, data, kind=Kind.PART)[0]
+            return await asyncio.to_thread(_opened, ref, stored)
         except BadObject as error:
             self._doors.observer.note("damaged", run=self._keeper.run, error=str(error))
             raise damaged(self._keeper.run, str(error)) from error

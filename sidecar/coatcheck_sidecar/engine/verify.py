@@ -20,7 +20,7 @@ from coatcheck_sidecar.engine.restore import LOOKS_MAX, fold, parts_in, read_obj
 from coatcheck_sidecar.ports import Listed, Store
 
 PARTS_READ_MAX: Final = 4
-"""Of blobs at once: each has 4 MiB."""
+"""Of blobs at once: each has 2 MiB."""
 PAGE: Final = 1_000
 """Names in one answer of a store."""
 
