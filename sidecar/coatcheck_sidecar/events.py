@@ -87,6 +87,17 @@ TABLE: Final[Mapping[str, Line]] = {
     ),
     "ship_failed": _count("warning", "ship_failures", help="Puts or swaps without a clear answer."),
     "fenced": _count("warning", "fenced", help="Runs lost to a newer owner."),
+    "store_paced": Line(
+        "info",
+        (
+            Count(
+                "store_paced_seconds",
+                "Time that calls and commits waited since the store takes one write of an object "
+                "in so long.",
+                amount="seconds",
+            ),
+        ),
+    ),
     "repaired": _count("error", "runs_repaired", help="Runs that went on from what was whole."),
     "collected": Line(
         "debug",

@@ -71,6 +71,10 @@ class Store(Protocol):
     def background_share(self) -> float:
         """The share of the time, up to 1, that each of those may take."""
 
+    @property
+    def writes_apart_s(self) -> float:
+        """It takes no two writes of one object within this: a swap waits. 0: it has no limit."""
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none."""
 

@@ -15,6 +15,7 @@ EVENTS: dict[str, dict[str, object]] = {
     "ship_failed": {"run": "r", "error": "reset"},
     "fenced": {"run": "r", "epoch": 3},
     "damaged": {"run": "r", "error": "digest"},
+    "store_paced": {"run": "r", "seconds": 0.9, "apart_s": 1.0},
     "repaired": {"run": "r", "step": 3, "error": "runs/r/o/1-2-00: missing"},
     "collected": {"run": "r", "objects": 4, "bytes": 3_000},
     "set_aside": {"run": "r", "records": 4, "reason": "diverged"},

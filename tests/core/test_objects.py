@@ -3,7 +3,15 @@ from dataclasses import replace
 import pytest
 
 from coatcheck_sidecar.core import objects
-from coatcheck_sidecar.core.objects import BadObject, Kind, check, reference, seal, unseal
+from coatcheck_sidecar.core.objects import (
+    BadObject,
+    Kind,
+    check,
+    payload_of,
+    reference,
+    seal,
+    unseal,
+)
 
 # The envelope
 
@@ -47,3 +55,12 @@ def test_bytes_must_be_those_that_the_head_named() -> None:
             check(ref, other)
     with pytest.raises(BadObject, match=r"^o: damaged"):
         check(replace(ref, length=0), data)
+
+
+def test_what_a_reference_leads_to_is_hashed_once_and_not_copied() -> None:
+    data = seal(Kind.PART, b"payload")
+    assert bytes(payload_of(reference("o", data), data, kind=Kind.PART)) == b"payload"
+    with pytest.raises(BadObject, match=r"^o: of kind b'V', expected b'O'"):
+        payload_of(reference("o", data), data, kind=Kind.BODY)
+    with pytest.raises(BadObject, match=r"^o: damaged"):
+        payload_of(reference("o", data), data[:-1] + b"?", kind=Kind.PART)

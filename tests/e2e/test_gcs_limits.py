@@ -28,8 +28,11 @@ async def test_guarded_calls_wait_for_the_heads_next_write(tmp_path: Path) -> No
             await wire.release()
             await wire.drop()
             assert '"ship_failed"' not in real.said
+            assert '"store_paced"' in real.said  # what they waited for is told
     heads = [name for name in fake.buckets["runs"] if name.endswith("/head")]
     assert heads == ["x/runs/r1/head"]
     assert 3.0 <= waited_s < 12.0
     (latency_s,) = re.findall(r"^coatcheck_link_latency_seconds (\S+)$", text, re.MULTILINE)
     assert float(latency_s) > 0.5
+    (paced_s,) = re.findall(r"^coatcheck_store_paced_seconds_total (\S+)$", text, re.MULTILINE)
+    assert 2.0 < float(paced_s) < waited_s

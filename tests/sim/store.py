@@ -159,6 +159,10 @@ class ReachedStore:
     def background_share(self) -> float:
         return self._shared.kept.background_share
 
+    @property
+    def writes_apart_s(self) -> float:
+        return self._shared.kept.writes_apart_s
+
     async def get(self, name: str) -> Stored | None:
         return await self._shared.ask(lambda: self._shared.kept.get(name))
 

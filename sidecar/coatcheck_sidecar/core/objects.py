@@ -35,6 +35,7 @@ FORMAT_BEFORE: Final = 1
 they were, and any reader's."""
 NO_KEY: Final = bytes(16)
 HEADER_BYTES: Final = 24
+PAYLOAD_AT: Final = HEADER_BYTES + DIGEST_BYTES
 
 
 class Kind(Enum):
@@ -81,12 +82,24 @@ def seal(kind: Kind, payload: bytes, *, number: int = FORMAT_BEFORE) -> bytes:
 def unseal(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, Codec]:
     """The payload of the object `name` and its codec; raises `BadObject`."""
     _check_open(name, data)
-    header, digest = data[:HEADER_BYTES], data[HEADER_BYTES : HEADER_BYTES + DIGEST_BYTES]
-    payload = data[HEADER_BYTES + DIGEST_BYTES :]
+    header, digest = data[:HEADER_BYTES], data[HEADER_BYTES:PAYLOAD_AT]
+    payload = data[PAYLOAD_AT:]
     if header[:4] != MAGIC:
         raise BadObject(f"{name}: not an object of coatcheck (no magic)")
     if len(digest) < DIGEST_BYTES or digest != _digest(header, payload):
         raise BadObject(f"{name}: damaged, its digest does not fit its {len(data)} bytes")
+    return payload, _codec(name, header, kind=kind)
+
+
+def payload_of(ref: ObjectRef, data: bytes | None, *, kind: Kind) -> memoryview:
+    """The payload of what was read for `ref`, hashed once and not copied; raises `BadObject`."""
+    whole = check(ref, data)
+    _codec(ref.name, whole[:HEADER_BYTES], kind=kind)
+    return memoryview(whole)[PAYLOAD_AT:]
+
+
+def _codec(name: str, header: bytes, *, kind: Kind) -> Codec:
+    """How the payload behind this header is to be read; raises `BadObject` if it is not for us."""
     if header[4:5] != kind.value:
         raise BadObject(f"{name}: of kind {header[4:5]!r}, expected {kind.value!r}")
     if header[6] > FORMAT:
@@ -99,7 +112,7 @@ def unseal(name: str, data: bytes, *, kind: Kind) -> tuple[bytes, Codec]:
     codec = CODECS.get(kind, Codec.NONE)
     if header[7] != codec.value:
         raise BadObject(f"{name}: of codec {header[7]}, expected {codec.value}")
-    return payload, codec
+    return codec
 
 
 def _check_open(name: str, data: bytes) -> None:

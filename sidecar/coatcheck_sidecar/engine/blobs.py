@@ -16,7 +16,7 @@ from coatcheck_sidecar.core.blob import BLOBS_MAX, PART_BYTES, blob_of, parts_of
 from coatcheck_sidecar.core.blob_records import Blob, Dropped
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import Level, ObjectRef
-from coatcheck_sidecar.core.objects import BadObject, Kind, check, reference, seal, unseal
+from coatcheck_sidecar.core.objects import BadObject, Kind, payload_of, reference, seal
 from coatcheck_sidecar.core.record import bodies_of
 from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine.keeper import Keeper
@@ -60,9 +60,8 @@ async def _landed(coming: Coming, sent: Sent) -> None:
     coming.digest = sent.digest
 
 
-def _opened(ref: ObjectRef, stored: Stored | None) -> bytes:
-    data = check(ref, None if stored is None else stored.data)
-    return unseal(ref.name, data, kind=Kind.PART)[0]
+def _opened(ref: ObjectRef, stored: Stored | None) -> memoryview:
+    return payload_of(ref, None if stored is None else stored.data, kind=Kind.PART)
 
 
 def _is_there(task: asyncio.Task[ObjectRef]) -> bool:
@@ -209,7 +208,7 @@ class Blobs:
                 break
         return ref
 
-    async def get(self, name: str) -> AsyncIterator[bytes]:
+    async def get(self, name: str) -> AsyncIterator[memoryview]:
         """Its parts, one after another; the next ones are read meanwhile. Raises `Refusal`."""
         blob, data = self._found(name)
         try:
@@ -217,7 +216,7 @@ class Blobs:
         except BadObject as error:
             raise damaged(self._keeper.run, str(error)) from error
         tasks = TaskSet(lambda _name, _error: None)
-        reads: deque[asyncio.Task[bytes]] = deque()
+        reads: deque[asyncio.Task[memoryview]] = deque()
         try:
             for ref in refs:
                 reads.append(tasks.start(self._read(ref), name=ref.name))
@@ -228,7 +227,7 @@ class Blobs:
         finally:
             await tasks.close()
 
-    async def _read(self, ref: ObjectRef) -> bytes:
+    async def _read(self, ref: ObjectRef) -> memoryview:
         try:
             async with self._doors.gate:
                 stored = await self._doors.store.get(ref.name)

@@ -236,6 +236,11 @@ class Measured:
         """That store's."""
         return self._store.background_share
 
+    @property
+    def writes_apart_s(self) -> float:
+        """See `Store`."""
+        return self._store.writes_apart_s
+
     async def get(self, name: str) -> Stored | None:
         """As that store does."""
         with self._timed("get"):

@@ -31,6 +31,8 @@ RETRY_MAX_S: Final = 2.0
 """Back-off while the store is away: short, since guarded calls wait for it."""
 DAMAGED_LOOKS_MAX: Final = 3
 """A head that can't be read so often in a row is damaged, and not only badly read."""
+PACED_SHARE: Final = 0.5
+"""Of what a store wants between two writes: who waits longer for one waits for that."""
 MARKED: Final = frozenset({Status.READY, Status.HELD, Status.PARKED, Status.COMPENSATING})
 """Statuses in which nobody owns a run and a marker tells where it is."""
 
@@ -279,6 +281,10 @@ class Shipper:
             doors.observer.note(
                 "shipped", run=log.state.run, bytes=put_bytes, puts=len(puts) + 1, seconds=took_s
             )
+            apart_s = doors.store.writes_apart_s
+            if self._waiters and took_s > apart_s * PACED_SHARE > 0:
+                run = log.state.run
+                doors.observer.note("store_paced", run=run, seconds=took_s, apart_s=apart_s)
             self._commit(nonce, tag)
 
     @contextmanager

@@ -82,7 +82,8 @@ async def _get(request: web.BaseRequest, blobs: Blobs, *, name: str) -> web.Stre
         raise Refusal(ErrorCode.NOT_FOUND, f"this run has no blob {name}")
     response = web.StreamResponse(headers={"Content-Length": str(length)})
     pieces = blobs.get(name)
-    first = await anext(pieces, b"")  # damage of the first part is still an answer of its own
+    # Damage of the first part is still an answer of its own.
+    first = await anext(pieces, memoryview(b""))
     await response.prepare(request)
     await response.write(first)
     try:

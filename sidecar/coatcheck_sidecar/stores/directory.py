@@ -71,6 +71,11 @@ class DirectoryStore:
         """A fifth: a swap is twenty system calls, each of them a turn at the interpreter's lock."""
         return BACKGROUND_SHARE
 
+    @property
+    def writes_apart_s(self) -> float:
+        """See `Store`."""
+        return 0.0
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none. Raises `StoreError`."""
         check_name(name)

@@ -132,6 +132,11 @@ class EncryptedStore:
         """That of the store."""
         return self._store.background_share
 
+    @property
+    def writes_apart_s(self) -> float:
+        """See `Store`."""
+        return self._store.writes_apart_s
+
     async def get(self, name: str) -> Stored | None:
         """Read one object and open it; `None` if there is none."""
         stored = await self._store.get(name)

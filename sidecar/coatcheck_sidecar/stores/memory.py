@@ -44,6 +44,11 @@ class MemoryStore:
         """As an object store's."""
         return 1.0
 
+    @property
+    def writes_apart_s(self) -> float:
+        """See `Store`."""
+        return 0.0
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none."""
         check_name(name)

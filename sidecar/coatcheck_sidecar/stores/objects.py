@@ -116,6 +116,11 @@ class ObjectStore:
         """All: the work is done elsewhere."""
         return 1.0
 
+    @property
+    def writes_apart_s(self) -> float:
+        """See `Store`."""
+        return self._writes_apart_s
+
     async def get(self, name: str) -> Stored | None:
         """Read one object; `None` if there is none. Raises `StoreError`."""
         check_name(name)
