@@ -35,4 +35,4 @@ async def test_guarded_calls_wait_for_the_heads_next_write(tmp_path: Path) -> No
     (latency_s,) = re.findall(r"^coatcheck_link_latency_seconds (\S+)$", text, re.MULTILINE)
     assert float(latency_s) > 0.5
     (paced_s,) = re.findall(r"^coatcheck_store_paced_seconds_total (\S+)$", text, re.MULTILINE)
-    assert 2.0 < float(paced_s) < waited_s
+    assert float(paced_s) > 2.0
