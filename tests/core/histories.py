@@ -218,22 +218,24 @@ CARRIED: Final = ("commands", "past", "tombstones")
 """What heads carry beside the records."""
 
 
-def observed(state: RunState) -> dict[str, Any]:
+def observed(state: RunState, *, has_bodies: bool = True) -> dict[str, Any]:
     """All that a state is, apart from what heads carry beside the records, and from references."""
-    return {name: bare(value) for name, value in vars(state).items() if name not in CARRIED}
+    found = {name: value for name, value in vars(state).items() if name not in CARRIED}
+    return {name: bare(value, has_bodies=has_bodies) for name, value in found.items()}
 
 
-def bare(value: Any) -> Any:
+def bare(value: Any, *, has_bodies: bool = True) -> Any:
     """The same value wherever its bodies lie, and without the deltas, which heads keep apart."""
     if isinstance(value, Body):
-        return Body(value.data)
+        return Body(value.data if has_bodies else None)
     if isinstance(value, Checkpoint):
         value = dataclasses.replace(value, delta=NO_BODY)
     if isinstance(value, dict):
-        return {key: bare(item) for key, item in value.items()}
+        return {key: bare(item, has_bodies=has_bodies) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return (type(value), [bare(getattr(value, name)) for name in names])
+        items = [bare(getattr(value, name), has_bodies=has_bodies) for name in names]
+        return (type(value), items)
     return value
 
 

@@ -66,6 +66,8 @@ class Shipping(History):
         self.log = RunLog(RunState("run"))
         self.in_flight: list[tuple[Snapshot, bytes | None]] = []
         self.count = 0
+        self.is_rewound = False
+        """Bodies of what came back are in the store alone, until the next restore."""
         super().__init__()
         self.state = self.log.state
 
@@ -182,6 +184,7 @@ class Shipping(History):
         )
         self.states[record.seq] = state
         self.records.append(record)
+        self.is_rewound = True
         return record
 
     def tombstones(self) -> list[Tombstone]:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coatcheck_sidecar.core.blob_records import Blob
 from coatcheck_sidecar.core.model import NO_BODY, Body, CallClass, ObjectRef, OutcomeKind
 from coatcheck_sidecar.core.record import (
     BODY_FIELDS,
@@ -50,7 +51,7 @@ def test_every_kind_comes_back_with_every_field(kind: str, data: st.DataObject) 
 def test_the_kinds_are_those_of_the_format() -> None:
     assert " ".join(KINDS) == (
         "created claimed checkpoint intent dispatched outcome resolved parked signalled "
-        "commanded released held finished failed undo compensating compensated"
+        "commanded released held finished failed undo compensating compensated blob dropped"
     )
 
 
@@ -78,6 +79,7 @@ BODIED: list[Event] = [
     Signalled(name="n", value=Body(b"b")),
     Finished(result=Body(b"b")),
     Undo(call=1, key="k", tool="t", body=Body(b"b")),
+    Blob(digest=bytes(32), length=1, parts=Body(b"b")),
 ]
 
 

@@ -96,7 +96,9 @@ def test_a_journal_is_replayed_onto_what_was_shipped(numbers: list[int]) -> None
         for record in run.records[shipped:]:
             row = decode_record(encode_record(record))
             log.replay(row, bytes_max=STATE_BYTES_MAX)
-        assert observed(log.state) == observed(run.state)
+        has_bodies = not run.is_rewound
+        found, kept = (observed(s, has_bodies=has_bodies) for s in (log.state, run.state))
+        assert found == kept
         assert log.checkpoint_bytes == run.log.checkpoint_bytes
         assert log.chain == run.log.chain
 

@@ -4,7 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core import objects
+from coatcheck_sidecar.core.command import Command
+from coatcheck_sidecar.core.record import Created
+from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import read_head
 from tests.engine.harness import FAST, RefusedError, Yard
 from tests.engine.test_damage import noise
@@ -60,3 +64,18 @@ async def test_who_reads_only_the_older_format_leaves_a_newer_head_alone_and_say
         assert (caught.value.code, caught.value.body["retry"]) == ("unavailable", "later")
     assert await read_head(yard.store, "r1") == before
     assert (await (await new.wire()).open("r1")).attachment == b"one"
+
+
+async def test_whoever_comes_from_outside_leaves_a_head_in_its_format(yard: Yard) -> None:
+    """The command line does not know which sidecars run: a head that it made new would be lost."""
+    out = Outside(yard.store, SystemClock(), settings=FAST)
+    await out.submit(Created(), run="r1")
+    assert (await format_of(yard))[0] == 1
+    for number in (1, 2):
+        pod = await yard.pod(f"pod{number}.s1", settings=replace(FAST, store_format=number))
+        agent = await pod.agent("r1")
+        await agent.commit(b"state", level="remote")
+        await agent.release()
+        signal = Command(id=f"0{number}", run="r1", what="signal", by="bob", name="go")
+        await out.command(signal)
+        assert (await format_of(yard))[0] == number

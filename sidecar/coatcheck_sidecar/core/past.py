@@ -66,6 +66,8 @@ class Past:
         """By a checkpoint's place: those of the records that it ended."""
         self._bytes: dict[int, tuple[int, int]] = {}
         """By the same: what they weigh, and the signals among them."""
+        self._first: dict[int, int] = {}
+        """By the same: the lowest place."""
         self._over: tuple[Over, ...] | None = None
 
     @property
@@ -76,7 +78,7 @@ class Past:
     @property
     def oldest(self) -> int:
         """The first place of any; 0 if there is none."""
-        return min((min(places) for places in self._ended.values()), default=0)
+        return min(self._first.values(), default=0)
 
     def keep(self, records: Mapping[int, Record], *, end: int) -> None:
         """The checkpoint at `end` ended these. A body that lies in the store is not held here."""
@@ -90,6 +92,7 @@ class Past:
         if records:
             self._ended.setdefault(end, []).extend(records)
             self._bytes[end] = (weight, signals)
+            self._first[end] = min(self._ended[end])
 
     def packed(self, up_to: int) -> None:
         """Call records up to there lie in packs."""
@@ -125,7 +128,7 @@ class Past:
 
     def _drop(self, end: int) -> None:
         self._over = None
-        del self._bytes[end]
+        del self._bytes[end], self._first[end]
         for at in self._ended.pop(end):
             del self.records[at]
             self.encoded.pop(at, None)

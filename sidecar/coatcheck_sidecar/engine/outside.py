@@ -18,7 +18,7 @@ from coatcheck_sidecar.core.doubt import Rules
 from coatcheck_sidecar.core.head import Head
 from coatcheck_sidecar.core.layout import object_name
 from coatcheck_sidecar.core.model import ObjectRef, Status
-from coatcheck_sidecar.core.objects import BadObject, Kind, reference, seal
+from coatcheck_sidecar.core.objects import FORMAT_BEFORE, BadObject, Kind, reference, seal
 from coatcheck_sidecar.core.ownership import decode_heartbeat, decode_summary
 from coatcheck_sidecar.core.record import Commanded, Created, Record, bodies_of
 from coatcheck_sidecar.core.retention import NotKept
@@ -211,7 +211,8 @@ class Outside:
                 log, now_ms = RunLog(RunState(run)), await self._store.now_ms()
                 made = replace(created, deadline_ms=moment_ms(deadline_s, now_ms=now_ms))
                 try:
-                    await self._ship(log, [log.append(made, at_ms=now_ms)])
+                    record = log.append(made, at_ms=now_ms)
+                    await self._ship(log, [record], store_format=FORMAT_BEFORE)
                 except Refusal:  # somebody else made it in this moment: it is compared below
                     continue
                 return True
@@ -311,7 +312,8 @@ class Outside:
         if refused:
             return Done(command.id, refused[0], old.status)
         try:
-            await self._ship(log, [log.append(event, at_ms=now_ms) for event in events])
+            records = [log.append(event, at_ms=now_ms) for event in events]
+            await self._ship(log, records, store_format=old.format)
         except Refusal:  # fenced: the run went on, and the next look tells where
             return None
         if old.status in MARKED:
@@ -319,13 +321,16 @@ class Outside:
                 await self._store.delete(marker_name(old))
         return Done(command.id, "", log.state.status)
 
-    async def _ship(self, log: RunLog, records: Iterable[Record]) -> None:
-        """Marker, objects, head; raises `Refusal` (fenced) if somebody else was quicker."""
+    async def _ship(self, log: RunLog, records: Iterable[Record], *, store_format: int) -> None:
+        """Marker, objects, head; raises `Refusal` (fenced) if somebody else was quicker.
+
+        A head stays of the format that it was: which sidecars run beside is not known here.
+        """
         for record in records:
             for body in bodies_of(record):
                 if body.data is not None and len(body.data) > BODY_BYTES_MAX:
                     log.attach(record.seq, await self._put_body(log, record, body=body.data))
-        await Shipper(log, self._doors).ship_all()
+        await Shipper(log, self._doors, store_format=store_format).ship_all()
 
     async def _put_body(self, log: RunLog, record: Record, *, body: bytes) -> ObjectRef:
         random = self._clock.random_bytes(8)

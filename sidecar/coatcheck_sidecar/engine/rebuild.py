@@ -15,7 +15,7 @@ from coatcheck_sidecar.core.delta import BadDelta, Chain
 from coatcheck_sidecar.core.head import Head, Kept, decode_head, decode_sealed
 from coatcheck_sidecar.core.layout import head_name, made_at, objects_prefix
 from coatcheck_sidecar.core.model import ObjectRef
-from coatcheck_sidecar.core.objects import BadObject, Kind, check, reference
+from coatcheck_sidecar.core.objects import FORMAT, BadObject, Kind, check, reference
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.record import BadRecord, Checkpoint, Commanded, Held
 from coatcheck_sidecar.core.rewind import set_back
@@ -73,7 +73,7 @@ async def rebuild(doors: Doors, run: str, *, by: str, now_ms: int) -> Rebuilt:
     log.append(Commanded(what="rebuild", by=by), at_ms=now_ms)
     log.append(Held(reason=f"rebuilt from step {state.step}: what came after it is lost"),
                at_ms=now_ms)  # fmt: skip
-    await Shipper(log, doors).ship_all()
+    await Shipper(log, doors, store_format=FORMAT).ship_all()
     return Rebuilt(run, state.step, aside)
 
 

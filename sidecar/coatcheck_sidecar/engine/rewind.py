@@ -51,7 +51,7 @@ async def rewind(doors: Doors, restored: Restored, *, command: Command, now_ms: 
     log.state.epoch += 1
     set_back(log, older.kept, state=older.state, at_ms=now_ms)
     log.append(Commanded(what="rewind", by=command.by, why=command.why), at_ms=now_ms)
-    await Shipper(log, doors).ship_all()
+    await Shipper(log, doors, store_format=head.format).ship_all()
     if head.status in MARKED:
         with suppress(StoreError):
             await doors.store.delete(marker_name(head))

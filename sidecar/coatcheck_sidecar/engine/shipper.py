@@ -75,13 +75,14 @@ def fenced(run: str, epoch: int) -> Refusal:
 class Shipper:
     """The only writer of its run's head in this process."""
 
-    def __init__(self, log: RunLog, doors: Doors) -> None:
-        """Ships nothing before `run` (a loop) or `ship_all` (until all is shipped)."""
+    def __init__(self, log: RunLog, doors: Doors, *, store_format: int | None = None) -> None:
+        """Ships nothing before `run` (a loop) or `ship_all` (until all is shipped).
+
+        `store_format` is that of the settings if absent.
+        """
         self.log = log
-        self.log.keep, self.log.format = (
-            doors.settings.keep_checkpoints,
-            doors.settings.store_format,
-        )
+        self.log.keep = doors.settings.keep_checkpoints
+        self.log.format = store_format or doors.settings.store_format
         self.doors = doors
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
