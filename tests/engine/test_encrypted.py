@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from coatcheck_sidecar.clock import SystemClock
+from coatcheck_sidecar.core.command import Command
 from coatcheck_sidecar.core.envelope import key_id_of
 from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import Status
+from coatcheck_sidecar.core.session import Refusal
+from coatcheck_sidecar.engine.outside import Outside
 from coatcheck_sidecar.engine.restore import read_head
 from coatcheck_sidecar.ports import Store, Stored
 from coatcheck_sidecar.stores.encrypted import with_keys
@@ -139,6 +142,38 @@ async def test_a_key_gone_under_an_older_object_holds_the_run(ring: Ring) -> Non
         found = await read_head(ring.opened(), "r1")
         assert found is not None
         assert found[0].status is Status.HELD
+
+
+async def test_a_key_gone_under_the_newest_mid_leaves_nothing_behind(ring: Ring) -> None:
+    """An older checkpoint would open: going on from it would lose what the key brings back."""
+    async with fleet(ring) as made:
+        pod = await made.pod(store=ring.opened())
+        agent = await pod.agent("r1")
+        state = noise(150_000)
+        await agent.commit(state, level="remote")
+        ring.has("new", "old")
+        await SystemClock().sleep(1.1)
+        state = state[:-20_000] + bytes(20_000)
+        state += noise(190_000)[150_000:]
+        await agent.commit(state, level="remote")
+        ring.has("old")
+        poor = Outside(ring.opened(), SystemClock())
+        with pytest.raises(Refusal, match=r"does not open here: .*encrypted with key new"):
+            await poor.rebuild("r1", by="ada")
+        ring.has("old", "new")
+        await SystemClock().sleep(1.1)
+        await agent.commit(state + b"!", level="remote")  # the head alone is under `old` again
+        await agent.release()
+        ring.has("old")
+        other = await made.pod("pod2.s1", store=ring.opened())
+        with pytest.raises(RefusedError, match=r"is held.*encrypted with key new, which"):
+            await other.agent("r1")
+        ring.has("new", "old")
+        out = Outside(ring.opened(), SystemClock())
+        await out.command(Command(id="0c", run="r1", what="retry", by="ada"))
+        again = await made.pod("pod3.s1", store=ring.opened())
+        wire = await again.wire()
+        assert (await wire.open("r1", wait_s=1.0)).attachment == state + b"!"
 
 
 async def test_objects_in_each_others_places_are_refused(ring: Ring) -> None:

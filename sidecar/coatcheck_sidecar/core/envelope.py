@@ -41,6 +41,8 @@ INFO: Final = b"coatcheck object 1"
 """What the derived keys are for, as HKDF wants it told."""
 WHY_LENGTH_MAX: Final = 400
 """Of a reason as it is shown; longer than any of ours."""
+DAMAGED: Final = "damaged"
+"""How the reason begins that no key would mend."""
 MEND: Final = "put it (back) into the file that COATCHECK_ENCRYPTION_KEYS names"
 
 
@@ -71,7 +73,7 @@ def open_envelope(data: bytes, *, name: str, key: bytes) -> bytes:
     digest = data[HEADER_BYTES : HEADER_BYTES + DIGEST_BYTES]
     salt, nonce, sealed = rest[:SALT_BYTES], rest[SALT_BYTES:RANDOM_BYTES], rest[RANDOM_BYTES:]
     if len(data) < OVERHEAD_BYTES or digest != _digest(header, salt + nonce, sealed):
-        raise BadEnvelope(f"damaged, its digest does not fit its {len(data)} bytes")
+        raise BadEnvelope(f"{DAMAGED}, its digest does not fit its {len(data)} bytes")
     if header[:8] != START:
         raise BadEnvelope("encrypted as this release can't read it: upgrade it")
     try:

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 import msgpack
 
-from coatcheck_sidecar.core.envelope import why_unread
+from coatcheck_sidecar.core.envelope import DAMAGED, why_unread
 from coatcheck_sidecar.core.model import ObjectRef
 from coatcheck_sidecar.core.record import DIGEST_BYTES
 
@@ -68,7 +68,11 @@ class BadObject(ValueError):  # noqa: N818 - named for what was read
     """An object is damaged, not ours, or from the future; the message names it."""
 
 
-class FromFuture(BadObject):
+class Locked(BadObject):
+    """An object may well be whole, and does not open here: its key is missing, or the release."""
+
+
+class FromFuture(Locked):
     """An object is whole, and of a newer format than this release reads."""
 
 
@@ -108,7 +112,7 @@ def _codec(name: str, header: bytes, *, kind: Kind) -> Codec:
             f"this release reads up to {FORMAT}: upgrade it"
         )
     if header[8:24] != NO_KEY:
-        raise BadObject(f"{name}: encrypted with key {header[8:24].hex()}, and there is no key")
+        raise Locked(f"{name}: encrypted with key {header[8:24].hex()}, and there is no key")
     codec = CODECS.get(kind, Codec.NONE)
     if header[7] != codec.value:
         raise BadObject(f"{name}: of codec {header[7]}, expected {codec.value}")
@@ -118,7 +122,7 @@ def _codec(name: str, header: bytes, *, kind: Kind) -> Codec:
 def _check_open(name: str, data: bytes) -> None:
     """Raise `BadObject` for what is still encrypted: that says more than a digest that is wrong."""
     if why := why_unread(data):
-        raise BadObject(f"{name}: {why}")
+        raise (BadObject if why.startswith(DAMAGED) else Locked)(f"{name}: {why}")
 
 
 def decode_object(name: str, data: bytes, *, kind: Kind, read: Callable[[Any], T]) -> T:

@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.delta import BadDelta, Chain
 from coatcheck_sidecar.core.head import Head, Kept, decode_pack, encode_head
 from coatcheck_sidecar.core.layout import head_name
 from coatcheck_sidecar.core.model import NO_BODY, OutcomeKind, Status
-from coatcheck_sidecar.core.objects import BadObject, check
+from coatcheck_sidecar.core.objects import BadObject, Locked, check
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.record import (
     BadRecord,
@@ -56,6 +56,8 @@ async def good_of(store: Store, head: Head, *, tag: str, bytes_max: int) -> Good
     for ref, data in await read_objects(store, head.named_objects()):
         try:
             whole[ref.name] = check(ref, data)
+        except Locked:  # with its key it is what it was: nothing of it is left behind
+            return None
         except BadObject:
             continue
     try:
@@ -67,6 +69,8 @@ async def good_of(store: Store, head: Head, *, tag: str, bytes_max: int) -> Good
     for kept in reversed(head.kept):
         try:
             state = await state_of(store, kept, chain=head.chain, bytes_max=bytes_max)
+        except Locked:
+            return None
         except (BadObject, BadDelta):
             continue
         log.chain = chain_of(kept, head.chain)

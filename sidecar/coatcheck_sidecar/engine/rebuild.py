@@ -6,7 +6,6 @@ a record is in doubt. What stood there is put aside, so that nothing is lost by 
 """
 
 import hashlib
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +14,7 @@ from coatcheck_sidecar.core.delta import BadDelta, Chain
 from coatcheck_sidecar.core.head import Head, Kept, decode_head, decode_sealed
 from coatcheck_sidecar.core.layout import head_name, made_at, objects_prefix
 from coatcheck_sidecar.core.model import ObjectRef
-from coatcheck_sidecar.core.objects import FORMAT, BadObject, Kind, check, reference
+from coatcheck_sidecar.core.objects import FORMAT, BadObject, Kind, Locked, check, reference
 from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.record import BadRecord, Checkpoint, Commanded, Held
 from coatcheck_sidecar.core.rewind import set_back
@@ -47,9 +46,8 @@ async def rebuild(doors: Doors, run: str, *, by: str, now_ms: int) -> Rebuilt:
     """Do it; raises `Refusal` (not_found, conflict, damaged), `StoreError`."""
     store, place = doors.store, head_name(run)
     stored = await store.get(place)
-    with suppress(BadObject):
-        if stored is not None and decode_head(place, stored.data).run == run:
-            raise Refusal(ErrorCode.CONFLICT, f"the head of run {run} is whole", run=run)
+    if stored is not None:
+        _refuse_whole(run, stored.data)
     names = [entry.name for entry in await listed(store, objects_prefix(run))]
     made = {name: at for name in names if (at := made_at(name)) is not None}
     if stored is None and not made:
@@ -75,6 +73,19 @@ async def rebuild(doors: Doors, run: str, *, by: str, now_ms: int) -> Rebuilt:
                at_ms=now_ms)  # fmt: skip
     await Shipper(log, doors, store_format=FORMAT).ship_all()
     return Rebuilt(run, state.step, aside)
+
+
+def _refuse_whole(run: str, data: bytes) -> None:
+    """Raises `Refusal` unless these bytes are no head of the run, and no key makes them one."""
+    why = "is whole"
+    try:
+        if decode_head(head_name(run), data).run != run:
+            return
+    except Locked as error:
+        why = f"does not open here: {error}"
+    except BadObject:
+        return
+    raise Refusal(ErrorCode.CONFLICT, f"the head of run {run} {why}", run=run)
 
 
 async def _newest(
