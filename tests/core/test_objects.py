@@ -3,9 +3,11 @@ from dataclasses import replace
 import pytest
 
 from coatcheck_sidecar.core import objects
+from coatcheck_sidecar.core.envelope import SEALED, unread
 from coatcheck_sidecar.core.objects import (
     BadObject,
     Kind,
+    Locked,
     check,
     payload_of,
     reference,
@@ -64,3 +66,14 @@ def test_what_a_reference_leads_to_is_hashed_once_and_not_copied() -> None:
         payload_of(reference("o", data), data, kind=Kind.BODY)
     with pytest.raises(BadObject, match=r"^o: damaged"):
         payload_of(reference("o", data), data[:-1] + b"?", kind=Kind.PART)
+
+
+def test_what_a_key_would_open_is_not_taken_for_damage() -> None:
+    ref = reference("o", b"whatever was named")
+    with pytest.raises(Locked, match=r"^o: encrypted with key old, which is not here"):
+        check(ref, SEALED + bytes((1, 1, 1)) + b"old".ljust(16, b"\0"))
+    with pytest.raises(Locked, match=r"^o: it does not open"):
+        check(ref, unread("it does not open with key old"))
+    with pytest.raises(BadObject, match=r"^o: damaged, its digest") as caught:
+        check(ref, unread("damaged, its digest does not fit its 9 bytes"))
+    assert not isinstance(caught.value, Locked)

@@ -56,6 +56,11 @@ def test_a_body_that_lies_in_the_store_is_not_held() -> None:
     past.keep({4: answer(4, 2, Body(b"big", REF)), 5: answer(5, 3, Body(b"on its way"))}, end=9)
     past.attach(5, REF)
     past.attach(77, REF)
+    past.packed(4)
+    past.attach(4, REF)
+    assert [*past.encoded] == [5]
+    past.unpacked()
+    assert [*past.encoded] == [4, 5]
     assert past.records == {n: answer(n, n - 2, Body(None, REF)) for n in (4, 5)}
 
 
