@@ -295,6 +295,10 @@ def test_preflight_says_what_a_new_image_would_pass_over(ask: Ask, folder: Path)
     shown = ask("preflight", "--schema", "2", "--queue", "q", status=1).output
     assert "1 runs would go on, 1 would not" in shown
     assert "schema 1, this agent takes 2" in shown
+    lifted = ask("preflight", "--schema", "3", "--migrate-from", "1", "--json")
+    assert told(lifted) == {"taken": 3, "passed": []}
+    wrong = ask("preflight", "--schema", "1", "--migrate-from", "2", status=2)
+    assert "--migrate-from 2 is above --schema 1" in wrong.stderr
     head = folder / "runs/new/head"
     head.write_bytes(head.read_bytes()[:-1])
     (unread,) = told(ask("preflight", "--schema", "1", "--json", status=1))["passed"]

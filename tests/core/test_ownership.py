@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -252,6 +254,21 @@ def test_an_agent_goes_on_with_its_own_schema_whatever_its_code() -> None:
     assert Accepts(1, "v2").refusal(SUMMARY_V1) == ""
     refused = Accepts(2, "v1").refusal(SUMMARY_V1)
     assert "the state of run r has schema 1, this agent takes 2" in refused
+
+
+@pytest.mark.parametrize(
+    ("schema", "mend"),
+    [
+        (1, "takes 2 to 4: deploy one that takes it or lifts it (`migrate`), or rewind the run"),
+        (2, ""),
+        (3, ""),
+        (4, ""),
+        (5, "takes 2 to 4: deploy one that takes it, or rewind the run"),
+    ],
+)
+def test_an_agent_goes_on_with_what_it_lifts_and_with_nothing_newer(schema: int, mend: str) -> None:
+    refused = Accepts(4, "v2", 2).refusal(replace(SUMMARY_V1, schema=schema))
+    assert refused.endswith(mend) if mend else not refused
 
 
 def test_a_run_without_a_state_has_no_schema_to_refuse() -> None:

@@ -91,7 +91,10 @@ async def test_nobody_lifts_downwards_or_what_is_too_old(yard: Yard) -> None:
         await coatcheck.open_run("r1", schema=2, wait_s=0).__aenter__()
     await begun("r2")
     only_last: Lifts = {2: LIFTS[2]}
-    with pytest.raises(SchemaMismatch, match="has schema 1, this agent takes 2 to 3: deploy"):
+    with pytest.raises(
+        SchemaMismatch,
+        match="has schema 1, this agent takes 2 to 3: deploy one that takes it or lifts it",
+    ):
         await coatcheck.open_run("r2", schema=3, migrate=only_last, wait_s=0).__aenter__()
 
 

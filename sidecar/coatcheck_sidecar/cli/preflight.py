@@ -43,6 +43,8 @@ def command(
 
     Reads every head, and writes nothing. The exit status is 1 if there is such a run.
     """
+    if migrate_from is not None and migrate_from > schema:
+        raise click.UsageError(f"--migrate-from {migrate_from} is above --schema {schema}")
     accepts = Accepts(schema, code_version, migrate_from)
     found = outside(store, lambda o: o.upkeep.preflight(accepts, queue=queue))
     if is_json:

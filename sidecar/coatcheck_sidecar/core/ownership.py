@@ -239,9 +239,10 @@ class Accepts:
         oldest = self.schema if self.schema_from is None else self.schema_from
         if summary.step > 0 and not oldest <= summary.schema <= self.schema:
             taken = f"{self.schema}" if oldest == self.schema else f"{oldest} to {self.schema}"
+            mend = "takes it or lifts it (`migrate`)" if summary.schema < oldest else "takes it"
             return (
                 f"the state of run {summary.run} has schema {summary.schema}, this agent takes "
-                f"{taken}: deploy one that takes it, or rewind the run"
+                f"{taken}: deploy one that {mend}, or rewind the run"
             )
         return ""
 
