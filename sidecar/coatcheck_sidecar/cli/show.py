@@ -14,6 +14,7 @@ from coatcheck_sidecar.cli.common import (
     unpacked,
     when,
 )
+from coatcheck_sidecar.core.blob_records import Blob
 from coatcheck_sidecar.core.model import Call
 from coatcheck_sidecar.core.ownership import summary_of
 from coatcheck_sidecar.core.runstate import RunState
@@ -39,10 +40,10 @@ def command(*, run: str, with_state: bool, is_json: bool, store: str | None) -> 
         print_json(shown)
         return
     calls, signals, undos = shown.pop("calls"), shown.pop("signals"), shown.pop("undos")
+    kept, blobs = shown.pop("kept"), shown.pop("blobs")
     shown["deadline_ms"] = when(shown["deadline_ms"])
     print_table(("", ""), [(k, v) for k, v in shown.items() if v not in (None, "")], empty="")
     columns = ("CALL", "TOOL", "EFFECT", "STATE", "STEP", "ATTEMPT", "FIRST SENT", "WHAT")
-    kept = shown.pop("kept")
     if kept:
         rows = [tuple(line.values()) for line in kept]
         print_table(("CHECKPOINT", "STEP", "SCHEMA", "CODE VERSION"), rows, empty="")
@@ -52,6 +53,8 @@ def command(*, run: str, with_state: bool, is_json: bool, store: str | None) -> 
     if undos:
         rows = [(u["call"], u["tool"], u["state"], summary_line(u)) for u in reversed(undos)]
         print_table(("UNDO OF", "TOOL", "STATE", "HOW"), rows, empty="")
+    if blobs:
+        print_table(("BLOB", "BYTES"), [tuple(line.values()) for line in blobs], empty="")
     if signals:
         print_table(("SIGNAL", "VALUE"), [(s["name"], s["value"]) for s in signals], empty="")
 
@@ -71,6 +74,11 @@ def _shown(restored: Restored, *, with_state: bool) -> dict[str, Any]:
         "kept": [
             {name: getattr(each, name) for name in ("seq", "step", "schema", "code_version")}
             for each in head.kept
+        ],
+        "blobs": [
+            {"name": record.event.digest.hex(), "length": record.event.length}
+            for record in state.records.values()
+            if isinstance(record.event, Blob)
         ],
         "calls": [plain(call) for call in state.calls.values()],
         "undos": [{"state": _undo_state(state, u), **plain(u)} for u in state.undos.values()],
