@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from coatcheck_sidecar.clock import SystemClock
@@ -120,7 +120,7 @@ def test_blobs_are_shown_and_verified(ask: Ask, folder: Path) -> None:
     name = hashlib.sha256(data).hexdigest()
 
     async def blob(pod: object, _agent: object) -> None:
-        async def pieces():  # type: ignore[no-untyped-def]
+        async def pieces() -> AsyncIterator[bytes]:
             yield data
 
         keeper = pod.sidecar.keepers["live"]  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from coatcheck.errors import Damaged, NotFound, TooLarge
 from coatcheck.http import blobs as client
 from coatcheck_sidecar.clock import SystemClock
 from coatcheck_sidecar.core.blob import BLOBS_MAX, PART_BYTES
+from coatcheck_sidecar.core.session import Refusal
 from coatcheck_sidecar.engine import blobs as engine
 from coatcheck_sidecar.engine.collect import collect
 from coatcheck_sidecar.engine.outside import Outside
@@ -177,6 +178,39 @@ async def test_another_sidecar_begins_anew_and_what_was_half_there_goes(yard: Ya
     assert await parts(yard) == []
     assert await put(other, BIG) == NAME
     assert await got(other, NAME) == BIG
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_what_came_before_the_run_was_claimed_anew_here_is_not_built_on(
+    yard: Yard, is_whole: bool
+) -> None:
+    """Its parts are of an older epoch then, and a collector anywhere may have had them."""
+    at = await near(yard, {})
+    agent = await at.agent()
+    keeper = at.pod.sidecar.keepers["r1"]
+    blobs = engine.Blobs(keeper, bytes_max=BLOB_BYTES_MAX)
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield BIG[: PART_BYTES + 100]
+        await go_on.wait()
+        if is_whole:
+            yield BIG[PART_BYTES + 100 :]
+
+    going = asyncio.ensure_future(blobs.put(NAME, slow(), offset=0, length=len(BIG)))
+    await until(lambda: parts(yard))
+    await agent.drop()
+    await at.agent()  # another life of the agent, under the same sidecar
+    assert at.pod.sidecar.keepers["r1"] is keeper
+    await collect(yard.store, "r1", grace_s=0.0)
+    assert await parts(yard) == []
+    go_on.set()
+    with pytest.raises(Refusal) as caught:
+        await going
+    assert caught.value.retry == "later"
+    assert blobs.received(NAME) == 0
+    assert await put(at, BIG) == NAME
+    assert await got(at, NAME) == BIG
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped", "a byte short"])

@@ -37,8 +37,9 @@ class Coming:
     """A blob of which some parts are in the store, and no record names them."""
 
     length: int
+    epoch: int
     seq: int
-    """In the names of its parts."""
+    """In the names of its parts. Once the run is claimed anew these are anybody's to collect."""
     parts: list[ObjectRef] = field(default_factory=list)
     received: int = 0
     """Bytes that these parts hold."""
@@ -86,7 +87,10 @@ class Blobs:
     def received(self, name: str) -> int:
         """How much of a blob that is not there yet need not be sent again."""
         coming = self._coming.get(name)
-        return 0 if coming is None else coming.received
+        return 0 if coming is None or self._is_stale(coming) else coming.received
+
+    def _is_stale(self, coming: Coming) -> bool:
+        return coming.epoch != self._keeper.log.state.epoch
 
     async def put(
         self, name: str, pieces: AsyncIterator[bytes], *, offset: int, length: int
@@ -107,6 +111,10 @@ class Blobs:
             coming.is_busy = False
         if coming.received < length:
             why = f"{coming.received} of {length} bytes of blob {name} came"
+            raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER)
+        if self._is_stale(coming):
+            self._forget(name)
+            why = f"the run was claimed anew while blob {name} came: it must come again"
             raise Refusal(ErrorCode.UNAVAILABLE, why, retry=Retry.LATER)
         if coming.digest.hexdigest() != name:
             self._forget(name)
@@ -130,9 +138,10 @@ class Blobs:
         if coming is not None and coming.is_busy:
             why = f"blob {name} comes already, by another request"
             raise Refusal(ErrorCode.CONFLICT, why, retry=Retry.LATER)
-        if coming is None or offset == 0:
+        if coming is None or offset == 0 or self._is_stale(coming):
             self._forget(name)
-            coming = Coming(length, self._keeper.log.state.seq + 1)
+            state = self._keeper.log.state
+            coming = Coming(length, state.epoch, state.seq + 1)
             self._keeper.log.uploading[name] = coming.seq
             self._coming[name] = coming
             self._make_room()
@@ -168,7 +177,7 @@ class Blobs:
                     self._check_goes_on()
                     running = running.copy()
                     running.update(part)
-                    task = tasks.start(self._send(part, coming.seq), name="part of a blob")
+                    task = tasks.start(self._send(coming, part), name="part of a blob")
                     sent.append(Sent(task, running))
                     if len(sent) >= PARTS_MAX:
                         await _landed(coming, sent.popleft())
@@ -185,10 +194,9 @@ class Blobs:
             why = "this pod is shutting down: its link is for what is not shipped yet"
             raise Refusal(ErrorCode.DRAINING, why, retry=Retry.LATER)
 
-    async def _send(self, part: bytes, seq: int) -> ObjectRef:
+    async def _send(self, coming: Coming, part: bytes) -> ObjectRef:
         random = self._doors.clock.random_bytes(8)
-        state = self._keeper.log.state
-        name = object_name(state.run, epoch=state.epoch, seq=seq, random=random)
+        name = object_name(self._keeper.run, epoch=coming.epoch, seq=coming.seq, random=random)
 
         def sealed() -> tuple[bytes, ObjectRef]:
             data = seal(Kind.PART, part)
