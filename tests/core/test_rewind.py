@@ -1,5 +1,6 @@
 from coatcheck_sidecar.core.head import Kept
-from coatcheck_sidecar.core.record import Claimed
+from coatcheck_sidecar.core.model import Body
+from coatcheck_sidecar.core.record import CallOutcome, Claimed, Dispatched
 from coatcheck_sidecar.core.rewind import is_set_back_since, set_back
 from tests.core.shipping import call, checkpoint, done, owned
 
@@ -36,3 +37,23 @@ def test_a_run_set_back_beyond_the_horizon_is_blind_until_it_was_there() -> None
     assert run.log.state.checkpoint.blind == 3
     set_back(run.log, run.log.kept[-1], state=b"", at_ms=0)
     assert run.log.state.checkpoint.blind == 3
+
+
+def test_a_call_that_was_in_doubt_once_comes_back_as_a_restore_finds_it() -> None:
+    """It was sent again by another owner, whose claim is a record that still counts."""
+    run = owned()
+    checkpoint(run)
+    first = run.log.kept[-1]
+    number = call(run, key="k")
+    run.append(Claimed(owner="pod.b"))
+    run.append(Dispatched(call=number, attempt=2))
+    run.append(CallOutcome(call=number, attempt=2, what="done", body=Body(b"ok")))
+    checkpoint(run)
+    run.ship()
+    set_back(run.log, first, state=run.states[first.seq], at_ms=9)
+    run.ship()
+    assert run.log.state.calls[number].earlier_doubt
+    assert run.restored().state.calls == run.log.state.calls
+    run.log.claim(Claimed(owner="pod.c"), at_ms=10)
+    run.ship()
+    assert run.restored().state.calls == run.log.state.calls

@@ -1,5 +1,7 @@
 """`coatcheck rewind`: an older checkpoint is current again, and what was done stays done."""
 
+import itertools
+
 import pytest
 
 from coatcheck_sidecar.clock import SystemClock
@@ -11,9 +13,13 @@ from tests.engine.harness import FAST, Pod, RefusedError, Wire, Yard, names, unt
 from tests.engine.test_damage import noise, spoil
 from tests.engine.test_fallback import charged
 
+IDS = itertools.count(1)
+"""A command is carried out once under its id."""
+
 
 async def rewound(yard: Yard, *, to: int = 0, version: str = "", run: str = "r1") -> Done:
-    command = Command(id="00ff", run=run, what="rewind", by="ada", why="bad", to=to, name=version)
+    id_ = f"{next(IDS):04x}"
+    command = Command(id=id_, run=run, what="rewind", by="ada", why="bad", to=to, name=version)
     out = Outside(yard.store, SystemClock(), settings=FAST)
     return await out.rewind(command, timeout_s=5.0)
 
@@ -158,3 +164,29 @@ async def test_a_checkpoint_that_is_damaged_is_no_place_to_go_to(yard: Yard, pod
     done = await rewound(yard, to=oldest.seq)
     assert f"the checkpoint at {oldest.seq} can't be read: {oldest.base.name}" in done.refused
     assert (await yard.log()).state.status is Status.READY
+
+
+async def test_a_run_that_somebody_let_go_on_meanwhile_is_not_taken_from_its_owner(
+    yard: Yard, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the stop for a rewind and the rewind itself."""
+    agent = await pod.agent("r1")
+    await stepped(agent, 1, 2)
+    to = (await kept(yard))[1]
+    taken: list[Wire] = []
+    commanded = Outside.command
+
+    async def stopped(out: Outside, command: Command, *, timeout_s: float) -> Done:
+        done = await commanded(out, command, timeout_s=timeout_s)
+        retry = Command(id="0d", run="r1", what="retry", by="bob")
+        await commanded(out, retry, timeout_s=timeout_s)
+        taken.append(await (await yard.pod("pod2.s1")).agent("r1"))
+        return done
+
+    monkeypatch.setattr(Outside, "command", stopped)
+    done = await rewound(yard, to=to)
+    assert "run r1 is owned by now, since somebody let it go on" in done.refused
+    await taken[0].commit(b"its own", level="remote")
+    found = await read_head(yard.store, "r1")
+    assert found is not None
+    assert (found[0].step, found[0].epoch) == (3, taken[0].epoch)

@@ -12,6 +12,7 @@ nothing changes. So `fold(records kept, tombstones) == fold(all records)`.
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -249,13 +250,15 @@ class RunState:
             status = Status.COMPENSATING
         self.status, self.reason, self.not_before_ms, self.parked = status, reason, 0, None
 
-    def _interrupt(self, record: Record) -> None:
+    def _interrupt(self, record: Record, *, among: AbstractSet[int] | None = None) -> None:
         """An ownership begins or ends: calls in flight are in doubt, until somebody adopts them."""
-        in_flight = [c for c in self.calls.values() if c.state is CallState.DISPATCHED]
+        calls = (c for c in self.calls.values() if among is None or c.number in among)
+        in_flight = [c for c in calls if c.state is CallState.DISPATCHED]
         for call in in_flight:
             self._set(with_restart(call, at_ms=record.at_ms))
         if in_flight:
-            self._doubts[record.seq] = {call.number for call in in_flight}
+            doubted = self._doubts.setdefault(record.seq, set())
+            doubted.update(call.number for call in in_flight)
 
     def _apply_checkpoint(self, seq: int, event: Checkpoint) -> None:
         self.checkpoint, self.checkpoint_seq, self.crashes = event, seq, 0
@@ -288,9 +291,13 @@ class RunState:
     def _bring_back(self, seq: int) -> None:
         """The run is set back to its checkpoint at `seq`: what was over since then is not."""
         back = self.past.take_back(seq)
-        for record in back:
+        numbers = {number_of(record) for record in back}
+        statuses = [r for r in self.records.values() if isinstance(r.event, StatusEvent)]
+        for record in sorted((*back, *statuses), key=lambda record: record.seq):
             if isinstance(record.event, CallEvent):
                 self._set(self._folded(record, record.event))
+            elif isinstance(record.event, StatusEvent):  # as a restore of these records folds them
+                self._interrupt(record, among=numbers)
         signals = {r.seq: r.event for r in back if isinstance(r.event, Signalled)}
         self.signals = dict(sorted((self.signals | signals).items()))
         self.records = dict(sorted((self.records | {r.seq: r for r in back}).items()))

@@ -3,9 +3,10 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from coatcheck_sidecar.core.command import Command
+from coatcheck_sidecar.core.command import REWIND, Command
 from coatcheck_sidecar.core.delta import BadDelta
 from coatcheck_sidecar.core.head import Head, Kept
+from coatcheck_sidecar.core.model import Status
 from coatcheck_sidecar.core.objects import BadObject
 from coatcheck_sidecar.core.record import Commanded
 from coatcheck_sidecar.core.retention import NotKept, find
@@ -44,6 +45,8 @@ async def rewind(doors: Doors, restored: Restored, *, command: Command, now_ms: 
     Raises `Refusal` (fenced) if somebody else was quicker, `StoreError`.
     """
     head, log = restored.head, restored.log
+    if head.status is not Status.HELD or not head.reason.startswith(REWIND):
+        return f"run {head.run} is {head.status} by now, since somebody let it go on: try again"
     bytes_max = doors.settings.state_bytes_max
     older = await look_up(doors.store, head, command=command, bytes_max=bytes_max)
     if isinstance(older, NotKept):
