@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from coatcheck_sidecar.clock import SystemClock
@@ -12,7 +12,7 @@ from coatcheck_sidecar.core.record import Checkpoint, Released
 from coatcheck_sidecar.engine.blobs import Blobs
 from coatcheck_sidecar.stores.directory import DirectoryStore
 from tests.cli.test_commands import Ask, ask, folder, read, ship, told
-from tests.engine.harness import FAST, yard
+from tests.engine.harness import FAST, Pod, Wire, yard
 from tests.engine.test_damage import noise
 
 __all__ = ["ask", "folder"]
@@ -31,14 +31,14 @@ def run_of_three(folder: Path, run: str = "r1") -> None:
     ship(folder, run, *events, Released(reason="left"))
 
 
-def live(folder: Path, work: Callable[..., object]) -> None:
+def live(folder: Path, work: Callable[[Pod, Wire], Awaitable[None]]) -> None:
     """With a sidecar on the store: `work(pod, agent)`."""
 
     async def go() -> None:
         async with yard(DirectoryStore(folder, clock=SystemClock())) as made:
             pod = await made.pod(settings=FAST)
             agent = await pod.agent("live")
-            await work(pod, agent)  # type: ignore[misc]
+            await work(pod, agent)
             await agent.release()
 
     asyncio.run(go())
@@ -79,8 +79,8 @@ def test_what_can_not_be_done_is_said(ask: Ask, folder: Path) -> None:
 
 
 def test_a_damaged_head_is_rebuilt_and_put_aside(ask: Ask, folder: Path) -> None:
-    async def sealed(pod: object, agent: object) -> None:
-        await agent.commit(noise(1, 60_000), level="remote")  # type: ignore[attr-defined]
+    async def sealed(pod: Pod, agent: Wire) -> None:
+        await agent.commit(noise(1, 60_000), level="remote")
 
     live(folder, sealed)
     head = folder / "runs/live/head"
@@ -97,10 +97,10 @@ def test_a_damaged_head_is_rebuilt_and_put_aside(ask: Ask, folder: Path) -> None
 
 
 def test_gc_counts_first_and_deletes_then(ask: Ask, folder: Path) -> None:
-    async def sealed(pod: object, agent: object) -> None:
+    async def sealed(pod: Pod, agent: Wire) -> None:
         for number in range(9):
             state = noise(number, 60_000)
-            await agent.commit(state, level="remote")  # type: ignore[attr-defined]
+            await agent.commit(state, level="remote")
 
     live(folder, sealed)
     objects = folder / "runs/live/o"
@@ -119,11 +119,11 @@ def test_blobs_are_shown_and_verified(ask: Ask, folder: Path) -> None:
     data = b"big" * 1_000
     name = hashlib.sha256(data).hexdigest()
 
-    async def blob(pod: object, _agent: object) -> None:
+    async def blob(pod: Pod, _agent: Wire) -> None:
         async def pieces() -> AsyncIterator[bytes]:
             yield data
 
-        keeper = pod.sidecar.keepers["live"]  # type: ignore[attr-defined]
+        keeper = pod.sidecar.keepers["live"]
         await Blobs(keeper, bytes_max=1 << 20).put(name, pieces(), offset=0, length=len(data))
 
     live(folder, blob)

@@ -1,16 +1,16 @@
 from coatcheck_sidecar.core.blob_records import Blob, Dropped
 from coatcheck_sidecar.core.model import Body, ObjectRef
-from coatcheck_sidecar.core.record import Created, Finished, Record, bodies_of
+from coatcheck_sidecar.core.record import Created, Event, Finished, Record, bodies_of
 from coatcheck_sidecar.core.runstate import RunState, fold
 from tests.core.shipping import assert_restores, checkpoint, owned, small_limits
 
 ONE, TWO = bytes(32), bytes(range(32))
 
 
-def state_of(*events: object) -> RunState:
+def state_of(*events: Event) -> RunState:
     state = RunState("run")
     for seq, event in enumerate(events, start=1):
-        state.apply(Record(seq, 1, seq, event))  # type: ignore[arg-type]
+        state.apply(Record(seq, 1, seq, event))
     return state
 
 

@@ -15,7 +15,6 @@ from coatcheck_sidecar.core.head import Head, Kept, decode_head, decode_sealed
 from coatcheck_sidecar.core.layout import head_name, made_at, objects_prefix
 from coatcheck_sidecar.core.model import ObjectRef
 from coatcheck_sidecar.core.objects import FORMAT, BadObject, Kind, Locked, check, reference
-from coatcheck_sidecar.core.pages import Paged
 from coatcheck_sidecar.core.record import BadRecord, Checkpoint, Commanded, Held
 from coatcheck_sidecar.core.rewind import set_back
 from coatcheck_sidecar.core.runlog import RunLog
@@ -100,9 +99,7 @@ async def _newest(
                     ref.name: check(ref, data)
                     for ref, data in await read_objects(store, head.named_objects())
                 }
-                log = fold(head, objects, tag="", bytes_max=bytes_max)
-                log.checkpoint = Paged(log.checkpoint_bytes)
-                return log
+                return fold(head, objects, tag="", bytes_max=bytes_max)
         except (BadObject, BadDelta, BadRecord):
             continue
     return None
